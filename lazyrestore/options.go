@@ -1,0 +1,108 @@
+package lazyrestore
+
+import "log/slog"
+
+// Background says what the pager does besides answering faults.
+type Background string
+
+// The ways of the pager. The zero value of a Background means BackgroundFull.
+const (
+	BackgroundFull Background = "full" // fill all memory while the program runs, then leave
+	BackgroundNone Background = "none" // install what is touched, nothing else
+)
+
+// ChangedFiles says what a restore does with a file that is not as it was.
+type ChangedFiles string
+
+// The zero value of a ChangedFiles means ChangedRefuse.
+const (
+	ChangedRefuse ChangedFiles = "refuse" // a changed file ends the restore
+	ChangedWarn   ChangedFiles = "warn"   // a changed file is told of, and opened as it is
+)
+
+// Stdio says what becomes of descriptors 0 to 2.
+type Stdio string
+
+// The zero value of a Stdio means StdioAuto.
+const (
+	StdioAuto    Stdio = "auto"    // files as saved; terminals and outside pipes become the caller's own
+	StdioSaved   Stdio = "saved"   // all as saved
+	StdioInherit Stdio = "inherit" // all three are the caller's own
+)
+
+// CheckpointOptions are the wishes of a Checkpoint. The zero value works but
+// for Dir.
+type CheckpointOptions struct {
+	Dir          string // the image to write; absent or an empty directory before
+	LeaveRunning bool   // let the process run on once the image is committed
+	Codec        string // zstd[:LEVEL], s2, lz4 or none; empty is zstd
+	ChunkSize    int    // bytes of plain data in a chunk; 0 is 64 KiB
+	Workers      int    // encoders at work at once; 0 is one for each CPU
+	DryRun       bool   // look whether the process can be held by an image, write nothing
+
+	// ChangedFiles is noted in the image as the default of its restores.
+	ChangedFiles ChangedFiles
+
+	// Progress, if set, is called from one goroutine, about ten times a second.
+	Progress func(Progress)
+	Logger   *slog.Logger // nil: no log
+}
+
+// CheckpointResult is what a Checkpoint did.
+type CheckpointResult struct {
+	Image       string   `json:"image"`
+	Digest      string   `json:"digest"`
+	FrozenMS    float64  `json:"frozen_ms"`
+	TotalMS     float64  `json:"total_ms"`
+	MemoryBytes uint64   `json:"memory_bytes"`
+	ZeroBytes   uint64   `json:"zero_bytes"`
+	StoredBytes uint64   `json:"stored_bytes"`
+	LazyBytes   uint64   `json:"lazy_bytes"`
+	EagerBytes  uint64   `json:"eager_bytes"`
+	Threads     int      `json:"threads"`
+	Mappings    int      `json:"mappings"`
+	Warnings    []string `json:"warnings,omitempty"`
+}
+
+// RestoreOptions are the wishes of a Restore. The zero value works.
+type RestoreOptions struct {
+	Eager        bool         // load all memory before the program runs
+	Background   Background   // what the pager does besides answering faults
+	Digest       string       // the image's digest, where it has to be a certain one
+	PIDNamespace bool         // a pid namespace of its own, with an init and a /proc
+	ChangedFiles ChangedFiles // what to do with files that are not as they were
+	Stdio        Stdio        // what becomes of descriptors 0 to 2
+	Workers      int          // decoders at work at once; 0 is one for each CPU
+	DryRun       bool         // look whether the image can be restored here, start nothing
+
+	// Progress, if set, is called from one goroutine, about ten times a second.
+	Progress func(Progress)
+	Logger   *slog.Logger // nil: no log
+}
+
+// RestoreResult is what is known of a Restore at the first instruction.
+type RestoreResult struct {
+	PID        int      `json:"pid"`
+	TTFIMicros int64    `json:"ttfi_us"`
+	Mappings   int      `json:"mappings"`
+	Threads    int      `json:"threads"`
+	LazyBytes  uint64   `json:"lazy_bytes"`
+	EagerBytes uint64   `json:"eager_bytes"`
+	Warnings   []string `json:"warnings,omitempty"`
+}
+
+// Stats are what a pager did so far.
+type Stats struct {
+	Faults         uint64  `json:"faults"`
+	FaultP50Micros float64 `json:"fault_p50_us"`
+	FaultP99Micros float64 `json:"fault_p99_us"`
+	FetchedBytes   uint64  `json:"fetched_bytes"`
+	InstalledBytes uint64  `json:"installed_bytes"`
+	ResidentMS     float64 `json:"resident_ms"` // from the first instruction until all was there; 0: not yet
+}
+
+// Progress is how far a Checkpoint or a Restore has come.
+type Progress struct {
+	Phase       string // what is done now: one word, "freeze", "write", "fill"
+	Done, Total uint64 // bytes of memory in this phase; Total 0: not known
+}

@@ -1,0 +1,120 @@
+package workload_test
+
+import (
+	"context"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+// A program gives the same result each time: else a test that compares the
+// result of a restored one would prove nothing.
+func TestResultsRepeat(t *testing.T) {
+	builder := &workload.Builder{Dir: t.TempDir()}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	programs := map[string]func() (*workload.Program, error){
+		"threads": func() (*workload.Program, error) { return builder.Threads(ctx, 4) },
+		"gcload":  func() (*workload.Program, error) { return builder.GCLoad(ctx, 8, 8) },
+	}
+	for name, make := range programs {
+		t.Run(name, func(t *testing.T) {
+			program, err := make()
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, second := runToEnd(ctx, t, program), runToEnd(ctx, t, program)
+			if len(first) != 1 || !slices.Equal(first, second) {
+				t.Errorf("results %q and %q, want one line, the same", first, second)
+			}
+		})
+	}
+}
+
+func runToEnd(ctx context.Context, t *testing.T, program *workload.Program) []string {
+	t.Helper()
+	process, err := program.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer process.Kill()
+	if err := process.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-process.Ended():
+	case <-ctx.Done():
+		t.Fatal(ctx.Err())
+	}
+	if code := process.ExitCode(); code != 0 {
+		t.Fatalf("exit code %d, output %q", code, process.Output())
+	}
+	return process.Result()
+}
+
+func TestMappingsTouchesAndVerifies(t *testing.T) {
+	builder := &workload.Builder{Dir: t.TempDir()}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	program, err := builder.Mappings(ctx, workload.MappingsOptions{Mappings: 7, MiB: 9, Touches: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := program.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer process.Kill()
+	if err := process.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2} {
+		if err := syscall.Kill(process.Pid, sig); err != nil {
+			t.Fatal(err)
+		}
+		if sig == syscall.SIGUSR1 {
+			waitFor(ctx, t, func() bool { return len(process.Result()) == 1 })
+		}
+	}
+	select {
+	case <-process.Ended():
+	case <-ctx.Done():
+		t.Fatal(ctx.Err())
+	}
+	if got := process.Result(); !slices.Equal(got, []string{"result ok"}) {
+		t.Errorf("result %q", got)
+	}
+}
+
+// A program that ends before it is ready is an error, not a wait.
+func TestReadyOfAProgramThatEnds(t *testing.T) {
+	program := &workload.Program{Name: "false", Args: []string{"/bin/false"}}
+	ready, err := (&workload.Builder{Dir: t.TempDir()}).Threads(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program.Ready = ready.Ready
+	process, err := program.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Ready(t.Context()); err == nil {
+		t.Error("no error")
+	}
+}
+
+func waitFor(ctx context.Context, t *testing.T, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal(ctx.Err())
+		}
+	}
+}

@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"crypto/sha256"
+	"hash"
 	"hash/crc32"
 	"sync"
 )
@@ -25,4 +26,25 @@ func UpdateChecksum(sum uint32, b []byte) uint32 { return crc32.Update(sum, cast
 func DigestOf(b []byte) Digest {
 	sum := sha256.Sum256(b)
 	return Digest(sum[:DigestSize])
+}
+
+// A Digester makes digests of data in parts. The zero value is ready.
+type Digester struct {
+	h   hash.Hash
+	sum [sha256.Size]byte
+}
+
+// Digest is the digest of all parts, one after the other.
+func (d *Digester) Digest(parts ...[]byte) Digest {
+	if len(parts) == 1 {
+		return DigestOf(parts[0])
+	}
+	if d.h == nil {
+		d.h = sha256.New()
+	}
+	d.h.Reset()
+	for _, p := range parts {
+		d.h.Write(p)
+	}
+	return Digest(d.h.Sum(d.sum[:0])[:DigestSize])
 }

@@ -1,0 +1,146 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+var (
+	errChecksum = errors.New("checksum mismatch")
+	errFrameSHA = errors.New("SHA-256 mismatch")
+)
+
+// A FrameReader reads frames: fetches, checks and decodes them. It belongs to
+// one goroutine; make one per worker. It holds memory for the largest span it
+// has read, and none before the first read.
+type FrameReader struct {
+	im     *Image
+	ix     *Index
+	now    Immediate // nil where the source is none
+	dec    *chunk.Decoder
+	stored []byte
+	plain  []byte
+}
+
+// NewFrameReader is a reader for the image's frames, as ix lists them.
+func (im *Image) NewFrameReader(ix *Index) *FrameReader {
+	now, _ := im.src.(Immediate)
+	return &FrameReader{im: im, ix: ix, now: now, dec: chunk.NewDecoder(im.codec)}
+}
+
+// Read gives the plain data of a frame, every byte of it checked. The data is
+// the reader's and lasts until its next call. A frame that fails its check is
+// a DamagedError with its addresses; the source has then been told.
+func (r *FrameReader) Read(ctx context.Context, frame int, lane Lane) ([]byte, error) {
+	return r.ReadSpan(ctx, frame, 1, lane)
+}
+
+// ReadSpan is Read for n frames from first on, with one read of the source:
+// their plain data one after the other. One bad frame fails the span.
+func (r *FrameReader) ReadSpan(ctx context.Context, first, n int, lane Lane) ([]byte, error) {
+	off, size := r.span(first, n)
+	r.stored = fit(r.stored, size)
+	if err := r.im.src.ReadRange(ctx, r.im.pages, r.stored, off, lane); err != nil {
+		err = readError(r.im.pages, off, err)
+		return nil, fmt.Errorf("read frame %d: %w", first, err)
+	}
+	return r.decode(first, n)
+}
+
+// ReadNow is Read where the source has the frame in memory; where it has not,
+// or cannot tell, ok is false.
+func (r *FrameReader) ReadNow(frame int) (plain []byte, ok bool, err error) {
+	if r.now == nil {
+		return nil, false, nil
+	}
+	off, size := r.span(frame, 1)
+	r.stored = fit(r.stored, size)
+	ok, err = r.now.ReadNow(r.im.pages, r.stored, off)
+	if err != nil {
+		return nil, false, fmt.Errorf("read frame %d: %w", frame, readError(r.im.pages, off, err))
+	}
+	if !ok {
+		return nil, false, nil
+	}
+	plain, err = r.decode(frame, 1)
+	return plain, err == nil, err
+}
+
+// Close frees what the decoder holds.
+func (r *FrameReader) Close() { r.dec.Close() }
+
+// span is where n frames from first on are, in the pages object.
+func (r *FrameReader) span(first, n int) (off int64, size int) {
+	a, b := r.ix.Frame(first), r.ix.Frame(first+n-1)
+	return a.Offset, int(b.Offset-a.Offset) + b.Stored
+}
+
+// fit is b with length n, in new memory where it has not the room.
+func fit(b []byte, n int) []byte { return slices.Grow(b[:0], n)[:n] }
+
+// decode checks and decodes the n frames that r.stored holds.
+func (r *FrameReader) decode(first, n int) ([]byte, error) {
+	if r.im.codec == chunk.None || n == 1 && r.im.codec != chunk.Zstd && r.ix.Frame(first).Raw {
+		return r.checkRaw(first, n)
+	}
+	size := 0
+	for i := first; i < first+n; i++ {
+		size += r.ix.Frame(i).Plain
+	}
+	r.plain = fit(r.plain, size)
+	in, out := r.stored, r.plain
+	for i := first; i < first+n; i++ {
+		f := r.ix.Frame(i)
+		if err := r.check(i, f, in[:f.Stored]); err != nil {
+			return nil, err
+		}
+		if err := r.dec.Decode(out[:f.Plain], in[:f.Stored], f.Raw); err != nil {
+			return nil, r.bad(i, f, err)
+		}
+		in, out = in[f.Stored:], out[f.Plain:]
+	}
+	return r.plain, nil
+}
+
+// checkRaw is decode for frames whose stored bytes are their plain data.
+func (r *FrameReader) checkRaw(first, n int) ([]byte, error) {
+	in := r.stored
+	for i := first; i < first+n; i++ {
+		f := r.ix.Frame(i)
+		if f.Stored != f.Plain {
+			return nil, r.bad(i, f, chunk.ErrFrame)
+		}
+		if err := r.check(i, f, in[:f.Stored]); err != nil {
+			return nil, err
+		}
+		in = in[f.Stored:]
+	}
+	return r.stored, nil
+}
+
+// check compares the sums of a frame's stored bytes with the index.
+func (r *FrameReader) check(i int, f Frame, stored []byte) error {
+	if chunk.Checksum(stored) != f.Checksum {
+		return r.bad(i, f, errChecksum)
+	}
+	if want, ok := r.ix.digest(i); ok && chunk.DigestOf(stored) != want {
+		return r.bad(i, f, errFrameSHA)
+	}
+	return nil
+}
+
+// bad tells the source about a damaged frame and makes the error for it.
+func (r *FrameReader) bad(i int, f Frame, err error) error {
+	runs := r.ix.FrameRuns(i)
+	err = &DamagedError{
+		Object: r.im.pages, Offset: f.Offset, Frame: i, Err: err,
+		Range: page.Range{Start: runs[0].Page, End: runs[len(runs)-1].Range().End},
+	}
+	r.im.reject(r.im.pages, f.Offset, int64(f.Stored), err)
+	return err
+}

@@ -33,6 +33,10 @@ func ArenaAt(base uint64, size int) *Arena {
 	return &Arena{base: base, mem: make([]byte, size)}
 }
 
+// ArenaOver lays arguments out in mem, which another process sees, or will
+// see, at address base. Close leaves mem alone.
+func ArenaOver(base uint64, mem []byte) *Arena { return &Arena{base: base, mem: mem} }
+
 // Close unmaps an arena of our own memory. No address in it may be used after.
 func (a *Arena) Close() error {
 	mem := a.mem

@@ -146,7 +146,7 @@ func (b *Builder) LAMMPS(ctx context.Context, opts LAMMPSOptions) (*Program, err
 		return nil, err
 	}
 	opts.Size, opts.Steps, opts.Every = orDefault(opts.Size, 40), orDefault(opts.Steps, 1000), orDefault(opts.Every, 1)
-	first := strconv.Itoa(max(opts.Steps/4/opts.Every, 1) * opts.Every)
+	first := strconv.Itoa(max(min(opts.Steps/4, 20)/opts.Every, 1) * opts.Every)
 	return &Program{
 		Name: "lammps",
 		Args: []string{

@@ -1,0 +1,143 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+const (
+	checkpointRuns = 7
+	checkpointMiB  = 1024
+)
+
+// checkpointTime has both write one running process again and again.
+func checkpointTime(ctx context.Context, env *Env) (*Result, error) {
+	argv, err := findCRIU(env.opts.CRIU)
+	if err != nil {
+		return nil, err
+	}
+	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: env.mib(checkpointMiB)})
+	if err != nil {
+		return nil, err
+	}
+	process, err := env.start(ctx, program)
+	if err != nil {
+		return nil, err
+	}
+	result := &Result{}
+	var turns []*turn
+	for _, subject := range []Subject{&ours{bin: env.opts.Lazyrestore}, &criu{argv: argv}} {
+		turns = append(turns, &turn{
+			series: result.series(subject.Format(), "ns/op"),
+			sample: func(ctx context.Context) (float64, error) {
+				dir := env.path(subject.Format())
+				took, err := env.checkpoint(ctx, subject, process.Pid, dir, true)
+				return float64(took.wall.Nanoseconds()), errors.Join(err, os.RemoveAll(dir))
+			},
+		})
+	}
+	env.rounds(ctx, env.runs(checkpointRuns), turns...)
+	return result.divide(result.Series[0], result.Series[1]), nil
+}
+
+// residentMemory is what our own commands take, for processes of two sizes.
+// The value is the largest of all.
+func residentMemory(ctx context.Context, env *Env) (*Result, error) {
+	result := &Result{}
+	for _, mib := range []int{256, env.mib(2048)} {
+		program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: mib, Touches: -1})
+		if err != nil {
+			return result, err
+		}
+		write := result.series(fmt.Sprintf("checkpoint-%dMiB", mib), "B")
+		fill := result.series(fmt.Sprintf("pager-%dMiB", mib), "B")
+		if err := env.memoryOf(ctx, program, write, fill); err != nil {
+			return result, err
+		}
+		result.Value = max(result.Value, write.Median(), fill.Median())
+		result.Low, result.High = result.Value, result.Value
+	}
+	return result, nil
+}
+
+func (e *Env) memoryOf(ctx context.Context, program *workload.Program, write, fill *Series) error {
+	subject := &ours{bin: e.opts.Lazyrestore}
+	img, err := e.hold(ctx, subject, program)
+	if err != nil {
+		return err
+	}
+	write.add(float64(img.taken.peak))
+	peak, err := e.pagerPeak(ctx, subject, img)
+	if err != nil {
+		return err
+	}
+	fill.add(float64(peak))
+	return e.Clear()
+}
+
+// pagerPeak restores, has all memory touched, and looks at what the restoring
+// command and its helpers took at most.
+func (e *Env) pagerPeak(ctx context.Context, subject Subject, img *image) (int64, error) {
+	restored, err := e.restore(ctx, subject, img)
+	if err != nil {
+		return 0, err
+	}
+	_, err = restored.touch(ctx, "sweep", true)
+	var peak int64
+	if err == nil {
+		peak, err = peakOfTree(restored.restore.cmd.Process.Pid, img.process.Pid)
+	}
+	if stopped := restored.Stop(); err == nil {
+		err = stopped
+	}
+	return peak, err
+}
+
+// peakOfTree is the largest resident set that a process or one of its
+// descendants had, but for one of them, the restored program.
+func peakOfTree(pid, without int) (int64, error) {
+	if pid == without {
+		return 0, nil
+	}
+	proc := "/proc/" + strconv.Itoa(pid)
+	status, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		return 0, fmt.Errorf("memory of pid %d: %w", pid, err)
+	}
+	var peak int64
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("memory of pid %d: %w", pid, err)
+			}
+			peak = kib << 10
+		}
+	}
+	threads, err := os.ReadDir(proc + "/task")
+	if err != nil {
+		return 0, fmt.Errorf("threads of pid %d: %w", pid, err)
+	}
+	for _, thread := range threads {
+		// A thread that has just ended has no children.
+		children, _ := os.ReadFile(proc + "/task/" + thread.Name() + "/children")
+		for child := range strings.FieldsSeq(string(children)) {
+			number, err := strconv.Atoi(child)
+			if err != nil {
+				return 0, fmt.Errorf("children of pid %d: %w", pid, err)
+			}
+			theirs, err := peakOfTree(number, without)
+			if err != nil {
+				return 0, err
+			}
+			peak = max(peak, theirs)
+		}
+	}
+	return peak, nil
+}

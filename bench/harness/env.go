@@ -1,0 +1,237 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+// Options say what to measure with. The zero value measures with what is found
+// in the usual places.
+type Options struct {
+	// Lazyrestore is the command under test; bin/lazyrestore when empty.
+	Lazyrestore string
+	// CRIU is a directory made by bench/criu/install.sh or an executable. When
+	// empty: that script's own default, else criu on the PATH.
+	CRIU string
+	// Dir is where images and the programs' files are put, in a directory of
+	// their own. When empty: /dev/shm, where the page cache is all there is.
+	Dir string
+	// Programs is where the programs are built and kept; bench/out when empty.
+	Programs string
+	// Cache is the state of the page cache before each restore.
+	Cache CacheState
+	// Runs is how often each subject is measured; 0 is each figure's own number.
+	Runs int
+	// MiB is the memory of the program where the figure leaves it open; 0 is
+	// the figure's own.
+	MiB int
+	// Extra names subjects that are shown beside the figure's own.
+	Extra []string
+	// Log is told what happens; nil is nothing.
+	Log io.Writer
+}
+
+// An Env is what figures are measured in. It holds a directory and processes:
+// Close ends and removes them.
+type Env struct {
+	opts    Options
+	builder *workload.Builder
+	dir     string
+	serial  int
+	live    map[stopper]struct{}
+}
+
+// stopper is anything that must not outlive the Env.
+type stopper interface{ Stop() error }
+
+// NewEnv makes the directory. The calling process becomes the one to which
+// orphans of its children fall, so that none is lost.
+func NewEnv(opts Options) (*Env, error) {
+	if opts.Lazyrestore == "" {
+		opts.Lazyrestore = filepath.Join("bin", "lazyrestore")
+	}
+	if opts.Programs == "" {
+		opts.Programs = filepath.Join("bench", "out")
+	}
+	if opts.Log == nil {
+		opts.Log = io.Discard
+	}
+	if opts.Dir == "" {
+		opts.Dir = "/dev/shm"
+	}
+	bin, err := filepath.Abs(opts.Lazyrestore)
+	if err != nil {
+		return nil, fmt.Errorf("path of lazyrestore: %w", err)
+	}
+	opts.Lazyrestore = bin
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become the reaper of orphans: %w", err)
+	}
+	dir, err := os.MkdirTemp(opts.Dir, "lazyrestore-bench-*")
+	if err != nil {
+		return nil, fmt.Errorf("directory for images: %w", err)
+	}
+	env := &Env{opts: opts, dir: dir, live: map[stopper]struct{}{}}
+	env.builder = &workload.Builder{Dir: opts.Programs}
+	if opts.Cache == CacheCold && env.onTmpfs() {
+		return nil, errors.Join(errors.New("a cold page cache needs a directory on a disk: --dir"), env.Close())
+	}
+	return env, nil
+}
+
+// Close ends every process that is left and removes the directory.
+func (e *Env) Close() error {
+	var failed []error
+	for s := range e.live {
+		failed = append(failed, s.Stop())
+	}
+	return errors.Join(append(failed, os.RemoveAll(e.dir))...)
+}
+
+// Clear does Close's work between two figures.
+func (e *Env) Clear() error {
+	if err := e.Close(); err != nil {
+		return err
+	}
+	e.live = map[stopper]struct{}{}
+	return os.Mkdir(e.dir, 0o700)
+}
+
+func (e *Env) keep(s stopper) { e.live[s] = struct{}{} }
+func (e *Env) drop(s stopper) { delete(e.live, s) }
+
+// path is a new name in the directory.
+func (e *Env) path(what string) string {
+	e.serial++
+	return filepath.Join(e.dir, strconv.Itoa(e.serial)+"-"+what)
+}
+
+func (e *Env) logf(format string, args ...any) {
+	fmt.Fprintf(e.opts.Log, format+"\n", args...)
+}
+
+// runs is how often to measure: what the user says, else what the figure does.
+func (e *Env) runs(own int) int {
+	if e.opts.Runs > 0 {
+		return e.opts.Runs
+	}
+	return own
+}
+
+func (e *Env) mib(own int) int {
+	if e.opts.MiB > 0 {
+		return e.opts.MiB
+	}
+	return own
+}
+
+// A turn is one subject's part in a round: it gives one sample.
+type turn struct {
+	series *Series
+	sample func(ctx context.Context) (float64, error)
+}
+
+// turnOf is the turn of a subject with an image: what is to be measured of a
+// restore is up to the figure. The checkpoint is taken here; if that fails the
+// series says so and the turn is nil.
+func (e *Env) turnOf(ctx context.Context, subject Subject, program *workload.Program, series *Series,
+	sample func(ctx context.Context, img *image) (float64, error),
+) *turn {
+	img, err := e.hold(ctx, subject, program)
+	if err != nil {
+		series.Err = err
+		return nil
+	}
+	return &turn{series: series, sample: func(ctx context.Context) (float64, error) { return sample(ctx, img) }}
+}
+
+// rounds takes a sample of each, n times, the order reversed every other time:
+// what one leaves behind for the next (warm caches, freed memory) then falls on
+// all. One that fails is left out from then on, and its series says why.
+func (e *Env) rounds(ctx context.Context, n int, turns ...*turn) {
+	for round := range n {
+		for i := range turns {
+			at := i
+			if round%2 == 1 {
+				at = len(turns) - 1 - i
+			}
+			t := turns[at]
+			if t == nil || t.series.Err != nil {
+				continue
+			}
+			value, err := t.sample(ctx)
+			if err != nil {
+				t.series.Err = fmt.Errorf("round %d of %d: %w", round+1, n, err)
+				e.logf("%s: %v", t.series.Name, t.series.Err)
+				continue
+			}
+			t.series.add(value)
+		}
+	}
+}
+
+// A running program of the benchmark's own start.
+type runningProgram struct{ *workload.Process }
+
+func (p runningProgram) Stop() error { p.Kill(); return nil }
+
+// start starts a program and waits until it is in the middle of its work.
+func (e *Env) start(ctx context.Context, program *workload.Program) (*workload.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	process, err := program.Start(e.path(program.Name))
+	if err != nil {
+		return nil, err
+	}
+	e.keep(runningProgram{process})
+	e.logf("%s runs as pid %d", program.Name, process.Pid)
+	return process, process.Ready(ctx)
+}
+
+// stop ends a program that start started and forgets it.
+func (e *Env) stop(process *workload.Process) error {
+	process.Kill()
+	e.drop(runningProgram{process})
+	return os.RemoveAll(process.Dir)
+}
+
+// An image is one checkpoint, with the process that it is of: dead by now, but
+// its files and its number are needed for a restore.
+type image struct {
+	dir     string
+	process *workload.Process
+	taken   taken
+}
+
+// hold starts a program, has the subject checkpoint it, and sees it end.
+func (e *Env) hold(ctx context.Context, subject Subject, program *workload.Program) (*image, error) {
+	process, err := e.start(ctx, program)
+	if err != nil {
+		return nil, err
+	}
+	img := &image{dir: e.path(subject.Name() + ".image"), process: process}
+	img.taken, err = e.checkpoint(ctx, subject, process.Pid, img.dir, false)
+	if err != nil {
+		return nil, errors.Join(err, e.stop(process))
+	}
+	select {
+	case <-process.Ended():
+	case <-time.After(time.Minute):
+		return nil, fmt.Errorf("%s: pid %d goes on a minute after its checkpoint", subject.Name(), process.Pid)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	e.drop(runningProgram{process})
+	e.logf("%s: checkpoint of %s in %v", subject.Name(), program.Name, img.taken.wall.Round(time.Millisecond))
+	return img, process.KeepFiles()
+}

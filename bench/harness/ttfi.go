@@ -1,0 +1,113 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+const ttfiRuns = 11
+
+// lazySubjects is CRIU's lazy restore and ours, and those asked for besides.
+func (e *Env) lazySubjects() (theirs, own Subject, extra []Subject, err error) {
+	argv, err := findCRIU(e.opts.CRIU)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for _, name := range e.opts.Extra {
+		switch name {
+		case "criu-eager":
+			extra = append(extra, &criu{argv: argv})
+		case "ours-eager":
+			extra = append(extra, &ours{bin: e.opts.Lazyrestore, eager: true})
+		case "ours-zstd":
+			extra = append(extra, &ours{bin: e.opts.Lazyrestore, codec: "zstd"})
+		case "cold": // nothing is restored: see compareTTFI
+		default:
+			return nil, nil, nil, fmt.Errorf("no subject is called %q: criu-eager, ours-eager, ours-zstd, cold", name)
+		}
+	}
+	return &criu{argv: argv, lazy: true}, &ours{bin: e.opts.Lazyrestore}, extra, nil
+}
+
+func ttfiMappings(ctx context.Context, env *Env) (*Result, error) {
+	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: env.mib(256)})
+	if err != nil {
+		return nil, err
+	}
+	return env.compareTTFI(ctx, program)
+}
+
+// lammpsSize is the edge of the box at which LAMMPS takes about 690 MB.
+const lammpsSize = 72
+
+func ttfiLAMMPS(ctx context.Context, env *Env) (*Result, error) {
+	program, err := env.builder.LAMMPS(ctx, workload.LAMMPSOptions{Size: lammpsSize, Steps: 100000})
+	if err != nil {
+		return nil, err
+	}
+	return env.compareTTFI(ctx, program)
+}
+
+// compareTTFI is CRIU's time to first instruction over ours.
+func (e *Env) compareTTFI(ctx context.Context, program *workload.Program) (*Result, error) {
+	theirs, own, extra, err := e.lazySubjects()
+	if err != nil {
+		return nil, err
+	}
+	result := &Result{}
+	var turns []*turn
+	for _, subject := range append([]Subject{theirs, own}, extra...) {
+		series := result.series(subject.Name(), "ns/op")
+		turns = append(turns, e.turnOf(ctx, subject, program, series,
+			func(ctx context.Context, img *image) (float64, error) { return e.ttfi(ctx, subject, img) }))
+	}
+	if slices.Contains(e.opts.Extra, "cold") {
+		turns = append(turns, &turn{
+			series: result.series("cold-start", "ns/op"),
+			sample: func(ctx context.Context) (float64, error) { return e.cold(ctx, program) },
+		})
+	}
+	e.rounds(ctx, e.runs(ttfiRuns), turns...)
+	return result.divide(result.Series[0], result.Series[1]), nil
+}
+
+// ttfi restores once, and ends what was restored.
+func (e *Env) ttfi(ctx context.Context, subject Subject, img *image) (float64, error) {
+	restored, err := e.restore(ctx, subject, img)
+	if err != nil {
+		return 0, err
+	}
+	return float64(restored.TTFI.Nanoseconds()), restored.Stop()
+}
+
+// ttfiSize compares ours with itself: the time must not grow with the memory.
+func ttfiSize(ctx context.Context, env *Env) (*Result, error) {
+	large, small := env.mib(4096), 256
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nil, fmt.Errorf("memory of this machine: %w", err)
+	}
+	// The process and its image in tmpfs, at worst uncompressed, with room.
+	if need := uint64(large) << 20 * 5 / 2; info.Freeram*uint64(info.Unit) < need && env.onTmpfs() {
+		return nil, fmt.Errorf("this needs %d MiB of free memory, or --dir on a disk", need>>20)
+	}
+	subject := &ours{bin: env.opts.Lazyrestore}
+	result := &Result{}
+	var turns []*turn
+	for _, mib := range []int{large, small} {
+		program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: mib})
+		if err != nil {
+			return nil, err
+		}
+		series := result.series(fmt.Sprintf("%s-%dMiB", subject.Name(), mib), "ns/op")
+		turns = append(turns, env.turnOf(ctx, subject, program, series,
+			func(ctx context.Context, img *image) (float64, error) { return env.ttfi(ctx, subject, img) }))
+	}
+	env.rounds(ctx, env.runs(2*ttfiRuns), turns...)
+	return result.divide(result.Series[0], result.Series[1]), nil
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
+)
+
+// Bounds of --chunk-size: a chunk is a whole number of pages, and several are
+// in memory at once.
+const (
+	defaultImage     = "./lazyrestore-%p"
+	defaultChunkSize = 64 << 10
+	largestChunk     = 4 << 20
+	mostWorkers      = 1024
+)
+
+type checkpointVerb struct {
+	*command
+	opts  lazyrestore.CheckpointOptions
+	image string
+	codec codecFlag
+}
+
+func (c *command) checkpoint() *cli.Command {
+	v := &checkpointVerb{command: c, image: defaultImage}
+	v.opts.ChunkSize = defaultChunkSize
+	flags := []cli.Flag{
+		{Name: "image", Short: 'D', Arg: "IMAGE", Value: cli.String(&v.image), Operand: cli.OperandDirectory,
+			Usage: "The image to write: a directory that is absent or empty. %j, %t, %h and %p stand for the job, the task, the host and the pid"},
+		{Name: "leave-running", Short: 'R', Value: cli.Bool(&v.opts.LeaveRunning),
+			Usage: "Let the process run on once the image is committed; without it, it is ended"},
+		{Name: "codec", Arg: "zstd[:LEVEL]|s2|lz4|none", Choices: []string{"zstd", "s2", "lz4", "none"}, Value: &v.codec,
+			Usage: "How chunks are compressed: zstd is smallest, lz4 quickest to restore from"},
+		{Name: "chunk-size", Arg: "SIZE", Value: cli.Size(&v.opts.ChunkSize),
+			Usage: "The memory that is compressed, checked and fetched as one: a multiple of 4 KiB, at most 4 MiB"},
+		{Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, mostWorkers),
+			Usage: "How many chunks are compressed at once; one for each CPU if not given"},
+		{Name: "dry-run", Short: 'n', Value: cli.Bool(&v.opts.DryRun),
+			Usage: "Only say whether an image can hold the process; write nothing"},
+	}
+	return &cli.Command{
+		Name: "checkpoint", Args: "PID", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandPID,
+		Short: "write a running process to an image",
+		Long: `Writes the process PID to an image, a directory. The process is stopped while it is read, and ends once the image
+			is committed, unless --leave-running lets it run on.
+
+			If anything fails the process runs on unharmed and no image is left behind. What an image cannot hold is refused
+			(exit code 3), all of it in one message.`,
+		Flags: append(flags, c.common.flags(true)...),
+		Hints: map[string]string{
+			"-t": "the pid is an argument: lazyrestore checkpoint PID", "--tree": "the pid is an argument: lazyrestore checkpoint PID",
+			"-p": "the pid is an argument: lazyrestore checkpoint PID", "--pid": "the pid is an argument: lazyrestore checkpoint PID",
+			"-d": "a checkpoint has nothing to detach from; restore has --detach",
+			"-o": "the image is named by -D", "--images-dir": "lazyrestore calls it --image",
+			"-j": "terminals need no flag; for JSON write --json", "--shell-job": "terminals need no flag",
+			"-c": "lazyrestore calls it --codec", "--compress": "lazyrestore calls it --codec",
+		},
+		Examples: []cli.Example{
+			{Line: "lazyrestore checkpoint 4711", Does: "Write process 4711 to ./lazyrestore-4711 and end it."},
+			{Line: "lazyrestore checkpoint -R -D /scratch/%j.%t --codec lz4 4711", Does: "Write it to a place named after the Slurm job and task; let it run on."},
+		},
+		Run: v.run,
+	}
+}
+
+func (v *checkpointVerb) run(args []string) error {
+	pid, err := parsePID(args[0])
+	if err != nil {
+		return err
+	}
+	if v.opts.ChunkSize%4096 != 0 || v.opts.ChunkSize == 0 || v.opts.ChunkSize > largestChunk {
+		return &cli.UsageError{
+			Problem: "--chunk-size " + strconv.Itoa(v.opts.ChunkSize) + " does not do",
+			Hint:    "it is a multiple of 4 KiB, at most 4 MiB",
+		}
+	}
+	if v.image == "" {
+		return &cli.UsageError{Problem: "--image names nothing", Hint: "the default is " + defaultImage}
+	}
+	if v.opts.Dir, err = namesOf(pid).expand(v.image); err != nil {
+		return err
+	}
+	v.opts.Codec = v.codec.String()
+	v.opts.Logger = v.common.logger(v.stderr)
+	meter := newMeter(v.stderr, v.common.settle(v.stderr))
+	v.opts.Progress = meter.report()
+
+	// An interrupted checkpoint leaves no image, and a process that runs.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	result, err := checkpointProcess(ctx, pid, v.opts)
+	meter.clear()
+	if err != nil {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	v.report(pid, result)
+	return nil
+}
+
+// report says what was done.
+func (v *checkpointVerb) report(pid int, r *lazyrestore.CheckpointResult) {
+	for _, w := range r.Warnings {
+		v.note("warning: " + w)
+	}
+	if v.common.json {
+		v.printJSON(r)
+		return
+	}
+	if v.common.quiet {
+		return
+	}
+	if v.opts.DryRun {
+		v.print(fmt.Sprintf("process %d can be held by an image: %s in %s, %s\n", pid, sizeText(r.MemoryBytes),
+			plural(r.Mappings, "mapping"), plural(r.Threads, "thread")))
+		return
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "process %d: %s in %s, %s\n", pid, sizeText(r.MemoryBytes), plural(r.Mappings, "mapping"), plural(r.Threads, "thread"))
+	fmt.Fprintf(&b, "image %s: %s stored, %s zero, in %s; the process stood still for %s", r.Image, sizeText(r.StoredBytes),
+		sizeText(r.ZeroBytes), timeText(milliseconds(r.TotalMS)), timeText(milliseconds(r.FrozenMS)))
+	if v.opts.LeaveRunning {
+		b.WriteString(" and runs on")
+	}
+	fmt.Fprintf(&b, "\ndigest %s\n", r.Digest)
+	v.print(b.String())
+}
+
+// parsePID reads a process id.
+func parsePID(text string) (int, error) {
+	pid, err := strconv.Atoi(text)
+	if err != nil || pid <= 0 {
+		return 0, &cli.UsageError{Problem: `"` + text + `" is no pid`, Hint: "a pid is a number, as ps and pgrep print it"}
+	}
+	if pid == os.Getpid() {
+		return 0, &cli.UsageError{Problem: "process " + text + " is this command itself", Hint: "name another process"}
+	}
+	return pid, nil
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}
+
+// codecFlag is a codec as chunk.ParseSpec reads it.
+type codecFlag struct{ text string }
+
+func (f *codecFlag) String() string {
+	if f.text == "" {
+		return chunk.DefaultSpec.String()
+	}
+	return f.text
+}
+
+func (f *codecFlag) Set(text string) error {
+	if _, err := chunk.ParseSpec(text); err != nil {
+		return err
+	}
+	f.text = text
+	return nil
+}

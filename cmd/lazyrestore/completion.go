@@ -1,0 +1,103 @@
+package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// kernelThread is PF_KTHREAD of linux/sched.h, in the flags of /proc/PID/stat.
+const kernelThread = 0x00200000
+
+func (c *command) completion() *cli.Command {
+	shells := cli.Shells()
+	return &cli.Command{
+		Name: "completion", Args: strings.Join(shells, "|"), MinArgs: 1, MaxArgs: 1, Operand: cli.OperandNone,
+		Short: "print a completion script for a shell",
+		Long: `Prints a script that makes a shell complete verbs, flags, their values, pids and paths. make install puts the
+			scripts where the shells look for them.`,
+		Flags:    c.common.flags(false),
+		Examples: []cli.Example{{Line: "source <(lazyrestore completion bash)", Does: "Complete in this shell."}},
+		Run: func(args []string) error {
+			script := cli.CompletionScript("lazyrestore", completeVerb, args[0])
+			if script == "" {
+				return &cli.UsageError{Problem: "there is no completion for " + args[0], Hint: "for " + strings.Join(shells, ", ") + " there is"}
+			}
+			if c.common.json {
+				c.printJSON(map[string]string{"shell": args[0], "script": script})
+				return nil
+			}
+			c.print(script)
+			return nil
+		},
+	}
+}
+
+// complete prints what the last of words can be, one to a line, a tab before
+// what it means. The scripts ask for it.
+func (c *command) complete(words []string) int {
+	if len(words) > 0 && words[0] == "--" {
+		words = words[1:]
+	}
+	for _, line := range c.candidates(words) {
+		c.print(line + "\n")
+	}
+	return exitDone
+}
+
+func (c *command) candidates(words []string) []string {
+	if len(words) <= 1 {
+		var lines []string
+		for _, v := range verbs() {
+			short := v.short
+			if v.make != nil {
+				short = v.make(new(command)).Short
+			}
+			lines = append(lines, v.name+"\t"+short)
+		}
+		return cli.Matching(lines, strings.Join(words, ""))
+	}
+	make, _ := lookup(words[0])
+	if make == nil {
+		return nil
+	}
+	def := make(new(command))
+	if def.Name == "completion" && len(words) == 2 {
+		return cli.Matching(cli.Shells(), words[1])
+	}
+	lines, operand := def.Complete(words[1:])
+	switch operand {
+	case cli.OperandNone:
+	case cli.OperandPID:
+		lines = append(lines, cli.Matching(runningProcesses(), words[len(words)-1])...)
+	default:
+		lines = append(lines, ":"+string(operand)) // the shell knows paths better
+	}
+	return lines
+}
+
+// runningProcesses lists the processes of this user, with their names.
+func runningProcesses() []string {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var lines []string
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue
+		}
+		if st, err := proc.ParseStat(stat); err == nil && st.Flags&kernelThread == 0 {
+			lines = append(lines, e.Name()+"\t"+st.Comm)
+		}
+	}
+	return lines
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+// reportFlag names the pipe on which a detached restore tells the command that
+// launched it how it went.
+const reportFlag = "detached-report-fd"
+
+// A detachedReport is the one message on that pipe.
+type detachedReport struct {
+	Result   *lazyrestore.RestoreResult `json:"result,omitempty"`
+	Failure  *failure                   `json:"failure,omitempty"`
+	ExitCode int                        `json:"exit_code"`
+}
+
+// launch starts this command again in a session of its own and returns when
+// that one says that the process runs.
+func (v *restoreVerb) launch() error {
+	dir, err := runtimeDir()
+	if err != nil {
+		return err
+	}
+	log, err := os.CreateTemp(dir, "restore-*.log")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer read.Close()
+
+	cmd := exec.Command("/proc/self/exe", append([]string{"restore", "--" + reportFlag + "=3"}, os.Args[2:]...)...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdout, cmd.Stderr = v.detachedStdio(os.Stdout, log), v.detachedStdio(os.Stderr, log)
+	if v.opts.Stdio == lazyrestore.StdioInherit {
+		cmd.Stdin = os.Stdin
+	}
+	cmd.ExtraFiles = []*os.File{write, log}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// Until it reports, what ends this command ends the restore.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	err = cmd.Start()
+	write.Close()
+	if err != nil {
+		return err
+	}
+	reported := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-signals:
+				cmd.Process.Signal(unix.SIGTERM)
+			case <-reported:
+				return
+			}
+		}
+	}()
+	text, err := io.ReadAll(read)
+	close(reported)
+	if err != nil {
+		return fmt.Errorf("wait for the detached restore: %w", err)
+	}
+	return v.reported(text, log.Name())
+}
+
+// detachedStdio is what a detached process writes to: ours, unless that is a
+// pipe, whose reader would wait for the end of the process.
+func (v *restoreVerb) detachedStdio(f, log *os.File) *os.File {
+	info, err := f.Stat()
+	if err == nil && info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 || v.opts.Stdio == lazyrestore.StdioInherit {
+		return f
+	}
+	return log
+}
+
+// reported acts on the message of the detached restore.
+func (v *restoreVerb) reported(text []byte, log string) error {
+	var r detachedReport
+	if err := json.Unmarshal(text, &r); err != nil {
+		return fmt.Errorf("the detached restore ended before the process ran; its log is %s", log)
+	}
+	if r.Failure != nil {
+		os.Remove(log)
+		if v.common.json {
+			v.printJSON(r.Failure)
+		}
+		r.Failure.write(v.stderr, "restore", "")
+		return exitStatus(r.ExitCode)
+	}
+	v.warn(*r.Result)
+	if v.common.json {
+		v.printJSON(r.Result)
+	} else {
+		io.WriteString(v.stdout, strconv.Itoa(r.Result.PID)+"\n")
+	}
+	return nil
+}
+
+// daemon is the detached restore itself.
+func (v *restoreVerb) daemon() error {
+	pipe := os.NewFile(uintptr(v.report), "report")
+	log := os.NewFile(uintptr(v.report+1), "log")
+	syscall.CloseOnExec(v.report)
+	syscall.CloseOnExec(v.report + 1)
+	v.stderr = log
+	v.opts.Logger = v.common.logger(log)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+
+	s, err := v.start(ctx, nil)
+	report := detachedReport{ExitCode: ExitCode(err)}
+	if err != nil {
+		f := describeFailure(err)
+		report.Failure = &f
+	} else {
+		result := s.Result()
+		report.Result = &result
+	}
+	text, jsonErr := json.Marshal(report)
+	if jsonErr == nil {
+		_, jsonErr = pipe.Write(text)
+	}
+	pipe.Close()
+	if err = errors.Join(err, jsonErr); err != nil {
+		return err
+	}
+	stop()
+	return s.untilResident()
+}
+
+// untilResident looks after a detached process until it needs nobody.
+func (s *supervised) untilResident() error {
+	go s.Wait() // reaps it, should it end before its pager
+	err := s.WaitPager()
+	s.writeStats()
+	return err
+}
+
+// runtimeDir is where logs and sockets of restores are: /run/lazyrestore for
+// root, else below $XDG_RUNTIME_DIR, else a directory in the temporary one.
+func runtimeDir() (string, error) {
+	dir := "/run/lazyrestore"
+	if os.Geteuid() != 0 {
+		dir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "lazyrestore")
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(os.TempDir(), "lazyrestore-"+strconv.Itoa(os.Geteuid()))
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return "", fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0 {
+		return "", fmt.Errorf("%s is not a directory that only we write to", dir)
+	}
+	return dir, nil
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+)
+
+// forwarded are the signals that a process is sent through its parent.
+func forwarded() []os.Signal {
+	return []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM,
+		unix.SIGCONT, unix.SIGTSTP, unix.SIGWINCH, unix.SIGXCPU,
+	}
+}
+
+// foreground restores the process and is its parent until it ends.
+func (v *restoreVerb) foreground() error {
+	v.opts.Logger = v.common.logger(v.stderr)
+	jsonFile, err := v.jsonFile()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	started, ended := make(chan *supervised, 1), make(chan struct{})
+	defer close(ended)
+	// Asking for ten signals takes 0.5 ms, a fifth of a restore, so it is done
+	// while the process is being built. A signal before that ends this command,
+	// and what is built of the process with it.
+	go func() {
+		signals := make(chan os.Signal, 64)
+		signal.Notify(signals, forwarded()...)
+		pass(signals, started, ended, cancel)
+	}()
+
+	meter := newMeter(v.stderr, v.foregroundProgress())
+	s, err := v.start(ctx, meter.report())
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("%w (%w)", err, cause)
+		}
+		if jsonFile != nil {
+			writeJSON(jsonFile, describeFailure(err))
+		}
+		return err
+	}
+	started <- s
+	v.warn(s.Result())
+	if jsonFile != nil {
+		writeJSON(jsonFile, s.Result())
+		jsonFile.Close()
+	}
+	return s.supervise()
+}
+
+// foregroundProgress is quiet unless asked: standard error is the process's too.
+func (v *restoreVerb) foregroundProgress() progressStyle {
+	if v.common.progress == progressAuto && !v.opts.Eager {
+		return progressNone
+	}
+	return v.common.settle(v.stderr)
+}
+
+// supervise waits for the end of the process and gives its exit status.
+func (s *supervised) supervise() error {
+	type end struct {
+		status unix.WaitStatus
+		err    error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		status, err := s.Wait()
+		ended <- end{status, err}
+	}()
+	resident := s.Resident()
+	for {
+		select {
+		case <-resident:
+			resident = nil
+			s.writeStats()
+		case e := <-ended:
+			s.writeStats()
+			if e.err != nil {
+				return fmt.Errorf("wait for process %d: %w", s.PID(), e.err)
+			}
+			if err := s.WaitPager(); err != nil {
+				tell(s.verb.stderr, "restore", err)
+			}
+			return exitStatus(exitOf(e.status))
+		}
+	}
+}
+
+// exitOf is the exit code that stands for the end of a process, as shells have it.
+func exitOf(status unix.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+
+// pass gives signals to the process. Before it runs, those that end a command
+// end the restore.
+func pass(signals <-chan os.Signal, started <-chan *supervised, ended <-chan struct{}, cancel context.CancelCauseFunc) {
+	var s *supervised
+	for {
+		select {
+		case <-ended:
+			return
+		case s = <-started:
+		case got := <-signals:
+			sig, ok := got.(unix.Signal)
+			switch {
+			case !ok:
+			case s != nil:
+				s.pass(sig)
+			case sig == unix.SIGHUP, sig == unix.SIGINT, sig == unix.SIGQUIT, sig == unix.SIGTERM:
+				cancel(fmt.Errorf("interrupted by %s", unix.SignalName(sig)))
+			case sig == unix.SIGTSTP:
+				unix.Kill(unix.Getpid(), unix.SIGSTOP)
+			}
+		}
+	}
+}
+
+// pass gives one signal to the process. What a terminal sends goes to all of
+// its foreground group: where the process belongs to it, it has the signal
+// already.
+func (s *supervised) pass(sig unix.Signal) {
+	terminal := sig == unix.SIGINT || sig == unix.SIGQUIT || sig == unix.SIGTSTP || sig == unix.SIGWINCH || sig == unix.SIGHUP
+	if terminal && s.sharesTerminal() {
+		if sig == unix.SIGTSTP {
+			unix.Kill(unix.Getpid(), unix.SIGSTOP) // so that the shell sees the job stopped
+		}
+		return
+	}
+	if err := s.Signal(sig); err != nil {
+		s.verb.note("warning: pass on " + unix.SignalName(sig) + ": " + err.Error())
+	}
+}
+
+// sharesTerminal reports whether the process and this command are both in the
+// foreground group of one terminal.
+func (s *supervised) sharesTerminal() bool {
+	tty, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(tty)
+	foreground, err := unix.IoctlGetInt(tty, unix.TIOCGPGRP)
+	if err != nil || foreground != unix.Getpgrp() {
+		return false
+	}
+	group, err := unix.Getpgid(s.PID())
+	return err == nil && group == foreground
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+)
+
+// inspection is what inspect --json prints.
+type inspection struct {
+	Image    string          `json:"image"`
+	Digest   string          `json:"digest"`
+	Manifest *image.Manifest `json:"manifest"`
+	State    any             `json:"state"` // what process.bin holds
+}
+
+func (c *command) inspect() *cli.Command {
+	return &cli.Command{
+		Name: "inspect", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,
+		Short: "say what an image holds",
+		Long: `Says what an image holds and what a machine needs to restore it. With --json, all that is known of the process:
+			its threads, mappings and descriptors. The pages are not read; verify does that.`,
+		Flags: c.common.flags(false),
+		Run:   func(args []string) error { return c.inspectImage(args[0]) },
+	}
+}
+
+func (c *command) inspectImage(path string) error {
+	ctx := context.Background()
+	src, err := openSource(path)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", path, err)
+	}
+	defer src.Close()
+	img, err := image.Open(ctx, src, image.OpenOptions{})
+	if err != nil {
+		return fmt.Errorf("image %s: %w", path, err)
+	}
+	found := inspection{Image: path, Digest: img.Digest(), Manifest: img.Manifest()}
+	text, err := img.ReadObject(ctx, image.ProcessObject)
+	if err == nil {
+		found.State, err = decodeState(text)
+	}
+	if err != nil {
+		return fmt.Errorf("image %s: %w", path, err)
+	}
+	if c.common.json {
+		c.printJSON(found)
+		return nil
+	}
+	c.print(found.text())
+	return nil
+}
+
+// text is the inspection for people.
+func (in *inspection) text() string {
+	m := in.Manifest
+	p := &m.Process
+	var b strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-9s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("image", "%s", in.Image)
+	row("digest", "%s", in.Digest)
+	row("format", "%d, written by %s on %s", m.Version, m.Writer, m.Created.Local().Format(time.DateTime))
+	row("process", "%d (%s), %s, %s", p.PID, p.Comm, plural(p.Threads, "thread"), plural(p.Mappings, "mapping"))
+	row("memory", "%s: %s zero, %s lazy, %s eager", sizeText(p.MemoryBytes), sizeText(p.ZeroBytes), sizeText(p.LazyBytes), sizeText(p.EagerBytes))
+	row("stored", "%s, %s in chunks of %s", sizeText(p.StoredBytes), m.Codec, sizeText(uint64(m.ChunkSize)))
+	row("machine", "%s, pages of %d bytes, xsave features %#x", m.Machine.Arch, m.Machine.PageSize, m.Machine.XFeatures)
+	names := make([]string, 0, len(m.Objects))
+	for name := range m.Objects {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		row("object", "%-13s %s", name, sizeText(uint64(m.Objects[name].Size)))
+	}
+	return b.String()
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+// progressStyle is how progress is shown.
+type progressStyle string
+
+const (
+	progressAuto  progressStyle = "auto"
+	progressBar   progressStyle = "bar"
+	progressPlain progressStyle = "plain"
+	progressNone  progressStyle = "none"
+)
+
+// Plain lines come this far apart; a log is not a terminal.
+const plainInterval = 5 * time.Second
+
+// settle makes bar, plain or none of auto.
+func (o *common) settle(stderr io.Writer) progressStyle {
+	switch {
+	case o.progress == progressAuto && o.quiet:
+		return progressNone
+	case o.progress != progressAuto:
+		return o.progress
+	}
+	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+		return progressBar
+	}
+	return progressPlain
+}
+
+// A meter shows progress. It is used from one goroutine at a time.
+type meter struct {
+	w       io.Writer
+	style   progressStyle
+	columns int
+	now     func() time.Time
+
+	phase   string
+	started time.Time // of the phase
+	last    time.Time // when something was shown
+	shown   bool      // a bar is on the screen
+}
+
+func newMeter(w io.Writer, style progressStyle) *meter {
+	m := &meter{w: w, style: style, columns: 80, now: time.Now}
+	if style == progressBar {
+		if f, ok := w.(*os.File); ok {
+			if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 20 {
+				m.columns = columns
+			}
+		}
+	}
+	return m
+}
+
+// report is what options' Progress is set to; nil if nothing is to be shown,
+// so that the work need not count.
+func (m *meter) report() func(lazyrestore.Progress) {
+	if m.style == progressNone {
+		return nil
+	}
+	return m.show
+}
+
+func (m *meter) show(p lazyrestore.Progress) {
+	now := m.now()
+	if p.Phase != m.phase {
+		m.phase, m.started = p.Phase, now
+		if m.style == progressPlain {
+			m.last = now // a phase that ends at once is not worth a line
+			return
+		}
+	}
+	if m.style == progressPlain {
+		if now.Sub(m.last) >= plainInterval {
+			m.last = now
+			fmt.Fprintf(m.w, "lazyrestore: %s\n", m.line(p, now))
+		}
+		return
+	}
+	text := m.line(p, now)
+	if bar := m.columns - len(text) - 4; p.Total > 0 && bar >= 10 {
+		text += " [" + fill(bar, p.Done, p.Total) + "]"
+	}
+	if len(text) >= m.columns {
+		text = text[:m.columns-1]
+	}
+	fmt.Fprintf(m.w, "\r\x1b[K%s", text)
+	m.shown = true
+}
+
+// line is "write 34 % 230 MiB of 670 MiB, 410 MiB/s, 2 s left".
+func (m *meter) line(p lazyrestore.Progress, now time.Time) string {
+	elapsed := now.Sub(m.started)
+	var rate float64 // bytes a second
+	if elapsed > 0 {
+		rate = float64(p.Done) / elapsed.Seconds()
+	}
+	if p.Total == 0 {
+		if p.Done == 0 {
+			return p.Phase
+		}
+		return fmt.Sprintf("%s %s, %s/s", p.Phase, sizeText(p.Done), sizeText(uint64(rate)))
+	}
+	done := min(p.Done, p.Total)
+	text := fmt.Sprintf("%s %d %% %s of %s, %s/s", p.Phase, int(100*float64(done)/float64(p.Total)),
+		sizeText(done), sizeText(p.Total), sizeText(uint64(rate)))
+	if left := remaining(done, p.Total, rate); elapsed >= time.Second && left >= time.Second {
+		text += ", " + left.Round(time.Second).String() + " left"
+	}
+	return text
+}
+
+// remaining is how long the rest takes at this rate; 0 where that is not known.
+func remaining(done, total uint64, rate float64) time.Duration {
+	const longest = 99 * time.Hour
+	if rate <= 0 {
+		return 0
+	}
+	seconds := float64(total-done) / rate
+	if seconds > longest.Seconds() {
+		return longest
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+func fill(width int, done, total uint64) string {
+	n := int(float64(width) * float64(min(done, total)) / float64(total))
+	return strings.Repeat("#", n) + strings.Repeat(".", width-n)
+}
+
+// clear takes the bar off the screen.
+func (m *meter) clear() {
+	if m.shown {
+		io.WriteString(m.w, "\r\x1b[K")
+		m.shown = false
+	}
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+type restoreVerb struct {
+	*command
+	opts    lazyrestore.RestoreOptions
+	args    []string // as given, for the detached one
+	image   string
+	detach  bool
+	pidfile string
+	stats   string
+	jsonFD  int
+	report  int // descriptor of the pipe to the command that waits for a detached restore; 0: none
+}
+
+func (c *command) restore() *cli.Command {
+	v := &restoreVerb{command: c}
+	v.opts.Background = lazyrestore.BackgroundFull
+	v.opts.ChangedFiles = lazyrestore.ChangedRefuse
+	v.opts.Stdio = lazyrestore.StdioAuto
+	return &cli.Command{
+		Name: "restore", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,
+		Short: "run a process from an image, its memory loaded as it is touched",
+		Long: `Runs the process of an image, under its old pid. It runs within milliseconds; its memory is installed as it is
+			touched, and in the background.
+
+			The command stays the parent of the process: it passes on the signals HUP, INT, QUIT, USR1, USR2, TERM, CONT,
+			TSTP, WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed; the
+			message then has the status of the table. With --detach it returns as soon as the process runs, prints its pid and
+			uses the table; what the process and the pager then write to pipes of the command goes to a log.`,
+		Flags: append(v.flags(), c.common.flags(true)...),
+		Hints: map[string]string{
+			"-D": "the image is an argument: lazyrestore restore IMAGE", "--images-dir": "the image is an argument: lazyrestore restore IMAGE",
+			"--lazy-pages": "a restore is lazy unless --eager says otherwise", "--lazy": "a restore is lazy unless --eager says otherwise",
+			"-j": "terminals need no flag; see --stdio", "--shell-job": "terminals need no flag; see --stdio",
+			"--restore-detached": "lazyrestore calls it --detach",
+		},
+		Examples: []cli.Example{
+			{Line: "lazyrestore restore lazyrestore-4711", Does: "Run the process in the foreground and end as it ends."},
+			{Line: "lazyrestore restore -d --pidfile job.pid lazyrestore-4711", Does: "Return once it runs; its pid is in job.pid."},
+		},
+		Run: v.run,
+	}
+}
+
+func (v *restoreVerb) flags() []cli.Flag {
+	o := &v.opts
+	return []cli.Flag{
+		{Name: "eager", Value: cli.Bool(&o.Eager), Usage: "Load all memory before the process runs"},
+		{Name: "background", Arg: "full|none", Choices: []string{"full", "none"},
+			Value: cli.Word(&o.Background, lazyrestore.BackgroundFull, lazyrestore.BackgroundNone),
+			Usage: "Load all memory in the background, or only what is touched"},
+		{Name: "detach", Short: 'd', Value: cli.Bool(&v.detach), Usage: "Return when the process runs and print its pid; the pager stays until all memory is there"},
+		{Name: "pid-ns", Value: cli.Bool(&o.PIDNamespace), Usage: "Give the process a pid namespace of its own, where its pid is free"},
+		{Name: "image-digest", Arg: "DIGEST", Value: cli.String(&o.Digest), Usage: "Refuse an image whose digest, as checkpoint printed it, is another"},
+		{Name: "changed-files", Arg: "refuse|warn", Choices: []string{"refuse", "warn"},
+			Value: cli.Word(&o.ChangedFiles, lazyrestore.ChangedRefuse, lazyrestore.ChangedWarn),
+			Usage: "What to do if a file of the process is not as it was"},
+		{Name: "stdio", Arg: "auto|saved|inherit", Choices: []string{"auto", "saved", "inherit"},
+			Value: cli.Word(&o.Stdio, lazyrestore.StdioAuto, lazyrestore.StdioSaved, lazyrestore.StdioInherit),
+			Usage: "Standard input, output and error of the process: files as saved and terminals and pipes from this command, all as saved, or all from this command"},
+		{Name: "workers", Arg: "N", Value: cli.Int(&o.Workers, 1, mostWorkers), Usage: "How many chunks are decoded at once; one for each CPU if not given"},
+		{Name: "pidfile", Arg: "FILE", Value: cli.String(&v.pidfile), Operand: cli.OperandFile, Usage: "Write the pid to FILE once the process runs"},
+		{Name: "stats", Arg: "FILE", Value: cli.String(&v.stats), Operand: cli.OperandFile, Usage: "Write the pager's statistics to FILE as JSON, when all memory is there or the process has ended"},
+		{Name: "json-fd", Arg: "N", Value: cli.Int(&v.jsonFD, 1, 1<<20), Usage: "Write the JSON object to descriptor N, where standard output is the process's own"},
+		{Name: "dry-run", Short: 'n', Value: cli.Bool(&o.DryRun), Usage: "Only say whether the image can be restored here; start nothing"},
+		{Name: reportFlag, Arg: "N", Value: cli.Int(&v.report, 3, 1<<20), Usage: "Report to descriptor N", Hidden: true},
+	}
+}
+
+func (v *restoreVerb) run(args []string) error {
+	v.image = args[0]
+	if err := v.check(); err != nil {
+		return err
+	}
+	switch {
+	case v.opts.DryRun:
+		return v.dryRun()
+	case v.report != 0:
+		return v.daemon()
+	case v.detach:
+		return v.launch()
+	}
+	err := v.foreground()
+	var status exitStatus
+	if err == nil || errors.As(err, &status) {
+		return err
+	}
+	return &foregroundError{err}
+}
+
+// check looks for flags that contradict each other.
+func (v *restoreVerb) check() error {
+	foreground := !v.detach && !v.opts.DryRun && v.report == 0
+	switch {
+	case v.image == "":
+		return &cli.UsageError{Problem: "IMAGE is empty", Hint: "name the directory that checkpoint wrote"}
+	case foreground && v.common.json:
+		return &cli.UsageError{
+			Problem: "--json would write into the output of the process",
+			Hint:    "--json-fd N writes to another descriptor, --stats FILE to a file; with --detach or --dry-run --json is fine",
+		}
+	case v.jsonFD != 0 && !foreground:
+		return &cli.UsageError{Problem: "--json-fd is for a restore in the foreground", Hint: "write --json"}
+	case v.detach && v.opts.DryRun:
+		return &cli.UsageError{Problem: "--detach and --dry-run contradict each other", Hint: "give one of them"}
+	case v.opts.Eager && v.opts.Background == lazyrestore.BackgroundNone:
+		return &cli.UsageError{Problem: "--eager and --background=none contradict each other", Hint: "give one of them"}
+	}
+	return nil
+}
+
+// dryRun says whether the image could be restored here.
+func (v *restoreVerb) dryRun() error {
+	v.opts.Logger = v.common.logger(v.stderr)
+	p, err := restoreImage(context.Background(), v.image, v.opts)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", v.image, err)
+	}
+	result := p.Result()
+	v.warn(result)
+	if v.common.json {
+		v.printJSON(result)
+	} else if !v.common.quiet {
+		v.print(fmt.Sprintf("image %s can be restored here: process %d, %s, %s of memory, %s of it eager\n", v.image,
+			result.PID, plural(result.Threads, "thread"), sizeText(result.LazyBytes+result.EagerBytes), sizeText(result.EagerBytes)))
+	}
+	return nil
+}
+
+func (v *restoreVerb) warn(r lazyrestore.RestoreResult) {
+	for _, w := range r.Warnings {
+		v.note("warning: " + w)
+	}
+}
+
+// A supervised process runs, and this command looks after it.
+type supervised struct {
+	process
+	verb  *restoreVerb
+	stats *output
+}
+
+// start restores the process and writes the files that tell of it.
+func (v *restoreVerb) start(ctx context.Context, progress func(lazyrestore.Progress)) (*supervised, error) {
+	pidfile, err := newOutput(v.pidfile)
+	if err != nil {
+		return nil, err
+	}
+	defer pidfile.discard()
+	stats, err := newOutput(v.stats)
+	if err != nil {
+		return nil, err
+	}
+	v.opts.Progress = progress
+	p, err := restoreImage(ctx, v.image, v.opts)
+	if err != nil {
+		stats.discard()
+		return nil, fmt.Errorf("image %s: %w", v.image, err)
+	}
+	s := &supervised{process: p, verb: v, stats: stats}
+	if err := pidfile.commit(fmt.Appendln(nil, p.PID())); err != nil {
+		v.note("warning: " + err.Error())
+	}
+	return s, nil
+}
+
+// writeStats writes the statistics, once.
+func (s *supervised) writeStats() {
+	if s.stats == nil {
+		return
+	}
+	var b strings.Builder
+	err := writeJSON(&b, s.Stats())
+	if err == nil {
+		err = s.stats.commit([]byte(b.String()))
+	}
+	s.stats = nil
+	if err != nil {
+		s.verb.note("warning: " + err.Error())
+	}
+}
+
+// jsonFile is where --json-fd writes.
+func (v *restoreVerb) jsonFile() (*os.File, error) {
+	if v.jsonFD == 0 {
+		return nil, nil
+	}
+	f := os.NewFile(uintptr(v.jsonFD), "json-fd")
+	if _, err := f.Stat(); err != nil {
+		return nil, &cli.UsageError{Problem: fmt.Sprintf("--json-fd %d: the descriptor is not open", v.jsonFD), Hint: fmt.Sprintf("redirect it in the shell: %d>FILE", v.jsonFD)}
+	}
+	return f, nil
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+)
+
+// shownProblems is how many problems are listed for people; JSON has them all.
+const shownProblems = 20
+
+type verifyVerb struct {
+	*command
+	workers int
+	digest  string
+}
+
+func (c *command) verify() *cli.Command {
+	v := &verifyVerb{command: c}
+	flags := []cli.Flag{
+		{Name: "image-digest", Arg: "DIGEST", Value: cli.String(&v.digest), Usage: "The digest that the image must have, as checkpoint printed it"},
+		{Name: "workers", Arg: "N", Value: cli.Int(&v.workers, 1, mostWorkers), Usage: "How many chunks are checked at once; one for each CPU if not given"},
+	}
+	return &cli.Command{
+		Name: "verify", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,
+		Short: "read all of an image and say what is wrong with it",
+		Long: `Reads all of an image, decodes it, and lists every damaged part: the object, the place in it, and the memory that
+			is lost by it. The exit code is 4 if there is one.`,
+		Flags: append(flags, c.common.flags(true)...),
+		Run:   func(args []string) error { return v.run(args[0]) },
+	}
+}
+
+func (v *verifyVerb) run(path string) error {
+	src, err := openSource(path)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", path, err)
+	}
+	defer src.Close()
+	meter := newMeter(v.stderr, v.common.settle(v.stderr))
+	opts := image.VerifyOptions{Workers: v.workers, Digest: v.digest}
+	if show := meter.report(); show != nil {
+		opts.Progress = func(done, total uint64) {
+			show(lazyrestore.Progress{Phase: "verify", Done: done, Total: total})
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	report, err := image.Verify(ctx, src, opts)
+	meter.clear()
+	if err != nil {
+		return fmt.Errorf("image %s: %w", path, err)
+	}
+	return v.report(path, report)
+}
+
+// report tells what was found; a damaged image is an error.
+func (v *verifyVerb) report(path string, r image.Report) error {
+	if v.common.json {
+		v.printJSON(verification(path, r))
+	}
+	if r.OK() {
+		if !v.common.quiet {
+			v.print(fmt.Sprintf("image %s is whole: %s in %s\ndigest %s\n", path, sizeText(r.Bytes), plural(r.Frames, "frame"), r.Digest))
+		}
+		return nil
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "lazyrestore verify: image %s is damaged in %s:\n", path, plural(len(r.Problems), "place"))
+	for _, p := range r.Problems[:min(len(r.Problems), shownProblems)] {
+		b.WriteString("  " + p.Error() + "\n")
+	}
+	if more := len(r.Problems) - shownProblems; more > 0 {
+		fmt.Fprintf(&b, "  and %d more, which --json lists\n", more)
+	}
+	io.WriteString(v.stderr, b.String())
+	return exitStatus(exitDamaged)
+}
+
+// verified is what verify --json prints.
+type verified struct {
+	Image    string    `json:"image"`
+	Digest   string    `json:"digest,omitempty"`
+	OK       bool      `json:"ok"`
+	Frames   int       `json:"frames"`
+	Bytes    uint64    `json:"bytes"`
+	Problems []problem `json:"problems"`
+}
+
+// problem is one damaged part of an image.
+type problem struct {
+	Object string `json:"object"`
+	Offset int64  `json:"offset"`
+	Frame  *int   `json:"frame,omitempty"`
+	Start  string `json:"start,omitempty"` // of the memory lost by it
+	End    string `json:"end,omitempty"`
+	Error  string `json:"error"`
+}
+
+func verification(path string, r image.Report) verified {
+	out := verified{Image: path, Digest: r.Digest, OK: r.OK(), Frames: r.Frames, Bytes: r.Bytes, Problems: []problem{}}
+	for _, d := range r.Problems {
+		p := problem{Object: d.Object, Offset: d.Offset, Error: d.Error()}
+		if d.Frame != image.NoFrame {
+			p.Frame = &d.Frame
+		}
+		if !d.Range.Empty() {
+			p.Start, p.End = d.Range.Start.String(), d.Range.End.String()
+		}
+		out.Problems = append(out.Problems, p)
+	}
+	return out
+}

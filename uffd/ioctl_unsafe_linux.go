@@ -11,13 +11,13 @@ import (
 //
 // unix.Syscall lets the scheduler give the processor (the P) to other
 // goroutines while the call lasts; unix.RawSyscall does not, so a call that
-// waits holds up whoever wants to stop the world. The bookkeeping itself costs
-// some 20 ns. What costs more is that the monitor may hand the P to another
-// goroutine during the call, so that a thread that spins on Read finds itself
-// in the queue for one. Hence: Read on a non-blocking descriptor and Wake,
-// which cannot wait, are raw. All others take the mmap lock of the process
-// and may allocate, reclaim and be throttled by a memory limit, for as long
-// as that takes, and so are not. BenchmarkRead and BenchmarkCopy compare.
+// waits holds up whoever wants to stop the world. What is raw here: Read on a
+// non-blocking descriptor and Wake, which cannot wait, and CopyNow, whose
+// caller asks for it. All others take the mmap lock of the process and may
+// allocate, reclaim, and be throttled by a memory limit, for as long as that
+// takes. BenchmarkCopy has what it is about: a raw copy of 4 KiB takes 1.8 µs
+// in place of 2.1, one of 64 KiB the same 18 µs either way; with every P busy
+// all sizes gain some 10 %, because nobody takes the P meanwhile.
 
 // ioctl runs one request on f and reports its errno, zero for none. arg points
 // to a struct of abi_linux.go; it does not escape.
@@ -132,6 +132,21 @@ func (f *FD) Copy(dst uint64, src []byte, mode CopyMode) (n int64, err error) {
 	escape(p)
 	arg := copyArg{dst: dst, src: uint64(uintptr(p)), length: uint64(len(src)), mode: uint64(mode)}
 	errno := f.ioctl(ioctlCopy, unsafe.Pointer(&arg))
+	runtime.KeepAlive(src)
+	if errno != 0 {
+		return outcome("copy", dst, uint64(len(src)), arg.done, errno)
+	}
+	return arg.done, nil
+}
+
+// CopyNow is Copy without telling the scheduler: for the few pages of a fault,
+// on a thread that does nothing but serve faults. Until it is done this thread
+// keeps its P and the world cannot be stopped, so it is not for long copies.
+func (f *FD) CopyNow(dst uint64, src []byte, mode CopyMode) (n int64, err error) {
+	p := unsafe.Pointer(unsafe.SliceData(src))
+	escape(p)
+	arg := copyArg{dst: dst, src: uint64(uintptr(p)), length: uint64(len(src)), mode: uint64(mode)}
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(f.fd.Load()), ioctlCopy, uintptr(unsafe.Pointer(&arg)))
 	runtime.KeepAlive(src)
 	if errno != 0 {
 		return outcome("copy", dst, uint64(len(src)), arg.done, errno)

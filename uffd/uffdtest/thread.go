@@ -164,14 +164,21 @@ func waitReadable(fd int, timeout time.Duration) error {
 // Next waits for the next message of f, which does not block.
 func Next(t testing.TB, f *uffd.FD) uffd.Msg {
 	t.Helper()
-	if err := waitReadable(f.Fd(), Timeout); err != nil {
-		t.Fatalf("wait for a userfaultfd message: %v", err)
-	}
+	WaitMessage(t, f)
 	var msg [1]uffd.Msg
 	if _, err := f.Read(msg[:]); err != nil {
 		t.Fatalf("read a userfaultfd message: %v", err)
 	}
 	return msg[0]
+}
+
+// WaitMessage waits until f, which does not block, has a message, and does not
+// read it.
+func WaitMessage(t testing.TB, f *uffd.FD) {
+	t.Helper()
+	if err := waitReadable(f.Fd(), Timeout); err != nil {
+		t.Fatalf("wait for a userfaultfd message: %v", err)
+	}
 }
 
 // None fails the test if f has a message within d.

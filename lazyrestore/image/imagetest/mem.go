@@ -112,7 +112,10 @@ func (m *Mem) ReadNow(object string, p []byte, off int64) (bool, error) {
 }
 
 // Size is image.Source's.
-func (m *Mem) Size(_ context.Context, object string) (int64, error) {
+func (m *Mem) Size(ctx context.Context, object string) (int64, error) {
+	if err := context.Cause(ctx); err != nil {
+		return 0, err
+	}
 	b := m.Get(object)
 	if b == nil {
 		return 0, fmt.Errorf("size of %s: %w", object, fs.ErrNotExist)

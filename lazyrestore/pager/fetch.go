@@ -1,0 +1,131 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+const (
+	firstBackoff = 5 * time.Millisecond
+	lastBackoff  = time.Second
+	// damagedTries is how often a damaged frame is read: the source has been
+	// told, and may have another copy.
+	damagedTries = 3
+	// memoryBackoff is the longest wait between tries when memory is short.
+	memoryBackoff = 100 * time.Millisecond
+	// copyPause is how long to wait for the reader when the address space is
+	// changing.
+	copyPause = 20 * time.Microsecond
+)
+
+// fetch reads a frame and tries again, with growing pauses, until that is
+// hopeless: a frame damaged each time, any other error for as long as
+// Options.Retry. The error is then the last one; it is the context's if that
+// ended first.
+func (w *worker) fetch(ctx context.Context, frame int, lane image.Lane) ([]byte, error) {
+	deadline := time.Now().Add(w.retry)
+	pause := firstBackoff
+	for try := 1; ; try++ {
+		plain, err := w.frames.Read(ctx, frame, lane)
+		if err == nil {
+			w.stats.fetched.Add(uint64(len(plain)))
+			return plain, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		w.log.Warn("read failed", "frame", frame, "try", try, "error", err)
+		damaged := errors.Is(err, image.ErrDamaged)
+		if damaged && try >= damagedTries || !damaged && time.Now().Add(pause).After(deadline) {
+			return nil, err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+		pause = min(2*pause, lastBackoff)
+	}
+}
+
+// sleep waits for d, or until ctx is done and then gives its error.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// put runs do, an install of the pages numbered from i up to j into s, in
+// pieces inside the gate, and until it is done: it waits out changes of the
+// address space and shortage of memory. The error is the context's, or that
+// of something which should not be.
+func (w *worker) put(ctx context.Context, s *space, i, j int, do func(i, j int) (outcome, error)) error {
+	pause := time.Millisecond
+	for i < j {
+		to := min(j, i+w.piece())
+		w.gate.enter()
+		if s.ended.Load() {
+			w.gate.leave()
+			return nil
+		}
+		out, err := do(i, to)
+		w.gate.leave()
+		switch out {
+		case there:
+			i = to
+			continue
+		case dead:
+			s.ended.Store(true)
+			w.kick()
+			return nil
+		case full:
+			if pause == time.Millisecond {
+				w.log.Warn("no memory to install pages, waiting", "error", err)
+			}
+			if err := sleep(ctx, pause); err != nil {
+				return err
+			}
+			pause = min(2*pause, memoryBackoff)
+		case again:
+			// The reader has an event to read; it is awake by that.
+			if err := sleep(ctx, copyPause); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	// Pieces of a background copy, in bytes. While faults come, the reader may
+	// have to wait for one; else larger ones cost less each.
+	smallPiece = 32 << 10
+	largePiece = 256 << 10
+	// demandRecent is how long after a fault another one is expected.
+	demandRecent = int64(500 * time.Microsecond)
+)
+
+// piece is how many pages may be copied without opening the gate.
+func (w *worker) piece() int {
+	if w.now()-w.lastFault.Load() < demandRecent {
+		return smallPiece >> page.Shift
+	}
+	return largePiece >> page.Shift
+}
+
+// lose poisons a frame in s: err is why it cannot be had.
+func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error {
+	from, to := int(w.base[frame]), int(w.base[frame+1])
+	w.log.Error("pages are lost and poisoned: touching them raises SIGBUS", "frame", frame, "error", err)
+	w.lost.add(err)
+	return w.put(ctx, s, from, to, func(i, j int) (outcome, error) { return w.poison(s, i, j) })
+}

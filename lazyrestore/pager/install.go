@@ -1,0 +1,121 @@
+package pager
+
+import (
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// An installer puts decoded frames into spaces. It belongs to one goroutine.
+type installer struct {
+	*table
+	tally *counters
+	runs  []image.Run
+	parts []part
+	huge  []page.Addr // of the latest install: huge pages that it left out
+}
+
+// A part is adjacent pages of a span of frames that go to one place.
+type part struct {
+	dst      page.Addr
+	n        int // bytes
+	pageSize int
+	off      int // in the span's plain data
+}
+
+// plan lists what of the span, whose plain data begins with page number first
+// of the table, s still wants among the pages numbered from i up to j. It
+// settles pages that have no place. Parts that lie side by side are one.
+func (in *installer) plan(s *space, first, i, j int) {
+	in.parts = in.parts[:0]
+	for i = s.done.nextClear(i, j); i < j; {
+		end := s.done.nextSet(i, j)
+		in.addresses(&in.runs, i, end, func(r page.Range, number int) {
+			placed := uint64(0)
+			s.places(r, func(m page.Mapping) {
+				if !m.Shared { // shared memory may have a place twice
+					placed += m.Len()
+				}
+				in.add(part{m.Start, int(m.Len()), int(m.PageSize), int(m.Image-r.Start) + (number-first)<<page.Shift})
+			})
+			if placed < r.Len() {
+				in.settleHoles(s, r, number)
+			}
+		})
+		i = s.done.nextClear(end, j)
+	}
+}
+
+// settleHoles settles the pages of r that have no place.
+func (in *installer) settleHoles(s *space, r page.Range, number int) {
+	rest := page.SetOf(r)
+	s.places(r, func(m page.Mapping) { rest.Remove(m.ImageRange()) })
+	for hole := range rest.All() {
+		at := number + int((hole.Start-r.Start)>>page.Shift)
+		s.settle(at, at+int(hole.Pages()))
+	}
+}
+
+func (in *installer) add(p part) {
+	if k := len(in.parts); k > 0 {
+		last := &in.parts[k-1]
+		if last.dst+page.Addr(last.n) == p.dst && last.off+last.n == p.off && last.pageSize == p.pageSize {
+			last.n += p.n
+			return
+		}
+	}
+	in.parts = append(in.parts, p)
+}
+
+// install puts the pages numbered from i up to j into s, out of plain, the
+// data of a span of frames whose first page has the number first. Huge pages
+// are left out, and listed in in.huge. The caller is inside the gate, or is the reader. The outcome is
+// there, or what stood in the way (see apply); what was done by then is
+// settled, so that the same call again does the rest.
+func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, error) {
+	in.plan(s, first, i, j)
+	in.huge = in.huge[:0]
+	for _, p := range in.parts {
+		if p.pageSize != page.Size {
+			in.huge = append(in.huge, hugePages(p)...)
+			continue
+		}
+		out, err := apply(s.mem, p.dst, p.n, p.pageSize,
+			func(dst page.Addr, off, n int) (int64, error) {
+				return s.mem.Copy(uint64(dst), plain[p.off+off:p.off+off+n], 0)
+			},
+			func(off, n int, how outcome) { in.settled(s, first, p.off+off, n, how) })
+		if out != there {
+			return out, err
+		}
+	}
+	return there, nil
+}
+
+// settled books n bytes at off of a span that were dealt with.
+func (in *installer) settled(s *space, first, off, n int, how outcome) {
+	at := first + off>>page.Shift
+	fresh := s.settle(at, at+n>>page.Shift)
+	if how == there {
+		in.tally.installed.Add(uint64(fresh) << page.Shift)
+	}
+}
+
+// poison makes the pages numbered from i up to j of s lost: touching one
+// raises SIGBUS. They are never left to read as zeros.
+func (in *installer) poison(s *space, i, j int) (outcome, error) {
+	in.plan(s, i, i, j)
+	for _, p := range in.parts {
+		out, err := apply(s.mem, p.dst, p.n, p.pageSize,
+			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Poison(uint64(dst), uint64(n), 0) },
+			func(off, n int, how outcome) {
+				at := i + (p.off+off)>>page.Shift
+				if fresh := s.settle(at, at+n>>page.Shift); how == there {
+					in.tally.poisoned.Add(uint64(fresh) << page.Shift)
+				}
+			})
+		if out != there {
+			return out, err
+		}
+	}
+	return there, nil
+}

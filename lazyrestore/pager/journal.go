@@ -1,0 +1,148 @@
+package pager
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// stateName is what /proc/PID/fd shows of the memfd: memfd:lazyrestore-pager.
+const stateName = "lazyrestore-pager"
+
+// A journal writes the state that outlives the pager (see state.go). Its
+// memory is populated from the start, so that the kernel can write events
+// there even while the pager is being killed. Only the reader uses it.
+type journal struct {
+	file   int
+	size   int64 // of the file
+	header []byte
+	area   []byte
+	log    []uffd.Msg // the slots of area
+	pos    int        // the first slot that holds no event
+	turn   uint64
+}
+
+const (
+	// batch is how many events one read may take.
+	batch = 16
+	// minSlots leaves room for some batches; start-up pays for each page.
+	minSlots = 128
+)
+
+// newJournal makes the shared memory and writes w as its first snapshot.
+func newJournal(w *world) (*journal, error) {
+	file, err := unix.MemfdCreate(stateName, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make the pager's state: %w", os.NewSyscallError("memfd_create", err))
+	}
+	j := &journal{file: file, size: headerBytes}
+	if err := unix.Ftruncate(file, j.size); err != nil {
+		_ = unix.Close(file)
+		return nil, fmt.Errorf("make the pager's state: %w", os.NewSyscallError("ftruncate", err))
+	}
+	if j.header, err = j.mmap(0, headerBytes); err != nil {
+		_ = unix.Close(file)
+		return nil, err
+	}
+	order64.PutUint64(j.header[8:], stateVersion)
+	if err := j.compact(w); err != nil {
+		j.close()
+		return nil, err
+	}
+	copy(j.header, stateMagic)
+	return j, nil
+}
+
+func (j *journal) mmap(off int64, n int) ([]byte, error) {
+	b, err := unix.Mmap(j.file, off, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, fmt.Errorf("map the pager's state: %w", os.NewSyscallError("mmap", err))
+	}
+	return b, nil
+}
+
+// compact writes w as a snapshot into a new area with an empty log, makes it
+// the valid one, and frees the old. The log has as much room again as the
+// snapshot takes, so that snapshots cost no more than events on average.
+func (j *journal) compact(w *world) error {
+	n := snapshotBytes(w)
+	start := int(logStart(uint64(n)))
+	slots := max(minSlots, n/slotBytes)
+	length := (start + slots*slotBytes + headerBytes - 1) &^ (headerBytes - 1)
+	off := j.size
+	if err := unix.Ftruncate(j.file, off+int64(length)); err != nil {
+		return fmt.Errorf("grow the pager's state: %w", os.NewSyscallError("ftruncate", err))
+	}
+	j.size = off + int64(length)
+	area, err := j.mmap(off, length)
+	if err != nil {
+		return err
+	}
+	order64.PutUint64(area, uint64(n))
+	appendSnapshot(area[8:8:8+n], w)
+
+	next := j.turn + 1
+	at := j.header[areasOffset+16*(next&1):]
+	oldOff, oldLen := order64.Uint64(j.header[areasOffset+16*(j.turn&1):]), len(j.area)
+	order64.PutUint64(at, uint64(off))
+	order64.PutUint64(at[8:], uint64(length))
+	atomic.StoreUint64(word(j.header, turnOffset), next)
+
+	if j.area != nil {
+		_ = unix.Munmap(j.area)
+		// Only its memory goes: addresses in the file stay what they are.
+		_ = unix.Fallocate(j.file, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(oldOff), int64(oldLen))
+	}
+	j.turn, j.area, j.pos = next, area, 0
+	j.log = messages(area[start:])
+	return nil
+}
+
+// room makes sure that a batch of events fits.
+func (j *journal) room(w *world) error {
+	if len(j.log)-j.pos >= batch+2 {
+		return nil
+	}
+	return j.compact(w)
+}
+
+// slots is where the next events of space are to be read to. The caller has
+// made room.
+func (j *journal) slots(space uint32) []uffd.Msg {
+	j.put(j.pos, slotSpace, uint64(space))
+	return j.log[j.pos+1 : j.pos+1+batch]
+}
+
+// keep makes the first n of the slots that slots returned a part of the log.
+func (j *journal) keep(n int) {
+	if n > 0 {
+		j.pos += 1 + n
+	}
+}
+
+// drop notes that space is no longer served. The caller has made room.
+func (j *journal) drop(space uint32) {
+	// In this order, so that the log never has the drop of another space.
+	j.put(j.pos, slotSpace, uint64(space))
+	j.put(j.pos+1, slotDrop, 0)
+	j.pos += 2
+}
+
+// put writes a slot of our own: what it means last, in one store.
+func (j *journal) put(i int, kind byte, v uint64) {
+	b := slotOf(&j.log[i])
+	atomic.StoreUint64(word(b, 8), v)
+	atomic.StoreUint64(word(b, 0), uint64(kind))
+}
+
+func (j *journal) close() {
+	if j.area != nil {
+		_ = unix.Munmap(j.area)
+	}
+	_ = unix.Munmap(j.header)
+	_ = unix.Close(j.file)
+}

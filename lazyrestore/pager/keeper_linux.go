@@ -1,0 +1,120 @@
+package pager
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// A Keeper is a child that shares this process's table of file descriptors
+// and does nothing but hold it. If this process is killed, every uffd is still
+// open in the keeper, also one that a fork event brought a moment before:
+// threads that touch missing pages wait instead of reading zeros, and a
+// successor can take the descriptors with pidfd_getfd(2).
+//
+// The keeper is a few instructions of its own (keeper_linux_amd64.s) and has
+// no memory but those and one page: starting one costs a copy of this
+// process's page tables, so it is quickest while the heap is small. It is in a
+// session of its own and blocks all signals. When this process is gone it
+// closes the standard descriptors, and it ends once no process lives that has
+// a uffd here. Descriptors that this process opens later are held too.
+type Keeper struct {
+	pid  int
+	self int // a pidfd of this process, which tells the keeper of its end
+}
+
+// keeperName is what ps(1) shows of a keeper; the kernel allows 15 bytes.
+const keeperName = "lazyrest-keeper"
+
+// A keeper's page, with the offsets that its code has.
+const (
+	keeperPoll   = 0  // struct pollfd: a pidfd of the pager
+	keeperSecond = 16 // struct timespec: one second
+	keeperProbe  = 32 // struct uffdio_writeprotect: of a page that nobody has
+	keeperComm   = 64 // its name
+	keeperHoles  = 80 // three ranges to unmap: start and length
+	// userEnd is where user memory ends: with 5-level page tables too unless
+	// asked for, and we do not.
+	userEnd page.Addr = 0x7ffffffff000
+	// maxKept bounds how many descriptors a keeper looks at.
+	maxKept = 1 << 16
+)
+
+// StartKeeper starts a keeper. Its descriptors are those of this process, so
+// one is enough for all that this process serves.
+func StartKeeper() (*Keeper, error) {
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("pidfd_open", err))
+	}
+	b, err := unix.Mmap(-1, 0, page.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("mmap", err))
+	}
+	defer func() { _ = unix.Munmap(b) }()
+	order32.PutUint32(b[keeperPoll:], uint32(self))
+	order32.PutUint16(b[keeperPoll+4:], unix.POLLIN)
+	order64.PutUint64(b[keeperSecond:], 1)
+	order64.PutUint64(b[keeperProbe:], probeAddr)
+	order64.PutUint64(b[keeperProbe+8:], page.Size)
+	copy(b[keeperComm:], keeperName)
+	for i, hole := range keeperHolesOf(b) {
+		order64.PutUint64(b[keeperHoles+16*i:], uint64(hole.Start))
+		order64.PutUint64(b[keeperHoles+16*i+8:], hole.Len())
+	}
+
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, old unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^uint64(0)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
+		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("rt_sigprocmask", err))
+	}
+	pid := int(cloneKeeper(addressOf(b), maxKept))
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
+		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("rt_sigprocmask", err))
+	}
+	if pid < 0 {
+		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("clone", unix.Errno(-pid)))
+	}
+	return &Keeper{pid, self}, nil
+}
+
+// keeperHolesOf is all memory but the keeper's code and its page b.
+func keeperHolesOf(b []byte) [3]page.Range {
+	start, end := keeperCode()
+	a := page.Range{Start: page.Addr(start).Down(), End: page.Addr(end).Up()}
+	c := page.RangeOf(page.Addr(addressOf(b)), page.Size)
+	if c.Start < a.Start {
+		a, c = c, a
+	}
+	return [3]page.Range{{Start: 0, End: a.Start}, {Start: a.End, End: c.Start}, {Start: c.End, End: userEnd}}
+}
+
+// Pid is the keeper's process id.
+func (k *Keeper) Pid() int { return k.pid }
+
+// Close ends the keeper and waits until it has ended. The descriptors stay
+// open here.
+func (k *Keeper) Close() error {
+	if err := unix.Kill(k.pid, unix.SIGKILL); err != nil {
+		return fmt.Errorf("end the keeper: %w", os.NewSyscallError("kill", err))
+	}
+	for {
+		// It sends no SIGCHLD, so only __WALL waits for it.
+		_, err := unix.Wait4(k.pid, nil, unix.WALL, nil)
+		if err != unix.EINTR {
+			if err != nil {
+				return fmt.Errorf("end the keeper: %w", os.NewSyscallError("wait4", err))
+			}
+			_ = unix.Close(k.self)
+			return nil
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package pager
+
+import (
+	"fmt"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// An eventKind is what a process did to its own memory while pages of it were
+// missing, as userfaultfd's events tell it.
+type eventKind uint8
+
+const (
+	eventFork   eventKind = iota + 1 // the process forked: a new address space with its own uffd
+	eventRemap                       // from moved to to
+	eventRemove                      // from is zero from now on, and still registered
+	eventUnmap                       // from is gone
+	eventDrop                        // the pager has let the space go: all resident, or the process has ended
+)
+
+// An event is one record of the log. Which fields count depends on the kind.
+type event struct {
+	kind eventKind
+	from page.Range
+	to   page.Addr
+	fd   int // of the child's uffd
+}
+
+// A model is what events have made of one address space: pure data that the
+// living pager acts on, and that a successor gets by replaying the log.
+type model struct {
+	id  uint32 // counts spaces from 0, in order of their appearance
+	fd  int    // the space's uffd in the descriptor table shared with the keeper
+	pid int    // 0 for a forked child, whose pid no event tells
+	layout
+	registered page.Set // where faults may come from, as far as is known
+	// gone collects the image ranges that events have cut out of the layout,
+	// for whoever keeps books on them; a replay has no use for it.
+	gone []page.Range
+}
+
+// A world is all address spaces that one pager serves.
+type world struct {
+	next   uint32 // id of the next space
+	spaces []*model
+}
+
+// add enters a space that is filled by maps.
+func (w *world) add(fd, pid int, l layout) *model {
+	m := &model{id: w.next, fd: fd, pid: pid, layout: l}
+	for _, p := range l.byProc {
+		m.registered.Add(p.Range)
+	}
+	w.next++
+	w.spaces = append(w.spaces, m)
+	return m
+}
+
+func (w *world) find(id uint32) *model {
+	for _, m := range w.spaces {
+		if m.id == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// apply changes the world as e, an event of the space id, says. For a fork it
+// returns the child. An event of a space that is not there is an error: the
+// order of the log is broken.
+func (w *world) apply(id uint32, e event) (*model, error) {
+	m := w.find(id)
+	if m == nil {
+		return nil, fmt.Errorf("event %d of space %d, which is not there", e.kind, id)
+	}
+	switch e.kind {
+	case eventFork:
+		child := &model{id: w.next, fd: e.fd, layout: m.layout.clone(), registered: m.registered.Clone()}
+		w.next++
+		w.spaces = append(w.spaces, child)
+		return child, nil
+	case eventRemap:
+		m.remap(e.from, e.to)
+	case eventRemove:
+		w.remove(m, e.from)
+	case eventUnmap:
+		m.forget(e.from)
+		m.registered.Remove(e.from)
+	case eventDrop:
+		for i := range w.spaces {
+			if w.spaces[i] == m {
+				w.spaces = append(w.spaces[:i:i], w.spaces[i+1:]...)
+				break
+			}
+		}
+	default:
+		return nil, fmt.Errorf("unknown event %d of space %d", e.kind, id)
+	}
+	return nil, nil
+}
+
+// forget cuts r out of the layout and returns what was there.
+func (m *model) forget(r page.Range) []page.Mapping {
+	cut := m.cut(r)
+	for _, p := range cut {
+		m.gone = append(m.gone, p.ImageRange())
+	}
+	return cut
+}
+
+func (m *model) remap(from page.Range, to page.Addr) {
+	m.forget(page.RangeOf(to, from.Len()))
+	m.move(from.Start, to, from.Len())
+	var moved []page.Range
+	for r := range m.registered.Within(from) {
+		moved = append(moved, r)
+	}
+	// The old range may stay registered (MREMAP_DONTUNMAP): an UNMAP says so
+	// where it does not.
+	dest := page.RangeOf(to, from.Len())
+	m.registered.Remove(dest)
+	for _, r := range moved {
+		m.registered.Add(r.Shift(to - from.Start))
+	}
+}
+
+// remove makes r zero. The content of shared memory goes with it wherever
+// else it is mapped, in this and every other space.
+func (w *world) remove(m *model, r page.Range) {
+	for _, gone := range m.forget(r) {
+		if !gone.Shared {
+			continue
+		}
+		for _, other := range w.spaces {
+			var also []page.Range
+			other.places(gone.ImageRange(), func(p page.Mapping) { also = append(also, p.Range) })
+			for _, r := range also {
+				other.forget(r)
+			}
+		}
+	}
+}

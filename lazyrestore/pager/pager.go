@@ -1,0 +1,339 @@
+package pager
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// Background says whether pages are fetched that nobody has asked for yet.
+type Background uint8
+
+// The values of Background.
+const (
+	Full Background = iota // all pages, until the process is resident
+	None                   // only what is touched, until the process ends
+)
+
+// String is the value in the words of the command line.
+func (b Background) String() string {
+	if b == None {
+		return "none"
+	}
+	return "full"
+}
+
+// DefaultRetry is how long a read that fails is tried again.
+const DefaultRetry = 30 * time.Second
+
+// demandWorkers bounds how many chunks are waited for at once.
+const demandWorkers = 16
+
+// Options says how a Pager works. The zero value does.
+type Options struct {
+	Background Background
+	// Workers is how many background workers fill memory; as many as there
+	// are processors if zero.
+	Workers int
+	// Retry is how long a read that fails is tried again before its pages are
+	// given up; DefaultRetry if zero.
+	Retry time.Duration
+	// HugePages are ranges of the process that had transparent huge pages,
+	// which are rebuilt once it is resident.
+	HugePages []page.Range
+	// Keeper holds the descriptors if this process is killed. Serve starts one
+	// if it is nil. Either way it ends once nothing is missing any more.
+	Keeper *Keeper
+	Logger *slog.Logger // discards if nil
+}
+
+// A Target is the process served.
+type Target struct {
+	Pid   int
+	PidFD int // a pidfd of it, which stays the caller's; -1 if there is none
+}
+
+// A Pager fills the missing pages of a process, and of what it forks, from an
+// image. See the package comment. Serve may be called once; the other methods
+// at any time, concurrently.
+type Pager struct {
+	img      *image.Image
+	opts     Options
+	stats    counters
+	resident chan struct{}
+	lost     lostErrors
+
+	prepare sync.Mutex
+	table   *table // guarded by prepare
+
+	mu      sync.Mutex
+	session *session // guarded by mu: from the start of Serve on
+}
+
+// New is a pager for img. It starts nothing and reads nothing.
+func New(img *image.Image, opts Options) (*Pager, error) {
+	switch {
+	case opts.Background > None:
+		return nil, fmt.Errorf("pager: no such background: %d", opts.Background)
+	case opts.Workers < 0:
+		return nil, fmt.Errorf("pager: %d background workers", opts.Workers)
+	}
+	if opts.Workers == 0 {
+		opts.Workers = runtime.NumCPU()
+	}
+	if opts.Retry == 0 {
+		opts.Retry = DefaultRetry
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Pager{img: img, opts: opts, resident: make(chan struct{})}, nil
+}
+
+// Prepare loads the image's index, which Serve does else. It may run while
+// the process is still being built.
+func (p *Pager) Prepare(ctx context.Context) error {
+	p.prepare.Lock()
+	defer p.prepare.Unlock()
+	if p.table != nil {
+		return nil
+	}
+	ix, err := p.img.LoadIndex(ctx)
+	if err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
+	p.table = newTable(ix)
+	return nil
+}
+
+// Serve serves the process whose uffd u is and whose missing memory maps
+// describes, and all that it forks, until everything is resident or they are
+// gone. It then closes u and ends the keeper.
+//
+// It takes ownership of u only if it returns nil or a *LostError. Else pages
+// are still missing, u stays open, and so does the keeper, which holds it even
+// if this process ends: threads that touch missing pages wait, for a
+// successor. The error then wraps the context's, or that of what made
+// serving impossible.
+//
+// A *LostError means that all is resident or poisoned: some pages could not
+// be had, and touching them raises SIGBUS.
+func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []page.Mapping) error {
+	l, err := newLayout(maps)
+	if err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
+	w := &world{}
+	w.add(u.Fd(), target.Pid, l)
+	return p.serve(ctx, w, []*uffd.FD{u}, target)
+}
+
+// serve serves the spaces of w, whose uffds are fds.
+func (p *Pager) serve(ctx context.Context, w *world, fds []*uffd.FD, target Target) error {
+	start := time.Now()
+	if err := p.Prepare(ctx); err != nil {
+		return err
+	}
+	for _, u := range fds {
+		if err := unix.SetNonblock(u.Fd(), true); err != nil {
+			return fmt.Errorf("pager: userfaultfd: %w", err)
+		}
+	}
+	keeper := p.opts.Keeper
+	if keeper == nil {
+		var err error
+		if keeper, err = StartKeeper(); err != nil {
+			return fmt.Errorf("pager: %w", err)
+		}
+	}
+	se, j, err := p.begin(start, w, fds, target)
+	if err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
+	defer se.close()
+	if err := p.run(ctx, se, w, j); err != nil {
+		// The journal stays open too, for a successor to find.
+		return fmt.Errorf("pager: %w", err)
+	}
+	j.close()
+	if err := keeper.Close(); err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
+	return p.lost.err()
+}
+
+// begin makes a session for w, and writes its state down.
+func (p *Pager) begin(start time.Time, w *world, fds []*uffd.FD, target Target) (*session, *journal, error) {
+	kickFD, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, nil, fmt.Errorf("eventfd: %w", err)
+	}
+	se := &session{
+		img: p.img, pages: p.table, stats: &p.stats, log: p.opts.Logger, retry: p.opts.Retry,
+		target: target, start: start, kickFD: kickFD, lost: &p.lost,
+		background: p.opts.Background == Full,
+		more:       make(chan struct{}, p.opts.Workers),
+	}
+	se.lastFault.Store(-demandRecent)
+	se.demand = newDemand(se, demandWorkers)
+	spaces := make([]*space, 0, len(w.spaces))
+	for i, m := range w.spaces {
+		spaces = append(spaces, newSpace(se.pages, m, fds[i], fds[i], nil))
+	}
+	se.spaces.Store(&spaces)
+	j, err := newJournal(w)
+	if err != nil {
+		se.close()
+		return nil, nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.session = se
+	return se, j, nil
+}
+
+// run is the session itself: reader and workers, all of which have ended when
+// it returns.
+func (p *Pager) run(ctx context.Context, se *session, w *world, j *journal) error {
+	outer := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, se.kick)
+	var wg sync.WaitGroup
+	se.released = func(s *space, resident bool) {
+		if s.id != 0 || !resident {
+			return
+		}
+		p.stats.resident.Store(int64(time.Since(se.start)))
+		close(p.resident)
+		if len(p.opts.HugePages) > 0 && se.target.PidFD >= 0 {
+			wg.Go(func() { se.collapse(outer, p.opts.HugePages) })
+		}
+	}
+	if se.background {
+		for range p.opts.Workers {
+			wg.Go(func() { se.fill(ctx) })
+		}
+	}
+	r := &reader{worker: *se.newWorker(), ctx: ctx, world: w, journal: j, zeros: make([]byte, maxZero), last: -2}
+	r.kicks.Add(1)
+	err := r.run()
+	r.close()
+	stop()
+	cancel()
+	se.demand.close()
+	wg.Wait()
+	return err
+}
+
+// Resident is closed when the process that Serve was given is resident. It
+// stays open if the process ends before.
+func (p *Pager) Resident() <-chan struct{} { return p.resident }
+
+// Remaining is what the process that Serve was given still misses: each
+// mapping is pages that are only in the image. It is empty before Serve and
+// once the process is resident. While Serve runs pages come in, so what is
+// listed may be there by the time it is looked at, but never the other way.
+func (p *Pager) Remaining() []page.Mapping {
+	p.mu.Lock()
+	se := p.session
+	p.mu.Unlock()
+	if se == nil {
+		return nil
+	}
+	var list []page.Mapping
+	se.gate.enter()
+	defer se.gate.leave()
+	for _, s := range *se.spaces.Load() {
+		if s.id == 0 && !s.ended.Load() {
+			s.missing(se.pages, func(m page.Mapping) {
+				if k := len(list) - 1; k >= 0 && joins(list[k], m) {
+					list[k].End = m.End
+					return
+				}
+				list = append(list, m)
+			})
+		}
+	}
+	return list
+}
+
+// joins reports whether b goes on where a ends.
+func joins(a, b page.Mapping) bool {
+	return a.End == b.Start && a.ImageAddr(a.End) == b.Image && a.PageSize == b.PageSize && a.Shared == b.Shared
+}
+
+// Stats is what has been done so far.
+func (p *Pager) Stats() Stats {
+	c := &p.stats
+	st := Stats{
+		Faults:         c.faults.Load(),
+		FaultP50:       c.latency.quantile(0.5),
+		FaultP99:       c.latency.quantile(0.99),
+		FetchedBytes:   c.fetched.Load(),
+		InstalledBytes: c.installed.Load(),
+		ZeroBytes:      c.zero.Load(),
+		PoisonedBytes:  c.poisoned.Load(),
+		Resident:       time.Duration(c.resident.Load()),
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.session != nil {
+		for _, s := range *p.session.spaces.Load() {
+			if s.id == 0 {
+				st.MissingBytes = uint64(s.left.Load()) << page.Shift
+			}
+		}
+	}
+	return st
+}
+
+// A LostError lists why pages could not be had; they are poisoned.
+type LostError struct {
+	Errs  []error // the first few
+	Total int     // how many there were
+}
+
+// Error gives the number and the first reason.
+func (e *LostError) Error() string {
+	return fmt.Sprintf("pager: %d chunks are lost, and touching their pages raises SIGBUS: %v", e.Total, e.Errs[0])
+}
+
+// Unwrap gives the reasons.
+func (e *LostError) Unwrap() []error { return e.Errs }
+
+// lostErrors collects what becomes a LostError.
+type lostErrors struct {
+	mu    sync.Mutex
+	errs  []error // guarded by mu
+	total int     // guarded by mu
+}
+
+// keptErrors bounds LostError.Errs.
+const keptErrors = 16
+
+func (l *lostErrors) add(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total++; len(l.errs) < keptErrors {
+		l.errs = append(l.errs, err)
+	}
+}
+
+func (l *lostErrors) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total == 0 {
+		return nil
+	}
+	return &LostError{slices.Clone(l.errs), l.total}
+}

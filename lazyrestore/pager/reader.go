@@ -1,0 +1,367 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+const (
+	// spinTime is how long the reader asks again before it sleeps. Waking a
+	// sleeping thread is most of what a fault costs (52-65 µs against 15).
+	spinTime = int64(100 * time.Microsecond)
+	// tick is how often a sleeping reader looks for processes that are gone,
+	// which no event tells.
+	tick = time.Second
+	// inlineLimit is how many faults may queue before the rest goes to the
+	// demand workers: waking one costs as much as serving some inline.
+	inlineLimit = 3
+	// stuckWakes is how often one fault may be answered by waking alone: the
+	// page should be there.
+	stuckWakes = 4096
+)
+
+// A reader is the one thread that reads the events of all spaces. It serves
+// what it can serve without waiting, and waits for nobody.
+type reader struct {
+	worker
+	ctx     context.Context
+	world   *world
+	journal *journal
+	queue   []fault
+	later   []fault // those that memory was short for
+	requeue int64   // when unfinished frames were last given back
+	zeros   []byte  // maxZero bytes
+	last    int     // frame of the latest fault
+	pidGone bool    // the target's pidfd has said so
+	seen    uint32  // kicks looked at
+}
+
+// run serves until no space is left, or ctx is done.
+func (r *reader) run() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	spin := spinTime
+	if runtime.GOMAXPROCS(0) == 1 || runtime.NumCPU() == 1 {
+		spin = 0 // the processor is the application's
+	}
+	active := r.now()
+	for {
+		n, err := r.readAll()
+		if err != nil {
+			return err
+		}
+		switch {
+		case len(r.queue) > 0:
+			r.serve()
+			active = r.now()
+			continue
+		case n > 0:
+			active = r.now()
+			continue
+		}
+		if k := r.kicks.Load(); k != r.seen {
+			r.seen = k
+			if r.ctx.Err() != nil {
+				return r.ctx.Err()
+			}
+			if over, err := r.review(); over || err != nil {
+				return err
+			}
+			continue
+		}
+		if r.now()-active < spin {
+			continue
+		}
+		if err := r.rest(); err != nil {
+			return err
+		}
+		active = r.now()
+	}
+}
+
+// readAll reads what has happened in every space, and returns how much.
+func (r *reader) readAll() (int, error) {
+	total := 0
+	for _, s := range *r.spaces.Load() {
+		n, err := r.read(s)
+		if err != nil {
+			return total, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// read reads one batch of messages of s: into the journal, since reading is
+// what lets the process go on. It shuts the gate for that.
+func (r *reader) read(s *space) (int, error) {
+	if !r.gate.tryShut() {
+		if !readable(s.u.Fd()) {
+			return 0, nil
+		}
+		r.gate.shut()
+	}
+	defer r.gate.open()
+	if err := r.journal.room(r.world); err != nil {
+		return 0, err
+	}
+	slots := r.journal.slots(s.id)
+	n, err := s.u.Read(slots)
+	if err != nil {
+		if errors.Is(err, unix.EAGAIN) {
+			return 0, nil
+		}
+		return 0, fmt.Errorf("read the events of process %d: %w", s.pid, err)
+	}
+	now := r.now()
+	kept := 0
+	for i := range slots[:n] {
+		if slots[i].Event() == uffd.EventPagefault {
+			r.faulted(s, slots[i].Fault(), now)
+			continue
+		}
+		kept = i + 1
+		if err := r.changed(s, &slots[i]); err != nil {
+			return n, err
+		}
+	}
+	r.journal.keep(kept)
+	return n, nil
+}
+
+func (r *reader) faulted(s *space, f uffd.Fault, now int64) {
+	r.stats.faults.Add(1)
+	r.lastFault.Store(now)
+	r.queue = append(r.queue, fault{s, page.Addr(f.Addr).Down(), f.Flags&uffd.FaultWrite != 0, f.TID, now})
+}
+
+// changed applies an event to the world. The gate is shut.
+func (r *reader) changed(s *space, m *uffd.Msg) error {
+	e, err := parseSlot(slotOf(m))
+	if err != nil {
+		return fmt.Errorf("event of process %d: %w", s.pid, err)
+	}
+	child, err := r.world.apply(s.id, e)
+	if err != nil {
+		return err
+	}
+	if child != nil {
+		return r.adopt(s, child)
+	}
+	for _, s := range *r.spaces.Load() {
+		s.settleGone(r.table)
+	}
+	return nil
+}
+
+// adopt begins to serve a forked child, whose missing pages are those of its
+// parent at the fork.
+func (r *reader) adopt(parent *space, m *model) error {
+	if err := unix.SetNonblock(m.fd, true); err != nil {
+		return fmt.Errorf("userfaultfd of a forked child: %w", err)
+	}
+	u := uffd.FromFD(m.fd)
+	child := newSpace(r.table, m, u, u, &parent.done)
+	all := append(append([]*space(nil), *r.spaces.Load()...), child)
+	r.spaces.Store(&all)
+	r.log.Debug("serving a forked child", "space", m.id, "missing", child.left.Load()<<page.Shift)
+	r.wakeBackground()
+	r.kicks.Add(1)
+	return nil
+}
+
+// serve serves the first fault of the queue, or hands it on.
+func (r *reader) serve() {
+	f := r.queue[0]
+	r.queue = r.queue[1:]
+	if len(r.queue) == 0 {
+		r.queue = r.queue[:0:cap(r.queue)]
+	}
+	if f.s.ended.Load() {
+		return
+	}
+	m, ok := f.s.find(f.addr)
+	if !ok {
+		r.finish(f, r.zero(f, m, f.s.gap(f.addr, page.RangeOf(f.addr, maxZero)).End))
+		return
+	}
+	at := m.ImageAddr(f.addr)
+	run, ok := r.Lookup(at)
+	switch {
+	case m.PageSize != page.Size:
+		r.demand.add(r.ctx, flightKey{huge: f.s, at: f.addr &^ page.Addr(m.PageSize-1)}, f)
+	case ok && run.Kind == image.Stored:
+		r.finish(f, r.stored(f, run, r.number(run, at)))
+	default:
+		limit := min(at+maxZero, m.ImageRange().End)
+		r.finish(f, r.zero(f, m, f.addr+(r.table.stored(at, limit)-at)))
+	}
+}
+
+// verdict is what became of a fault in the reader's hands.
+type verdict uint8
+
+const (
+	settled verdict = iota // the page is there, the thread runs
+	retry                  // the address space is changing
+	starved                // memory is short
+	handed                 // a demand worker has it
+)
+
+func (r *reader) finish(f fault, v verdict) {
+	switch v {
+	case settled:
+		r.stats.latency.add(time.Duration(r.now() - f.at))
+	case retry:
+		r.queue = append(r.queue, f)
+	case starved:
+		r.later = append(r.later, f)
+	case handed:
+	}
+}
+
+// stored serves a fault on page number n, in the frame of run.
+func (r *reader) stored(f fault, run image.Run, n int) verdict {
+	if f.s.done.get(n) {
+		return r.wake(f, n)
+	}
+	frame := int(run.Frame)
+	f.s.order.touch(frame)
+	f.s.order.claim(frame)
+	if len(r.queue) >= inlineLimit {
+		r.demand.add(r.ctx, flightKey{frame: frame}, f)
+		return handed
+	}
+	plain, ok, err := r.frames.ReadNow(frame)
+	if err != nil || !ok {
+		r.demand.add(r.ctx, flightKey{frame: frame}, f) // it has patience
+		return handed
+	}
+	r.stats.fetched.Add(uint64(len(plain)))
+	first, end := int(r.base[frame]), int(r.base[frame+1])
+	sequential := frame == r.last+1
+	r.last = frame
+	if !sequential {
+		// The one who waits first: the rest of the chunk is copied while the
+		// thread wakes. A thread that runs through memory had better find all.
+		if v := r.settle(f.s, plain, first, n, n+1); v != settled {
+			return v
+		}
+	}
+	return r.settle(f.s, plain, first, first, end)
+}
+
+// settle installs the pages numbered from i up to j.
+func (r *reader) settle(s *space, plain []byte, first, i, j int) verdict {
+	out, err := r.install(s, plain, first, i, j)
+	return r.judge(s, out, err)
+}
+
+// judge turns an install's outcome into what to do with the fault.
+func (r *reader) judge(s *space, out outcome, err error) verdict {
+	switch out {
+	case again:
+		return retry
+	case full:
+		return starved
+	case dead:
+		s.ended.Store(true)
+		r.kicks.Add(1)
+	case broken:
+		r.note(err)
+	}
+	return settled
+}
+
+// wake answers a fault on a page that is there by now. One that comes back
+// for ever is on a page that went without an event; nothing is known about
+// its content, so it is poisoned.
+func (r *reader) wake(f fault, n int) verdict {
+	s := f.s
+	if s.lastWake != f.addr {
+		s.lastWake, s.wakes = f.addr, 0
+	}
+	if s.wakes++; s.wakes > stuckWakes {
+		err := fmt.Errorf("page at %v, number %d, was there and is missing", f.addr, n)
+		r.log.Error("page is lost and poisoned: touching it raises SIGBUS", "error", err)
+		r.lost.add(err)
+		_, err = s.mem.Poison(uint64(f.addr), page.Size, 0)
+		r.note(err)
+		return settled
+	}
+	_ = s.mem.Wake(uint64(f.addr), page.Size)
+	return settled
+}
+
+// zero fills from the fault on with zeros, no further than limit: an address
+// that no image page is for.
+func (r *reader) zero(f fault, m page.Mapping, limit page.Addr) verdict {
+	s := f.s
+	n := min(s.ramp.next(f.addr, page.Size), uint64(limit-f.addr))
+	for {
+		var did int64
+		var err error
+		if f.write {
+			did, err = s.mem.Copy(uint64(f.addr), r.zeros[:n], 0)
+		} else {
+			did, err = s.mem.Zero(uint64(f.addr), n, 0)
+		}
+		r.stats.zero.Add(uint64(max(did, 0)))
+		if did > 0 {
+			return settled // what is beyond a page that is there can wait
+		}
+		switch out := outcomeOf(err); out {
+		case gone, present:
+			if out == gone && n > page.Size {
+				n = page.Size
+				continue
+			}
+			_ = s.mem.Wake(uint64(f.addr), page.Size)
+			return settled
+		case broken:
+			if m.Empty() {
+				return r.zeroHuge(f, err)
+			}
+			return r.judge(s, out, err)
+		default:
+			return r.judge(s, out, err)
+		}
+	}
+}
+
+// zeroHuge fills with zeros where a page of the common size was refused: in
+// memory of huge pages that an event took out of the layout.
+func (r *reader) zeroHuge(f fault, cause error) verdict {
+	for _, size := range [...]uint64{2 << 20, 1 << 30} {
+		at := uint64(f.addr) &^ (size - 1)
+		zeros, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+		if err != nil {
+			return retry
+		}
+		did, err := f.s.mem.Copy(at, zeros, 0)
+		_ = unix.Munmap(zeros)
+		if did > 0 {
+			r.stats.zero.Add(uint64(did))
+			return settled
+		}
+		switch out := outcomeOf(err); out {
+		case broken, gone:
+		case present:
+			_ = f.s.mem.Wake(at, size)
+			return settled
+		default:
+			return r.judge(f.s, out, err)
+		}
+	}
+	r.note(fmt.Errorf("fill %v with zeros: %w", f.addr, cause))
+	return settled
+}

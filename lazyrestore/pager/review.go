@@ -1,0 +1,148 @@
+package pager
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+const (
+	// probeAddr is the last page that a process could have, of which the
+	// kernel leaves one unmapped: nothing is ever there.
+	probeAddr = 0x7fffffffe000
+	// laterPause is how long faults wait that memory was short for.
+	laterPause = 2 * time.Millisecond
+	// requeuePause is how long the background leaves frames alone that it
+	// could not finish.
+	requeuePause = 100 * time.Millisecond
+)
+
+// readable reports whether a read of fd would find something.
+func readable(fd int) bool {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	return pollNow(fds[:])
+}
+
+// rest sleeps until something happens.
+func (r *reader) rest() error {
+	spaces := *r.spaces.Load()
+	fds := make([]unix.PollFd, 0, len(spaces)+2)
+	fds = append(fds, unix.PollFd{Fd: int32(r.kickFD), Events: unix.POLLIN})
+	for _, s := range spaces {
+		fds = append(fds, unix.PollFd{Fd: int32(s.u.Fd()), Events: unix.POLLIN})
+	}
+	if r.target.PidFD >= 0 && !r.pidGone {
+		fds = append(fds, unix.PollFd{Fd: int32(r.target.PidFD), Events: unix.POLLIN})
+	}
+	timeout := tick
+	if len(r.later) > 0 {
+		timeout = laterPause
+	}
+	n, err := unix.Poll(fds, int(timeout.Milliseconds()))
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	if fds[0].Revents != 0 {
+		var count [8]byte
+		_, _ = unix.Read(r.kickFD, count[:])
+	}
+	if len(fds) > len(spaces)+1 && fds[len(fds)-1].Revents != 0 {
+		r.pidGone = true
+		n = 0 // look at once
+	}
+	if n == 0 && len(r.later) == 0 {
+		r.probe()
+	}
+	r.queue = append(r.queue, r.later...)
+	r.later = r.later[:0]
+	return nil
+}
+
+// probe looks which processes are gone: nothing else tells of an exec, or of
+// the end of a forked child.
+func (r *reader) probe() {
+	for _, s := range *r.spaces.Load() {
+		if err := s.u.WriteProtect(probeAddr, page.Size, 0); errors.Is(err, unix.ESRCH) {
+			s.ended.Store(true)
+		}
+	}
+	r.kicks.Add(1)
+}
+
+// review lets go of the spaces that are done, and reports whether none is
+// left. What the background could not finish it gets again.
+func (r *reader) review() (over bool, err error) {
+	for _, s := range *r.spaces.Load() {
+		switch {
+		case s.ended.Load():
+			err = r.release(s, false)
+		case s.left.Load() == 0:
+			err = r.release(s, true)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	if len(*r.spaces.Load()) == 0 {
+		return true, nil
+	}
+	if r.background && r.busy.Load() == 0 && r.demand.pending() == 0 {
+		if now := r.now(); now-r.requeue > int64(requeuePause) {
+			r.requeue = now
+			r.giveBack()
+		}
+	}
+	return false, nil
+}
+
+// giveBack hands frames that nobody works on, but that are not done, to the
+// background again.
+func (r *reader) giveBack() {
+	some := false
+	for _, s := range *r.spaces.Load() {
+		for n := s.done.nextClear(0, s.done.n); n < s.done.n; {
+			frame := r.frameOf(n)
+			s.order.giveBack(frame)
+			some = true
+			n = s.done.nextClear(int(r.base[frame+1]), s.done.n)
+		}
+	}
+	if some {
+		r.wakeBackground()
+	}
+}
+
+// release lets go of s, whose pages are all resident, or whose process is
+// gone: its memory becomes ordinary memory again, and then the uffd is closed.
+func (r *reader) release(s *space, resident bool) error {
+	r.gate.shut()
+	s.ended.Store(true)
+	r.gate.open()
+	if resident {
+		for reg := range s.registered.All() {
+			if err := s.u.Unregister(uint64(reg.Start), reg.Len()); err != nil {
+				// Closing the uffd does the rest; nothing is missing any more.
+				r.log.Debug("unregister", "range", reg.String(), "error", err)
+			}
+		}
+	}
+	if err := r.journal.room(r.world); err != nil {
+		return err
+	}
+	r.journal.drop(s.id)
+	if _, err := r.world.apply(s.id, event{kind: eventDrop}); err != nil {
+		return err
+	}
+	rest := slices.DeleteFunc(slices.Clone(*r.spaces.Load()), func(o *space) bool { return o == s })
+	r.spaces.Store(&rest)
+	r.queue = slices.DeleteFunc(r.queue, func(f fault) bool { return f.s == s })
+	r.later = slices.DeleteFunc(r.later, func(f fault) bool { return f.s == s })
+	err := s.u.Close()
+	r.log.Debug("let go", "space", s.id, "resident", resident)
+	r.released(s, resident)
+	return err
+}

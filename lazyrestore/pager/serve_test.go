@@ -1,0 +1,207 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+func TestMain(m *testing.M) { uffdtest.Main(m) }
+
+// events is what an engine enables.
+const events = uffd.FeatureEventFork | uffd.FeatureEventRemap | uffd.FeatureEventRemove | uffd.FeatureEventUnmap | uffd.FeatureThreadID
+
+// A served is a child with missing memory, the image of it, and a pager at
+// work.
+type served struct {
+	*uffdtest.Child
+	want  []byte // what its memory should hold
+	maps  []page.Mapping
+	mem   *imagetest.Mem
+	pager *Pager
+	done  chan error // what Serve returned
+	stop  context.CancelFunc
+}
+
+// A setting is how a test wants its child and pager.
+type setting struct {
+	child  uffdtest.Options
+	writer image.WriterOptions
+	pager  Options
+	zero   func(page int) bool                     // pages that are zero in the image; none if nil
+	source func(*imagetest.Mem) image.Source       // what the pager reads from; the image itself if nil
+	damage func(m *imagetest.Mem, ix *image.Index) // done to the image before it is served
+}
+
+// makeImage fills an image for c's memory.
+func (s *served) makeImage(t testing.TB, set setting) *image.Image {
+	t.Helper()
+	at := page.Addr(s.Start)
+	shared := set.child.Kind == uffdtest.Shmem || set.child.Kind == uffdtest.HugetlbShared
+	if shared {
+		at = page.ImageShared
+	}
+	s.maps = []page.Mapping{{
+		Range: page.RangeOf(page.Addr(s.Start), s.Length), Image: at, PageSize: uint64(s.PageSize), Shared: shared,
+	}}
+	s.want = make([]byte, s.Length)
+	for i := range int(s.Length) / page.Size {
+		if set.zero == nil || !set.zero(i) {
+			copy(s.want[i*page.Size:], uffdtest.Pattern(uint64(i)+1, page.Size))
+		}
+	}
+	s.mem, _ = imagetest.Write(t, set.writer, imagetest.Run{At: at, P: s.want})
+	var src image.Source = s.mem
+	if set.source != nil {
+		src = set.source(s.mem)
+	}
+	img, err := image.Open(t.Context(), src, image.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set.damage != nil {
+		ix, err := img.LoadIndex(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		set.damage(s.mem, ix)
+	}
+	return img
+}
+
+// serveChild starts all three. The child is killed and Serve awaited when the
+// test ends.
+func serveChild(t testing.TB, set setting) *served {
+	t.Helper()
+	uffdtest.Need(t, "uffd")
+	set.child.Features |= events
+	if set.writer.Spec.Codec == chunk.None && set.writer.ChunkSize == 0 {
+		set.writer.Spec.Codec = chunk.LZ4
+	}
+	s := &served{Child: uffdtest.Start(t, set.child), done: make(chan error, 1)}
+	img := s.makeImage(t, set)
+	if set.pager.Logger == nil && testing.Verbose() {
+		set.pager.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	var err error
+	if s.pager, err = New(img, set.pager); err != nil {
+		t.Fatal(err)
+	}
+	pidfd, err := unix.PidfdOpen(s.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	u := s.FD
+	s.FD = nil // the pager's
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		s.done <- s.pager.Serve(ctx, u, Target{Pid: s.Pid, PidFD: pidfd}, s.maps)
+	}()
+	t.Cleanup(func() {
+		s.Kill()
+		select {
+		case <-finished:
+		case <-time.After(uffdtest.Timeout):
+			t.Error("Serve does not return after its process is gone")
+		}
+		cancel()
+		_ = unix.Close(pidfd)
+	})
+	return s
+}
+
+// wait waits for Serve.
+func (s *served) wait(t testing.TB) error {
+	t.Helper()
+	select {
+	case err := <-s.done:
+		return err
+	case <-time.After(uffdtest.Timeout):
+		t.Fatal("Serve does not return")
+		return nil
+	}
+}
+
+// check compares all of the child's memory, as th sees it.
+func (s *served) check(t testing.TB, th *uffdtest.Thread) {
+	t.Helper()
+	s.checkAt(t, th, s.Start, 0, len(s.want))
+}
+
+// checkAt compares the memory at addr with what was at off in the image.
+func (s *served) checkAt(t testing.TB, th *uffdtest.Thread, addr uint64, off, n int) {
+	t.Helper()
+	const step = 64 << 10
+	for i := 0; i < n; i += step {
+		k := min(step, n-i)
+		want := uffdtest.Sum(s.want[off+i : off+i+k])
+		if got := th.Sum(addr+uint64(i), uint64(k)).Wait(t); got != want {
+			t.Fatalf("memory at %#x, %d bytes on: sum %#x, want %#x", addr, i, got, want)
+		}
+	}
+}
+
+func TestServeUntilResident(t *testing.T) {
+	for _, codec := range []chunk.Codec{chunk.None, chunk.LZ4, chunk.Zstd} {
+		for _, kind := range []uffdtest.Kind{uffdtest.Anonymous, uffdtest.Shmem} {
+			t.Run(codec.String()+map[uffdtest.Kind]string{uffdtest.Anonymous: "/private", uffdtest.Shmem: "/shared"}[kind], func(t *testing.T) {
+				s := serveChild(t, setting{
+					child:  uffdtest.Options{Pages: 2000, Kind: kind},
+					writer: image.WriterOptions{Spec: chunk.Spec{Codec: codec}, ChunkSize: 64 << 10},
+					zero:   func(i int) bool { return i%7 == 3 || i/100 == 5 },
+				})
+				s.check(t, s.Thread)
+				if err := s.wait(t); err != nil {
+					t.Fatal(err)
+				}
+				s.check(t, s.Thread)
+				if st := s.pager.Stats(); st.MissingBytes != 0 || st.PoisonedBytes != 0 || st.InstalledBytes == 0 || st.Resident == 0 {
+					t.Errorf("Stats = %+v", st)
+				}
+				if left := s.pager.Remaining(); len(left) > 0 {
+					t.Errorf("Remaining = %v", left)
+				}
+			})
+		}
+	}
+}
+
+func TestServeUntilGone(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64}, pager: Options{Background: None}})
+	if got, want := s.Load(s.Addr(5)).Wait(t), uint64(s.want[5*page.Size]); got != want {
+		t.Errorf("page 5 begins with %d, want %d", got, want)
+	}
+	s.Kill()
+	if err := s.wait(t); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.pager.Stats(); st.Faults != 1 || st.Resident != 0 {
+		t.Errorf("Stats = %+v", st)
+	}
+}
+
+func TestServeCancelled(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64}, pager: Options{Background: None}})
+	s.Load(s.Addr(5)).Wait(t)
+	s.stop()
+	if err := s.wait(t); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Serve = %v, want the context's error", err)
+	}
+	if s.Load(s.Addr(50)).Ready(20 * time.Millisecond) {
+		t.Error("a missing page was read though nobody serves it")
+	}
+}

@@ -1,0 +1,90 @@
+package pager
+
+import (
+	"log/slog"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+)
+
+// A session is one call of Serve: what the reader, the demand workers and the
+// background workers share.
+type session struct {
+	img    *image.Image
+	pages  *table
+	stats  *counters
+	log    *slog.Logger
+	retry  time.Duration
+	target Target
+	lost   *lostErrors
+
+	background bool                          // there are background workers
+	released   func(s *space, resident bool) // called by the reader when it has let a space go
+
+	gate      gate
+	spaces    atomic.Pointer[[]*space] // replaced, never changed; only the reader does
+	demand    *demand
+	lastFault atomic.Int64  // when the last fault was read, in the session's clock
+	start     time.Time     // where that clock begins
+	kicks     atomic.Uint32 // how often somebody wanted the reader to look
+	kickFD    int           // an eventfd that wakes it
+	more      chan struct{} // tells idle background workers of frames to fetch
+	busy      atomic.Int32  // background workers at work
+}
+
+// now is the time since the session began; it costs less than a time.Time.
+func (se *session) now() int64 { return int64(time.Since(se.start)) }
+
+// kick has the reader look at what has ended, wherever it is.
+func (se *session) kick() {
+	se.kicks.Add(1)
+	one := [8]byte{1}
+	_, _ = unix.Write(se.kickFD, one[:])
+}
+
+// wakeBackground tells idle workers that there is something to fetch.
+func (se *session) wakeBackground() {
+	for range cap(se.more) {
+		select {
+		case se.more <- struct{}{}:
+		default:
+			return
+		}
+	}
+}
+
+// close frees what the session holds, once nobody works in it.
+func (se *session) close() { _ = unix.Close(se.kickFD) }
+
+// A worker is what a goroutine needs that fetches frames and installs them.
+type worker struct {
+	*session
+	installer
+	frames *image.FrameReader
+	big    []byte // a huge page being put together; from mmap
+}
+
+func (se *session) newWorker() *worker {
+	return &worker{
+		session:   se,
+		installer: installer{table: se.pages, tally: se.stats},
+		frames:    se.img.NewFrameReader(se.pages.Index),
+	}
+}
+
+func (w *worker) close() {
+	w.frames.Close()
+	if w.big != nil {
+		_ = unix.Munmap(w.big)
+	}
+}
+
+// osYield lets another thread of this machine run (sched_yield(2)).
+func osYield() {
+	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	runtime.Gosched()
+}

@@ -66,10 +66,11 @@ func TestEventRemap(t *testing.T) {
 	if msg.Event() != uffd.EventRemap || from != c.Addr(2) || length != 4*size {
 		t.Fatalf("message: %v; want 4 pages from %#x", &msg, c.Addr(2))
 	}
-	// Moving unmaps the old place, which is an event too.
-	for !moved.Ready(0) {
-		if msg := uffdtest.Next(t, c.FD); msg.Event() != uffd.EventUnmap {
-			t.Fatalf("message: %v; want an unmap", &msg)
+	// Some kernels report the old place as unmapped besides.
+	for !moved.Ready(time.Millisecond) {
+		var buf [1]uffd.Msg
+		if n, _ := c.FD.Read(buf[:]); n > 0 && buf[0].Event() != uffd.EventUnmap {
+			t.Fatalf("message: %v; want an unmap", &buf[0])
 		}
 	}
 	if got := moved.Wait(t); got != to {

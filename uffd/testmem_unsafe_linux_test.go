@@ -15,5 +15,8 @@ func anonymous(t testing.TB, length uint64) (mem []byte, at uint64) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Munmap(mem) })
-	return mem, uint64(uintptr(unsafe.Pointer(&mem[0])))
+	return mem, address(mem)
 }
+
+// address is where p lies, for memory that does not move.
+func address(p []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))) }

@@ -205,7 +205,7 @@ func (c *Child) greet(control int) error {
 func (c *Child) stop() {
 	for _, r := range c.forked {
 		if pid, err := r.result(0); err == nil && pid > 1 {
-			_ = unix.Kill(int(pid), unix.SIGKILL)
+			killAndWait(int(pid))
 		}
 	}
 	_ = c.cmd.Process.Kill()
@@ -213,6 +213,17 @@ func (c *Child) stop() {
 	if c.FD != nil {
 		_ = c.FD.Close()
 	}
+}
+
+// killAndWait ends a process that is not our child.
+func killAndWait(pid int) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	_ = waitReadable(pidfd, Timeout)
 }
 
 // Addr is the address of a page, counted from zero.

@@ -1,0 +1,271 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Reasons why a process cannot be traced, beside ErrNoProcess and TracedError.
+var (
+	ErrKernelThread = errors.New("it is a thread of the kernel")
+	ErrZombie       = errors.New("it has ended and waits for its parent (a zombie)")
+	ErrLeaderExited = errors.New("its first thread has ended while others run")
+	ErrNotProcess   = errors.New("it is a thread, not a process")
+	ErrSelf         = errors.New("it is this process itself")
+	ErrNotPermitted = errors.New("no permission to trace it (another user, or more capabilities)")
+)
+
+// TracedError says that a process is traced already.
+type TracedError struct {
+	TID    int // the task that is traced
+	Tracer int // the process that traces it, say a debugger
+}
+
+func (e *TracedError) Error() string {
+	return fmt.Sprintf("process %d traces task %d already", e.Tracer, e.TID)
+}
+
+// seizeOptions are the options of all tasks that we trace.
+const seizeOptions = unix.PTRACE_O_TRACESYSGOOD
+
+// SeizeAll begins to trace all threads of a process and stops them. When it
+// returns they stand in the kernel, at their way to user mode; a signal that
+// one of them was about to get has been given to it, so that it stands before
+// the first instruction of the handler. The process knows nothing of it: a
+// system call that was interrupted goes on when the thread does.
+//
+// It gives the ids of the threads, the first thread's first. Errors:
+// ErrNoProcess and the reasons above, *TracedError, *StuckError, those of ctx.
+// No task is traced then.
+func (t *Tracer) SeizeAll(ctx context.Context, pid int) (tids []int, err error) {
+	err = t.Do(func() error {
+		tids, err = t.seizeAll(ctx, pid)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("seize process %d: %w", pid, err)
+	}
+	return tids, nil
+}
+
+func (t *Tracer) seizeAll(ctx context.Context, pid int) (tids []int, err error) {
+	if err := traceable(pid); err != nil {
+		return nil, err
+	}
+	mine := make(map[int]bool)
+	defer func() {
+		if err == nil {
+			return
+		}
+		for tid := range mine {
+			_ = t.detach(tid) // the error that led here says more
+		}
+	}()
+	// Threads that still run may make others, and the kernel's list may miss
+	// one while others end: done is when two lists in a row bring nothing new.
+	for quiet := 0; quiet < 2; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if tids, err = ReadTasks(pid); err != nil {
+			return nil, err
+		}
+		fresh, err := t.seizeNew(pid, tids, mine)
+		if err == nil {
+			err = t.haltAll(ctx, fresh)
+		}
+		if err != nil {
+			return nil, err
+		}
+		quiet++
+		if len(fresh) > 0 {
+			quiet = 0
+		}
+	}
+	return t.leaderFirst(pid, tids)
+}
+
+// leaderFirst is the seized ones of tids, the process's first thread first.
+func (t *Tracer) leaderFirst(pid int, tids []int) ([]int, error) {
+	if t.tasks[pid] == nil {
+		return nil, ErrNoProcess
+	}
+	out := []int{pid}
+	for _, tid := range tids {
+		if tid != pid && t.tasks[tid] != nil {
+			out = append(out, tid)
+		}
+	}
+	return out, nil
+}
+
+// traceable looks for what the kernel would only call "not permitted".
+func traceable(pid int) error {
+	s, err := ReadStatus(pid)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.Tgid != pid:
+		return ErrNotProcess
+	case pid == unix.Getpid():
+		return ErrSelf
+	case s.Kthread:
+		return ErrKernelThread
+	case s.TracerPid != 0:
+		return &TracedError{pid, processOf(s.TracerPid)}
+	case (s.State == 'Z' || s.State == 'X') && s.Threads > 1:
+		return ErrLeaderExited
+	case s.State == 'Z' || s.State == 'X':
+		return ErrZombie
+	case !s.HasMM:
+		return ErrKernelThread // before Linux 6.4, which says Kthread
+	}
+	return nil
+}
+
+// processOf is the process that a thread belongs to: the kernel names the
+// thread that traces.
+func processOf(tid int) int {
+	if s, err := ReadStatus(tid); err == nil {
+		return s.Tgid
+	}
+	return tid
+}
+
+// seizeNew seizes those of tids that are not seized yet. Threads that end
+// meanwhile are left out.
+func (t *Tracer) seizeNew(pid int, tids []int, mine map[int]bool) (fresh []*task, err error) {
+	for _, tid := range tids {
+		if mine[tid] {
+			continue
+		}
+		k, err := t.seize(pid, tid)
+		if err != nil {
+			if tid != pid && (errors.Is(err, ErrNoProcess) || errors.Is(err, ErrZombie)) {
+				continue
+			}
+			return fresh, err
+		}
+		mine[tid] = true
+		fresh = append(fresh, k)
+	}
+	return fresh, nil
+}
+
+func (t *Tracer) seize(pid, tid int) (*task, error) {
+	err := ptrace(unix.PTRACE_SEIZE, tid, 0, seizeOptions)
+	if errors.Is(err, unix.EPERM) {
+		err = whyNot(tid)
+	}
+	if err != nil {
+		return nil, taskError("seize", tid, err)
+	}
+	k := &task{tid: tid, pid: pid, seized: true}
+	t.tasks[tid] = k
+	return k, nil
+}
+
+// whyNot finds out why a task could not be seized: the kernel has one error for
+// many reasons.
+func whyNot(tid int) error {
+	s, err := ReadStatus(tid)
+	switch {
+	case err != nil:
+		return err
+	case s.State == 'Z' || s.State == 'X':
+		return ErrZombie
+	case s.Kthread:
+		return ErrKernelThread
+	case s.TracerPid != 0:
+		return &TracedError{tid, processOf(s.TracerPid)}
+	}
+	return ErrNotPermitted
+}
+
+// haltAll stops tasks that run: all are told before the first is waited for.
+func (t *Tracer) haltAll(ctx context.Context, tasks []*task) error {
+	for _, k := range tasks {
+		if err := t.poke(k); gone(err) != nil {
+			return err
+		}
+	}
+	deadline := time.Now().Add(patience)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	for _, k := range tasks {
+		if err := t.settle(k, deadline); gone(err) != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle waits until a task that was interrupted stands still for that reason.
+// A signal that it reports first is given to it: with the interrupt still to
+// come it does not run on.
+func (t *Tracer) settle(k *task, deadline time.Time) error {
+	for {
+		stop, err := t.wait(k.tid, deadline)
+		if err != nil {
+			return err
+		}
+		switch stop.Kind {
+		case StopInterrupt, StopGroup:
+			return nil
+		case StopSignal:
+			// The interrupt may have been used up by this very stop.
+			if err := t.poke(k); err != nil {
+				return err
+			}
+			if err := t.Cont(k.tid, stop.Signal); err != nil {
+				return err
+			}
+		case StopSyscall, StopEvent:
+			if err := t.Cont(k.tid, 0); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// SeizeThreads begins to trace tasks and stops them, all at once, as SeizeAll
+// does for a whole process. They must all be there. On an error none of them is
+// traced.
+func (t *Tracer) SeizeThreads(tids []int) error {
+	return t.Do(func() (err error) {
+		tasks := make([]*task, 0, len(tids))
+		defer func() {
+			if err != nil {
+				for _, k := range tasks {
+					_ = t.detach(k.tid)
+				}
+			}
+		}()
+		for _, tid := range tids {
+			s, err := ReadStatus(tid)
+			if err != nil {
+				return err
+			}
+			k, err := t.seize(s.Tgid, tid)
+			if err != nil {
+				return err
+			}
+			tasks = append(tasks, k)
+		}
+		if err := t.haltAll(context.Background(), tasks); err != nil {
+			return err
+		}
+		for _, tid := range tids {
+			if t.tasks[tid] == nil {
+				return taskError("seize", tid, ErrNoProcess)
+			}
+		}
+		return nil
+	})
+}

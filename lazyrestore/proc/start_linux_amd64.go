@@ -1,0 +1,150 @@
+package proc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// StartOptions say how Start makes a process.
+type StartOptions struct {
+	PID        int      // its id in our pid namespace; 0: any
+	Exec       int      // descriptor of the executable
+	Args       []string // argv; none: one argument, "lazyrestore"
+	NewSession bool     // setsid(2)
+	Before     []Call   // run by the child before the execve; see CloneExec
+}
+
+// Start makes a child process that is traced and killed with the tracer. It
+// runs already when Start returns, from its first instruction on, with all
+// signals blocked but SIGTRAP. It inherits the descriptors that have no
+// close-on-exec flag. A Tracer starts one process at most. Errors as of
+// CloneExec.
+func (t *Tracer) Start(opts StartOptions) error {
+	return t.Do(func() error {
+		if t.child != 0 {
+			return errors.New("the tracer has started a process already")
+		}
+		arena, err := NewArena(1 << 16)
+		if err != nil {
+			return err
+		}
+		defer arena.Close()
+		table, err := startTable(arena, &opts)
+		if err != nil {
+			return err
+		}
+		pid, pidfd, err := CloneExec(table, opts.PID)
+		if err != nil {
+			return err
+		}
+		t.child, t.pidfd = pid, pidfd
+		if err := t.launch(pid); err != nil {
+			return errors.Join(err, t.KillAll())
+		}
+		return nil
+	})
+}
+
+// startTable is what the child does until its execve. SIGTRAP is not blocked,
+// for the kernel sends one when a task that asked to be traced has exec'ed.
+func startTable(arena *Arena, opts *StartOptions) ([]Call, error) {
+	mask := binary.LittleEndian.AppendUint64(nil, ^uint64(1<<(unix.SIGTRAP-1)))
+	maskAddr, err := arena.Put(mask)
+	if err != nil {
+		return nil, err
+	}
+	path, err := arena.String("")
+	if err != nil {
+		return nil, err
+	}
+	args := opts.Args
+	if len(args) == 0 {
+		args = []string{"lazyrestore"}
+	}
+	argv, err := arena.Strings(args)
+	if err != nil {
+		return nil, err
+	}
+	envp, err := arena.Strings(nil)
+	if err != nil {
+		return nil, err
+	}
+	var table []Call
+	if opts.NewSession {
+		table = append(table, Call{NR: unix.SYS_SETSID})
+	}
+	table = append(table, opts.Before...)
+	return append(
+		table,
+		Call{NR: unix.SYS_RT_SIGPROCMASK, Args: [6]uint64{unix.SIG_SETMASK, maskAddr, 0, 8}},
+		Call{NR: unix.SYS_PTRACE, Args: [6]uint64{unix.PTRACE_TRACEME}},
+		Call{NR: unix.SYS_EXECVEAT, Args: [6]uint64{uint64(opts.Exec), path, argv, envp, unix.AT_EMPTY_PATH}},
+	), nil
+}
+
+// launch lets a child go on that has just exec'ed.
+func (t *Tracer) launch(pid int) error {
+	t.tasks[pid] = &task{tid: pid, pid: pid}
+	sig, err := t.WaitStop(pid)
+	if err != nil {
+		return err
+	}
+	if sig != unix.SIGTRAP {
+		return fmt.Errorf("process %d stopped with %v instead of at its execve", pid, sig)
+	}
+	if err := ptrace(unix.PTRACE_SETOPTIONS, pid, 0, seizeOptions|unix.PTRACE_O_EXITKILL); err != nil {
+		return taskError("set the options of", pid, err)
+	}
+	return t.Cont(pid, 0)
+}
+
+// PID is the id of the process that Start made, until KillAll; 0: none.
+func (t *Tracer) PID() int { return t.child }
+
+// PIDFD is a pidfd of the process that Start made, which from now on belongs to
+// the caller; -1: there is none, or it was taken before.
+func (t *Tracer) PIDFD() int {
+	fd := t.pidfd
+	t.pidfd = -1
+	return fd
+}
+
+// KillAll kills the process that Start made and waits for its end; a process
+// that was detached is killed too. Other tasks that are traced and belong to
+// other processes are left alone.
+func (t *Tracer) KillAll() error {
+	return t.Do(func() error {
+		if t.pidfd >= 0 {
+			unix.Close(t.pidfd)
+			t.pidfd = -1
+		}
+		pid := t.child
+		if pid == 0 {
+			return nil
+		}
+		t.child = 0
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+		// The first thread can be waited for once all others have been.
+		for tid, k := range t.tasks {
+			if k.pid == pid && tid != pid {
+				t.bury(tid)
+			}
+		}
+		delete(t.tasks, pid)
+		return reap(pid)
+	})
+}
+
+// bury waits for the end of a task that has been killed.
+func (t *Tracer) bury(tid int) {
+	for t.tasks[tid] != nil {
+		if _, _, err := t.wait4(tid, 0); err != nil {
+			delete(t.tasks, tid)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package proc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoVDSO says that a process has no vDSO, where system calls could be made.
+var ErrNoVDSO = errors.New("the process has no vDSO")
+
+// SyscallInsn finds the address of a SYSCALL instruction in the vDSO of a
+// process; vmas are its mappings.
+func SyscallInsn(pid int, vmas []VMA) (uint64, error) {
+	for i := range vmas {
+		if vmas[i].Kind != VMAVDSO {
+			continue
+		}
+		text := make([]byte, vmas[i].Len())
+		if _, err := ReadMemory(pid, uint64(vmas[i].Start), text); err != nil {
+			return 0, err
+		}
+		if at := bytes.Index(text, syscallInsn); at >= 0 {
+			return uint64(vmas[i].Start) + uint64(at), nil
+		}
+	}
+	return 0, ErrNoVDSO
+}
+
+// StepSyscall has a stopped task make one system call, with the SYSCALL
+// instruction at insn, and stop again. Its registers and signal mask are put
+// back, and all signals are blocked meanwhile. ret is the call's result; see
+// Errno. If our process dies in the middle, a task that was seized is lost: it
+// goes on with the registers of the call. An Injector is what has no such
+// window but at its beginning and end.
+func (t *Tracer) StepSyscall(tid int, insn uint64, nr uint64, args ...uint64) (ret int64, err error) {
+	err = t.Do(func() error {
+		ret, err = t.stepSyscall(tid, insn, nr, args, nil)
+		if err != nil {
+			return fmt.Errorf("run system call %d in task %d: %w", nr, tid, err)
+		}
+		return nil
+	})
+	return ret, err
+}
+
+// stepSyscall is StepSyscall; adjust, unless nil, changes the registers further.
+func (t *Tracer) stepSyscall(tid int, insn uint64, nr uint64, args []uint64, adjust func(*Regs)) (ret int64, err error) {
+	k := t.tasks[tid]
+	if k == nil {
+		return 0, ErrNoProcess
+	}
+	var saved Regs
+	if err := getRegs(tid, &saved); err != nil {
+		return 0, taskError("read the registers of", tid, err)
+	}
+	mask, err := getSigMask(tid)
+	if err != nil {
+		return 0, taskError("read the signal mask of", tid, err)
+	}
+	regs := saved.call(insn, nr, args)
+	if adjust != nil {
+		adjust(&regs)
+	}
+	// The mask is changed while the registers are the call's, both ways: code
+	// that takes over if we die puts back both.
+	err = setRegs(tid, &regs)
+	if err == nil {
+		err = setSigMask(tid, ^uint64(0))
+	}
+	if err == nil {
+		ret, err = t.roundTrip(k)
+	}
+	var exit *ExitError
+	if errors.As(err, &exit) {
+		return 0, err
+	}
+	return ret, errors.Join(err, setSigMask(tid, mask), setRegs(tid, &saved))
+}
+
+// roundTrip lets a task enter and leave one system call, and stop again before
+// it runs anything else, where the kernel still looks at its registers as
+// those of a call that may have to be restarted.
+func (t *Tracer) roundTrip(k *task) (int64, error) {
+	deadline := time.Now().Add(patience)
+	for range 2 {
+		if err := t.runTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); err != nil {
+			return 0, err
+		}
+	}
+	var regs Regs
+	if err := getRegs(k.tid, &regs); err != nil {
+		return 0, taskError("read the registers of", k.tid, err)
+	}
+	want := StopInterrupt
+	if !k.seized {
+		want = StopSignal
+	}
+	if err := t.poke(k); err != nil {
+		return 0, err
+	}
+	if err := t.runTo(k, unix.PTRACE_CONT, want, deadline); err != nil {
+		return 0, err
+	}
+	k.ours = !k.seized
+	return int64(regs[RAX]), nil
+}
+
+// runTo lets a task go on until it stops for a reason. Stops of the whole
+// process are passed over (the task goes back to them when it is let go), and
+// so are signals that cannot be blocked.
+func (t *Tracer) runTo(k *task, request int, want StopKind, deadline time.Time) error {
+	sig := unix.Signal(0)
+	for {
+		if err := t.resume(request, k.tid, sig); err != nil {
+			return err
+		}
+		stop, err := t.wait(k.tid, deadline)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		switch {
+		case stop.Kind == want, stop.Kind == StopGroup && want == StopInterrupt:
+			return nil
+		case stop.Kind == StopSignal && stop.Signal == unix.SIGSTOP:
+			sig = stop.Signal
+		case stop.Kind == StopSignal:
+			return fmt.Errorf("it got %v", stop.Signal)
+		}
+	}
+}

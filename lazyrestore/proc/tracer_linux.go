@@ -1,0 +1,263 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Tracer traces tasks (threads), whether of one process or of several. The
+// kernel ties them to the thread that began to trace them, so all that a
+// Tracer does is done on one thread of its own, which lives from NewTracer to
+// Close.
+//
+// A task that is traced is given by its id. Where a task is gone the error is
+// ErrNoProcess or an *ExitError. Methods may be called from any goroutine, but
+// by one at a time. Each goes to the tracer's thread and back; whoever calls
+// many of them calls them in one Do.
+//
+// When our process dies, the kernel lets go of what was seized and goes on
+// with it, and kills what was started.
+type Tracer struct {
+	work  chan func()
+	ended chan struct{}
+	tid   int // of the tracer's thread
+
+	tasks map[int]*task // by id; used on the tracer's thread only
+	child int           // what Start made, until it is reaped; 0: nothing
+	pidfd int           // of child
+}
+
+// task is what a tracer knows of a task that it traces.
+type task struct {
+	tid     int
+	pid     int
+	seized  bool // by PTRACE_SEIZE; else it asked to be traced
+	stopped bool
+	stop    Stop // the last, where stopped
+	ours    bool // stop is a signal that we made; the task must not get it
+}
+
+// ErrClosed says that a Tracer was used after Close.
+var ErrClosed = errors.New("the tracer is closed")
+
+// NewTracer starts a tracer's thread. Close ends it.
+func NewTracer() (*Tracer, error) {
+	t := &Tracer{work: make(chan func()), ended: make(chan struct{}), tasks: make(map[int]*task), pidfd: -1}
+	ready := make(chan struct{})
+	go t.lock(ready)
+	<-ready
+	return t, nil
+}
+
+// lock finds the tracer a thread. The process's first thread will not do: Go
+// never ends it, and tasks that it traces would stay so.
+func (t *Tracer) lock(ready chan struct{}) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		t.run(ready)
+		return // still locked: the thread ends with the goroutine
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.lock(ready)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
+
+func (t *Tracer) run(ready chan struct{}) {
+	defer close(t.ended)
+	t.tid = unix.Gettid()
+	close(ready)
+	for f := range t.work {
+		f()
+	}
+}
+
+// Do calls f on the tracer's thread and returns its error. Within f, methods of
+// the tracer may be called; they do not go anywhere then.
+func (t *Tracer) Do(f func() error) error {
+	if unix.Gettid() == t.tid {
+		return f()
+	}
+	var err error
+	done := make(chan struct{})
+	job := func() {
+		defer close(done)
+		err = f()
+	}
+	select {
+	case t.work <- job:
+		<-done
+		return err
+	case <-t.ended:
+		return ErrClosed
+	}
+}
+
+// Close lets go of all tasks, as DetachAll does, and ends the tracer's thread.
+// It must not be called in Do, and by one goroutine only; a second call does
+// nothing.
+func (t *Tracer) Close() error {
+	err := t.DetachAll()
+	if errors.Is(err, ErrClosed) {
+		return nil
+	}
+	close(t.work)
+	<-t.ended
+	return err
+}
+
+// Tasks lists the tasks that are traced, in no order.
+func (t *Tracer) Tasks() []int {
+	var tids []int
+	_ = t.Do(func() error {
+		for tid := range t.tasks {
+			tids = append(tids, tid)
+		}
+		return nil
+	})
+	return tids
+}
+
+// Cont lets a task that is stopped go on. sig is the signal that it gets, in a
+// StopSignal; 0 for none.
+func (t *Tracer) Cont(tid int, sig unix.Signal) error { return t.resume(unix.PTRACE_CONT, tid, sig) }
+
+// resume lets a stopped task go on until what the request says.
+func (t *Tracer) resume(request, tid int, sig unix.Signal) error {
+	return t.Do(func() error {
+		if err := ptrace(request, tid, 0, uintptr(sig)); err != nil {
+			return taskError("continue", tid, err)
+		}
+		if k := t.tasks[tid]; k != nil {
+			k.stopped, k.ours = false, false
+		}
+		return nil
+	})
+}
+
+// Wait waits for a task's next stop. It waits as long as it takes, or until
+// patience has passed, if that is not 0. Errors: *ExitError, *StuckError.
+func (t *Tracer) Wait(tid int, patience time.Duration) (stop Stop, err error) {
+	err = t.Do(func() error {
+		if patience != 0 {
+			stop, err = t.wait(tid, time.Now().Add(patience))
+			return err
+		}
+		stop, _, err = t.wait4(tid, 0)
+		return err
+	})
+	return stop, err
+}
+
+// WaitStop waits for a task's next stop by a signal and gives that signal; the
+// task has not got it, and does not unless Cont says so. Other stops are
+// passed over.
+func (t *Tracer) WaitStop(tid int) (sig unix.Signal, err error) {
+	err = t.Do(func() error {
+		for {
+			stop, err := t.Wait(tid, 0)
+			if err != nil {
+				return err
+			}
+			if stop.Kind == StopSignal {
+				sig = stop.Signal
+				return nil
+			}
+			if err := t.Cont(tid, 0); err != nil {
+				return err
+			}
+		}
+	})
+	return sig, err
+}
+
+// Interrupt stops a task that was seized and runs; Wait tells when it has.
+func (t *Tracer) Interrupt(tid int) error {
+	return t.Do(func() error {
+		return taskError("interrupt", tid, ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0))
+	})
+}
+
+// DetachAll stops to trace all tasks, which go on where their registers say. A
+// process that was stopped by a signal stays stopped, and a seized task that is
+// about to get a signal gets it; one that was started does not.
+func (t *Tracer) DetachAll() error {
+	return t.Do(func() error {
+		var errs []error
+		for tid := range t.tasks {
+			if err := t.detach(tid); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// Detach stops to trace one task.
+func (t *Tracer) Detach(tid int) error {
+	return t.Do(func() error { return t.detach(tid) })
+}
+
+func (t *Tracer) detach(tid int) error {
+	k := t.tasks[tid]
+	if k == nil {
+		return nil
+	}
+	if !k.stopped {
+		if err := t.halt(k); err != nil {
+			return gone(err)
+		}
+	}
+	sig := unix.Signal(0)
+	if k.seized && k.stop.Kind == StopSignal && !k.ours {
+		sig = k.stop.Signal
+	}
+	delete(t.tasks, tid)
+	return gone(taskError("detach", tid, ptrace(unix.PTRACE_DETACH, tid, 0, uintptr(sig))))
+}
+
+// halt stops a task that runs.
+func (t *Tracer) halt(k *task) error {
+	if err := t.poke(k); err != nil {
+		return err
+	}
+	_, err := t.wait(k.tid, time.Now().Add(patience))
+	return err
+}
+
+// poke makes a task stop, now or when it goes on. A task that was not seized
+// can only be stopped by a signal, which it never gets.
+func (t *Tracer) poke(k *task) error {
+	if k.seized {
+		return taskError("interrupt", k.tid, ptrace(unix.PTRACE_INTERRUPT, k.tid, 0, 0))
+	}
+	return taskError("stop", k.tid, unix.Tgkill(k.pid, k.tid, unix.SIGSTOP))
+}
+
+// gone turns the errors that say that a task is no more into none.
+func gone(err error) error {
+	var exit *ExitError
+	if errors.Is(err, ErrNoProcess) || errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}
+
+// taskError wraps the error of a request; nil stays nil. ESRCH is
+// ErrNoProcess.
+func taskError(what string, tid int, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, unix.ESRCH) {
+		err = ErrNoProcess
+	}
+	return fmt.Errorf("%s task %d: %w", what, tid, err)
+}

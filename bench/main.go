@@ -4,6 +4,7 @@
 //	go run ./bench ttfi touch-page    some
 //	go run ./bench --list             what there is
 //	go run ./bench demo               a program is stopped and goes on, with times
+//	go run ./bench real [PROGRAM...]  real programs end as if uninterrupted
 //
 // Samples go to standard output in Go's benchmark format, for benchstat, and
 // after them a table for people; progress goes to standard error.
@@ -50,7 +51,7 @@ func flags(s *settings) *pflag.FlagSet {
 	f := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	f.SortFlags = false
 	f.Usage = func() {
-		fmt.Fprintf(os.Stderr, "Usage: bench [options] [FIGURE...|demo]\n\n%s", f.FlagUsages())
+		fmt.Fprintf(os.Stderr, "Usage: bench [options] [FIGURE...|demo|real [PROGRAM...]]\n\n%s", f.FlagUsages())
 	}
 	f.BoolVarP(&s.list, "list", "l", false, "list the figures and end")
 	f.StringVar(&s.Lazyrestore, "lazyrestore", "bin/lazyrestore", "the `command` under test")
@@ -85,9 +86,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	if s.Cache != harness.CacheWarm && s.Cache != harness.CacheCold {
 		return exitUsage, fmt.Errorf("--cache %s: it is warm or cold", s.cache)
 	}
-	demo := slices.Equal(f.Args(), []string{"demo"})
-	figures, err := choose(f.Args())
-	if err != nil && !demo {
+	work, err := task(f.Args(), stdout, s.check)
+	if err != nil {
 		return exitUsage, err
 	}
 	if !s.quiet {
@@ -97,15 +97,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	if err != nil {
 		return exitFailed, err
 	}
-	if demo {
-		err = env.Demo(ctx, stdout)
-	} else {
-		err = measure(ctx, env, figures, stdout, s.check)
-	}
-	if err = errors.Join(err, env.Close()); err != nil {
+	if err = errors.Join(work(ctx, env), env.Close()); err != nil {
 		return exitFailed, err
 	}
 	return exitOK, nil
+}
+
+// task is what the arguments ask for.
+func task(args []string, w io.Writer, check bool) (func(context.Context, *harness.Env) error, error) {
+	if slices.Equal(args, []string{"demo"}) {
+		return func(ctx context.Context, env *harness.Env) error { return env.Demo(ctx, w) }, nil
+	}
+	if len(args) > 0 && args[0] == "real" {
+		for _, name := range args[1:] {
+			if !slices.Contains(harness.RealPrograms(), name) {
+				return nil, fmt.Errorf("no program is called %q: %v", name, harness.RealPrograms())
+			}
+		}
+		return func(ctx context.Context, env *harness.Env) error { return env.Real(ctx, w, args[1:]) }, nil
+	}
+	figures, err := choose(args)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, env *harness.Env) error { return measure(ctx, env, figures, w, check) }, nil
 }
 
 // choose finds the figures by name; none are all.

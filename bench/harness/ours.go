@@ -17,6 +17,8 @@ type ours struct {
 	codec, chunk string
 	eager        bool
 	noBackground bool
+	// stats is a file that says when all is resident; none when empty.
+	stats string
 }
 
 func (o *ours) settings() (codec, chunk string) {
@@ -69,6 +71,9 @@ func (o *ours) Restore(ctx context.Context, dir string) *exec.Cmd {
 	}
 	if o.noBackground {
 		args = append(args, "--background=none")
+	}
+	if o.stats != "" {
+		args = append(args, "--stats", o.stats)
 	}
 	return exec.CommandContext(ctx, o.bin, append(args, filepath.Clean(dir))...)
 }

@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 )
 
-//go:embed c python lammps gcload/main.go hello/main.go
+//go:embed c python lammps gcload/*.go hello/*.go
 var sources embed.FS
 
 // A Builder builds programs into a directory and keeps them there: what is
@@ -54,7 +54,7 @@ func (b *Builder) GoProgram(ctx context.Context, name string) (string, error) {
 		goTool = "go"
 	}
 	return b.build(ctx, name, name, func(dir, out string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, goTool, "build", "-trimpath", "-ldflags=-s -w", "-o", out, "main.go")
+		cmd := exec.CommandContext(ctx, goTool, "build", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GO111MODULE=off")
 		return cmd

@@ -16,7 +16,8 @@
 //   - Its Result is the lines of its output that match a pattern, and depends
 //     on nothing but its arguments: a run that was interrupted and restored
 //     ends with the same as one that was not.
-//   - A Stamped program also reads the clock all the time and writes the
-//     readings to a ring in the file stamp (c/stamp.h), which is how the time
-//     to its first instruction after a restore is seen from outside.
+//   - It reads the clock all the time and writes the readings to a ring in the
+//     file stamp (c/stamp.h), which is how the time to its first instruction
+//     after a restore is seen from outside. Programs that are not ours do so in
+//     a thread that is loaded into them (c/stamp.c).
 package workload

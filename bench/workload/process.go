@@ -135,8 +135,8 @@ func (p *Process) Result() []string {
 	return p.Program.Result.FindAllString(p.Output(), -1)
 }
 
-// Stamps is the path of the ring of clock readings of a stamped program.
-func (p *Process) Stamps() string { return filepath.Join(p.Dir, "stamp") }
+// Stamps is the path of the program's ring of clock readings.
+func (p *Process) Stamps() string { return filepath.Join(p.Dir, stampFile) }
 
 // said is the end of what the program wrote to standard error.
 func (p *Process) said() string {

@@ -19,8 +19,6 @@ type Program struct {
 	// Ready matches the output of a program in the middle of its work,
 	// Result the lines that the result consists of.
 	Ready, Result *regexp.Regexp
-	// Stamped says that the program writes clock readings.
-	Stamped bool
 }
 
 var (
@@ -56,9 +54,8 @@ func (b *Builder) Mappings(ctx context.Context, opts MappingsOptions) (*Program,
 			bin, "-m", strconv.Itoa(opts.Mappings), "-s", strconv.Itoa(opts.MiB),
 			"-t", strconv.Itoa(opts.Touches),
 		},
-		Ready:   regexp.MustCompile(`(?m)^ready$`),
-		Result:  resultLine,
-		Stamped: true,
+		Ready:  regexp.MustCompile(`(?m)^ready$`),
+		Result: resultLine,
 	}, nil
 }
 
@@ -69,10 +66,15 @@ func (b *Builder) Threads(ctx context.Context, steps int) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
+	stamps, err := b.stamps(ctx)
+	if err != nil {
+		return nil, err
+	}
 	steps = orDefault(steps, 200)
 	return &Program{
 		Name:   "threads",
 		Args:   []string{bin, "-n", strconv.Itoa(steps)},
+		Env:    stamps,
 		Ready:  stepLine(max(steps/4, 1)),
 		Result: resultLine,
 	}, nil
@@ -89,6 +91,7 @@ func (b *Builder) GCLoad(ctx context.Context, mib, steps int) (*Program, error) 
 	return &Program{
 		Name:   "gcload",
 		Args:   []string{bin, "-mib", strconv.Itoa(orDefault(mib, 256)), "-steps", strconv.Itoa(steps)},
+		Env:    []string{"LAZYRESTORE_STAMP=" + stampFile},
 		Ready:  stepLine(max(steps/4, 1)),
 		Result: resultLine,
 	}, nil
@@ -105,7 +108,7 @@ func (b *Builder) Arrays(ctx context.Context, mib, steps int) (*Program, error) 
 	if err != nil {
 		return nil, err
 	}
-	stamp, err := b.C(ctx, "stamp.so")
+	stamps, err := b.stamps(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -113,14 +116,10 @@ func (b *Builder) Arrays(ctx context.Context, mib, steps int) (*Program, error) 
 	return &Program{
 		Name: "numpy",
 		Args: []string{python, script, "--mib", strconv.Itoa(orDefault(mib, 1024)), "--steps", strconv.Itoa(steps)},
-		Env: []string{
-			"LD_PRELOAD=" + stamp, "LAZYRESTORE_STAMP=stamp",
-			// One number of threads, one order of additions, one result.
-			"OPENBLAS_NUM_THREADS=2", "OMP_NUM_THREADS=2",
-		},
-		Ready:   stepLine(max(steps/4, 1)),
-		Result:  resultLine,
-		Stamped: true,
+		// One number of threads, one order of additions, one result.
+		Env:    append(stamps, "OPENBLAS_NUM_THREADS=2", "OMP_NUM_THREADS=2"),
+		Ready:  stepLine(max(steps/4, 1)),
+		Result: resultLine,
 	}, nil
 }
 
@@ -141,7 +140,7 @@ func (b *Builder) LAMMPS(ctx context.Context, opts LAMMPSOptions) (*Program, err
 	if err != nil {
 		return nil, err
 	}
-	stamp, err := b.C(ctx, "stamp.so")
+	stamps, err := b.stamps(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -153,13 +152,23 @@ func (b *Builder) LAMMPS(ctx context.Context, opts LAMMPSOptions) (*Program, err
 			bin, "-in", input, "-log", "none", "-var", "size", strconv.Itoa(opts.Size),
 			"-var", "steps", strconv.Itoa(opts.Steps), "-var", "every", strconv.Itoa(opts.Every),
 		},
-		Env: append([]string{
-			"LD_PRELOAD=" + stamp, "LAZYRESTORE_STAMP=stamp", "OMP_NUM_THREADS=1",
-		}, oneProcess...),
-		Ready:   regexp.MustCompile(`(?m)^ +` + first + ` .*$`),
-		Result:  regexp.MustCompile(`(?m)^ +[0-9]+( +-?[0-9.]+(e[-+]?[0-9]+)?){5} *$`),
-		Stamped: true,
+		Env:    append(append(stamps, "OMP_NUM_THREADS=1"), oneProcess...),
+		Ready:  regexp.MustCompile(`(?m)^ +` + first + ` .*$`),
+		Result: regexp.MustCompile(`(?m)^ +[0-9]+( +-?[0-9.]+(e[-+]?[0-9]+)?){5} *$`),
 	}, nil
+}
+
+// stampFile is where a program writes its clock readings, in its directory.
+const stampFile = "stamp"
+
+// stamps is the environment that makes a program of others read the clock, in
+// a thread that is loaded into it.
+func (b *Builder) stamps(ctx context.Context) ([]string, error) {
+	object, err := b.C(ctx, "stamp.so")
+	if err != nil {
+		return nil, err
+	}
+	return []string{"LD_PRELOAD=" + object, "LAZYRESTORE_STAMP=" + stampFile}, nil
 }
 
 // oneProcess makes a program of Open MPI run without mpirun and without a

@@ -1,6 +1,6 @@
 /*
  * stamp.so: a thread that reads the clock, for programs that are not ours.
- * Loaded with LD_PRELOAD into LAMMPS and Python; see stamp.h. The thread naps
+ * Loaded with LD_PRELOAD into LAMMPS, Python and others; see stamp.h. The thread naps
  * for 50 us between two readings, which is the error of what it shows.
  */
 #define _GNU_SOURCE

@@ -156,6 +156,12 @@ func main() {
 	}
 	debug.SetGCPercent(30)
 
+	if path := os.Getenv("LAZYRESTORE_STAMP"); path != "" {
+		if err := stamps(path); err != nil {
+			fmt.Fprintln(os.Stderr, "gcload:", err)
+			os.Exit(1)
+		}
+	}
 	stop := make(chan struct{})
 	fired := ticks(stop)
 	workers := make([]*worker, *count)

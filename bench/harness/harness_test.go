@@ -1,0 +1,196 @@
+package harness
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestQuantile(t *testing.T) {
+	tests := []struct {
+		name   string
+		values []float64
+		q      float64
+		want   float64
+	}{
+		{"odd", []float64{3, 1, 2}, 0.5, 2},
+		{"even", []float64{4, 1, 3, 2}, 0.5, 2.5},
+		{"one", []float64{7}, 0.75, 7},
+		{"first quartile", []float64{1, 2, 3, 4, 5}, 0.25, 2},
+		{"largest", []float64{1, 9, 5}, 1, 9},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := quantile(test.values, test.q); got != test.want {
+				t.Errorf("quantile(%v, %v) = %v, want %v", test.values, test.q, got, test.want)
+			}
+		})
+	}
+	if got := median(nil); !math.IsNaN(got) {
+		t.Errorf("median of nothing = %v, want NaN", got)
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	higher := &Figure{Bound: 3, Aim: 5, Higher: true}
+	lower := &Figure{Bound: 1.3, Aim: 1.05}
+	tests := []struct {
+		name   string
+		result *Result
+		want   string
+	}{
+		{"higher, beyond the aim", &Result{Figure: higher, Value: 6}, "aim"},
+		{"higher, between", &Result{Figure: higher, Value: 3}, "ok"},
+		{"higher, below", &Result{Figure: higher, Value: 2.99}, "MISSED"},
+		{"lower, beyond the aim", &Result{Figure: lower, Value: 1}, "aim"},
+		{"lower, between", &Result{Figure: lower, Value: 1.3}, "ok"},
+		{"lower, above", &Result{Figure: lower, Value: 1.31}, "MISSED"},
+		{"no value", &Result{Figure: lower, Value: math.NaN()}, "failed"},
+		{"error", &Result{Figure: lower, Value: 1, Err: errors.New("x")}, "failed"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := test.result.Verdict(); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// The ratio is that of the medians; its spread is over the rounds.
+func TestDivide(t *testing.T) {
+	over := &Series{Values: []float64{10, 20, 90}}
+	under := &Series{Values: []float64{5, 10, 10}}
+	r := (&Result{}).divide(over, under)
+	if r.Value != 2 || r.Low != 2 || r.High != 5.5 {
+		t.Errorf("value %v, quartiles %v and %v, want 2, 2 and 5.5", r.Value, r.Low, r.High)
+	}
+}
+
+func TestFirstStamp(t *testing.T) {
+	ring := filepath.Join(t.TempDir(), "stamp")
+	var text []byte
+	// The ring has wrapped: new readings stand before old ones.
+	for _, at := range []uint64{500, 510, 520, 100, 110, 0} {
+		text = binary.LittleEndian.AppendUint64(text, at)
+	}
+	if err := os.WriteFile(ring, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for after, want := range map[int64]int64{0: 100, 110: 500, 505: 510, 520: 0} {
+		got, err := firstStamp(ring, time.Unix(0, after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want == 0 && !got.IsZero() || want != 0 && got.UnixNano() != want {
+			t.Errorf("after %d: %v, want %d", after, got, want)
+		}
+	}
+	if _, err := firstStamp(ring+"-none", time.Time{}); err == nil {
+		t.Error("no error for a ring that is not there")
+	}
+}
+
+func TestLines(t *testing.T) {
+	const text = "ready\ntouches n=3 mean_ns=14 median_ns=12\nsweep bytes=4"
+	line, ok := lineOf(text, "touches")
+	if !ok {
+		t.Fatal("no line")
+	}
+	want := map[string]int64{"n": 3, "mean_ns": 14, "median_ns": 12}
+	if diff := cmp.Diff(want, numbers(line)); diff != "" {
+		t.Errorf("numbers (-want +got):\n%s", diff)
+	}
+	// A line that is still being written is not there yet.
+	if line, ok := lineOf(text, "sweep"); ok {
+		t.Errorf("unfinished line %q", line)
+	}
+}
+
+// A clock that is set in the middle must not become a result.
+func TestClockPair(t *testing.T) {
+	start := clockPair{wall: time.Hour, steady: time.Minute}
+	if err := start.sameAs(clockPair{time.Hour + time.Second, time.Minute + time.Second}); err != nil {
+		t.Errorf("both ran alike: %v", err)
+	}
+	if err := start.sameAs(clockPair{time.Hour + 2*time.Second, time.Minute + time.Second}); err == nil {
+		t.Error("the wall clock was set by a second: no error")
+	}
+}
+
+// One that fails keeps its reason and its place; the others go on. The order
+// is reversed every other time.
+func TestRounds(t *testing.T) {
+	env := &Env{opts: Options{Log: &strings.Builder{}}}
+	var order strings.Builder
+	turnNamed := func(name string, fail int) *turn {
+		s := &Series{Name: name}
+		return &turn{series: s, sample: func(context.Context) (float64, error) {
+			order.WriteString(name)
+			if len(s.Values) == fail {
+				return 0, errors.New("broken")
+			}
+			return 1, nil
+		}}
+	}
+	a, b, c := turnNamed("a", -1), turnNamed("b", 1), turnNamed("c", -1)
+	env.rounds(t.Context(), 3, a, nil, b, c)
+	if got, want := order.String(), "abc"+"cba"+"ac"; got != want {
+		t.Errorf("order %q, want %q", got, want)
+	}
+	if a.series.Err != nil || len(a.series.Values) != 3 || b.series.Err == nil || len(b.series.Values) != 1 {
+		t.Errorf("series %+v and %+v", a.series, b.series)
+	}
+}
+
+func TestFiguresAreSound(t *testing.T) {
+	seen := map[string]bool{}
+	for _, f := range Figures() {
+		if seen[f.Name] || f.Title == "" || f.measure == nil || f.Limit == 0 {
+			t.Errorf("figure %q is not whole or not alone", f.Name)
+		}
+		seen[f.Name] = true
+		if !f.kept(f.Aim, f.Bound) {
+			t.Errorf("%s: the aim %v does not keep the bound %v", f.Name, f.Aim, f.Bound)
+		}
+	}
+}
+
+func TestOutputIsBenchmarkFormat(t *testing.T) {
+	r := &Result{
+		Figure: &Figure{Name: "ttfi-size", Title: "x", Bound: 3, Aim: 5, Higher: true},
+		Series: []*Series{{Name: "ours-lazy", Unit: "ns/op", Values: []float64{3.1e6, 3.2e6}}},
+		Value:  4, Low: 3.5, High: 4.5,
+	}
+	var samples strings.Builder
+	r.Samples(&samples)
+	want := "BenchmarkTtfiSize/subject=ours-lazy\t1\t3.1e+06 ns/op\n" +
+		"BenchmarkTtfiSize/subject=ours-lazy\t1\t3.2e+06 ns/op\n"
+	if diff := cmp.Diff(want, samples.String()); diff != "" {
+		t.Errorf("samples (-want +got):\n%s", diff)
+	}
+	var table strings.Builder
+	if err := Table(&table, []*Result{r}); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"ttfi-size", "4.00", "3.50 - 4.50", "ok", "3.15 ms"} {
+		if !strings.Contains(table.String(), part) {
+			t.Errorf("no %q in the table:\n%s", part, table.String())
+		}
+	}
+}
+
+// What is not a descendant of ours is not touched, whatever its number.
+func TestHoldDescendant(t *testing.T) {
+	if h, err := holdDescendant(1); err == nil {
+		t.Errorf("took hold of pid %d", h.pid)
+	}
+}

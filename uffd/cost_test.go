@@ -113,41 +113,28 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// deep has a source on its own stack, if the compiler lets it, and makes that
-// stack grow, and so move, again and again.
-func deep(f *uffd.FD, dst uint64, size, depth int) error {
-	var pad [512]byte
-	if depth > 0 {
-		pad[depth%len(pad)] = byte(depth)
-		return deep(f, dst, size, depth-1)
-	}
-	var src [4096]byte
-	for i := range src {
-		src[i] = byte(i) | 1
-	}
-	_, err := f.Copy(dst, src[:size], 0)
-	return err
-}
-
-// A source that looks like a local variable is on the heap, so a goroutine's
-// stack may move at any moment.
-func TestCopyFromStack(t *testing.T) {
+// A source that looks like a local variable is made on the heap, once a call,
+// for a stack may move while the kernel has its address.
+func TestSourceEscapes(t *testing.T) {
 	uffdtest.Need(t, "uffd")
-	const pages = 64
-	c := uffdtest.Start(t, uffdtest.Options{Pages: pages})
-	want := make([]byte, c.PageSize)
-	for i := range want {
-		want[i] = byte(i) | 1
+	c := uffdtest.Start(t, uffdtest.Options{Pages: 1})
+	// Too short to be installed, so that it can be tried often.
+	const short = 64
+	if n := testing.AllocsPerRun(10, func() {
+		var src [short]byte
+		if _, err := c.FD.Copy(c.Start, src[:], 0); !errors.Is(err, unix.EINVAL) {
+			t.Errorf("Copy = %v, want EINVAL", err)
+		}
+	}); n < 2 { // the error is one
+		t.Errorf("Copy: the source is on the stack (%v allocations)", n)
 	}
-	for i := range pages {
-		done := make(chan error)
-		go func() { done <- deep(c.FD, c.Addr(i), c.PageSize, i) }()
-		if err := <-done; err != nil {
-			t.Fatal(err)
+	if n := testing.AllocsPerRun(10, func() {
+		var src [short]byte
+		if _, err := c.FD.CopyNow(c.Start, src[:], 0); !errors.Is(err, unix.EINVAL) {
+			t.Errorf("CopyNow = %v, want EINVAL", err)
 		}
-		if c.Sum(c.Addr(i), uint64(c.PageSize)).Wait(t) != uffdtest.Sum(want) {
-			t.Fatalf("other bytes at depth %d", i)
-		}
+	}); n < 2 {
+		t.Errorf("CopyNow: the source is on the stack (%v allocations)", n)
 	}
 }
 

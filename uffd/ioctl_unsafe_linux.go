@@ -81,8 +81,9 @@ func (f *FD) Register(start, length uint64, mode Mode) (Ioctls, error) {
 // may hold ranges that are not registered.
 //
 // EINVAL: not aligned, nothing mapped there, memory of a kind that cannot be
-// registered in the range, or registered with another userfaultfd (Linux 6.14
-// and newer). ENOMEM: no memory to split a mapping, or the process is gone.
+// registered in the range, or, in newer kernels, part of it is registered with
+// another userfaultfd. ENOMEM: no memory to split a mapping, or the process is
+// gone.
 func (f *FD) Unregister(start, length uint64) error {
 	arg := rangeArg{start: start, length: length}
 	if errno := f.ioctl(ioctlUnregister, unsafe.Pointer(&arg)); errno != 0 {
@@ -166,7 +167,7 @@ func (f *FD) Zero(start, length uint64, mode CopyMode) (n int64, err error) {
 // Copy's.
 //
 // EFAULT: no such page in the page cache. EEXIST, ENOENT, ESRCH, EAGAIN,
-// EINVAL, ENOMEM: as for Copy. ENOTTY or EINVAL: Linux before 5.13.
+// EINVAL, ENOMEM: as for Copy. EINVAL also: Linux before 5.13.
 func (f *FD) Continue(start, length uint64, mode CopyMode) (n int64, err error) {
 	return f.fill("continue", ioctlContinue, start, length, mode)
 }

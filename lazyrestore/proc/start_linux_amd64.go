@@ -140,6 +140,23 @@ func (t *Tracer) KillAll() error {
 	})
 }
 
+// Kill kills a process whose threads are traced and returns when it has ended;
+// its parent has still to wait for it, unless that is us.
+func (t *Tracer) Kill(pid int) error {
+	return t.Do(func() error {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			return taskError("kill", pid, err)
+		}
+		for tid, k := range t.tasks {
+			if k.pid == pid && tid != pid {
+				t.bury(tid)
+			}
+		}
+		t.bury(pid)
+		return nil
+	})
+}
+
 // bury waits for the end of a task that has been killed.
 func (t *Tracer) bury(tid int) {
 	for t.tasks[tid] != nil {

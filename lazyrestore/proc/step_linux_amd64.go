@@ -12,6 +12,9 @@ import (
 // ErrNoVDSO says that a process has no vDSO, where system calls could be made.
 var ErrNoVDSO = errors.New("the process has no vDSO")
 
+// FindSyscall gives the offset of a SYSCALL instruction in code, or -1.
+func FindSyscall(code []byte) int { return bytes.Index(code, syscallInsn) }
+
 // SyscallInsn finds the address of a SYSCALL instruction in the vDSO of a
 // process; vmas are its mappings.
 func SyscallInsn(pid int, vmas []VMA) (uint64, error) {
@@ -23,7 +26,7 @@ func SyscallInsn(pid int, vmas []VMA) (uint64, error) {
 		if _, err := ReadMemory(pid, uint64(vmas[i].Start), text); err != nil {
 			return 0, err
 		}
-		if at := bytes.Index(text, syscallInsn); at >= 0 {
+		if at := FindSyscall(text); at >= 0 {
 			return uint64(vmas[i].Start) + uint64(at), nil
 		}
 	}

@@ -23,7 +23,8 @@ import (
 // with it, and kills what was started.
 type Tracer struct {
 	work  chan func()
-	ended chan struct{}
+	quit  chan struct{} // closed by Close
+	ended chan struct{} // closed by the thread
 	tid   int // of the tracer's thread
 
 	tasks map[int]*task // by id; used on the tracer's thread only
@@ -46,7 +47,7 @@ var ErrClosed = errors.New("the tracer is closed")
 
 // NewTracer starts a tracer's thread. Close ends it.
 func NewTracer() (*Tracer, error) {
-	t := &Tracer{work: make(chan func()), ended: make(chan struct{}), tasks: make(map[int]*task), pidfd: -1}
+	t := &Tracer{work: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{}), tasks: make(map[int]*task), pidfd: -1}
 	ready := make(chan struct{})
 	go t.lock(ready)
 	<-ready
@@ -74,8 +75,13 @@ func (t *Tracer) run(ready chan struct{}) {
 	defer close(t.ended)
 	t.tid = unix.Gettid()
 	close(ready)
-	for f := range t.work {
-		f()
+	for {
+		select {
+		case f := <-t.work:
+			f()
+		case <-t.quit:
+			return
+		}
 	}
 }
 
@@ -108,7 +114,7 @@ func (t *Tracer) Close() error {
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}
-	close(t.work)
+	close(t.quit)
 	<-t.ended
 	return err
 }

@@ -1,0 +1,105 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// kcmpFile is KCMP_FILE of kcmp(2).
+const kcmpFile = 0
+
+// SameFile reports whether two descriptors, each of a process, refer to one
+// open file description: they share offset and flags. The error is unix.ENOSYS
+// where the kernel has no kcmp(2).
+func SameFile(pid1, fd1, pid2, fd2 int) (bool, error) {
+	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), kcmpFile, uintptr(fd1), uintptr(fd2), 0)
+	if errno != 0 {
+		return false, fmt.Errorf("compare descriptor %d of process %d with %d of %d: %w", fd1, pid1, fd2, pid2, errno)
+	}
+	return r == 0, nil
+}
+
+// GetFD makes a descriptor of ours that refers to what a process's descriptor
+// refers to, the same open file description. The caller closes it; it is
+// close-on-exec.
+func GetFD(pid, fd int) (int, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		if goneError(err) {
+			err = ErrNoProcess
+		}
+		return -1, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	defer unix.Close(pidfd)
+	got, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return -1, fmt.Errorf("get descriptor %d of process %d: %w", fd, pid, err)
+	}
+	return got, nil
+}
+
+// CopyPipe gives what is in a pipe, of whose read end fd is a descriptor, and
+// leaves it there; size is the pipe's capacity in bytes. Nobody may read or
+// write the pipe meanwhile.
+func CopyPipe(pid, fd int) (data []byte, size uint64, err error) {
+	from, err := GetFD(pid, fd)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer unix.Close(from)
+	fail := func(what string, err error) ([]byte, uint64, error) {
+		return nil, 0, fmt.Errorf("%s pipe %d of process %d: %w", what, fd, pid, err)
+	}
+	room, err := unix.FcntlInt(uintptr(from), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		return fail("get the capacity of", err)
+	}
+	n, err := unix.IoctlGetInt(from, unix.FIONREAD)
+	if err != nil {
+		return fail("get the fill of", err)
+	}
+	if n == 0 {
+		return nil, uint64(room), nil
+	}
+	var to [2]int
+	if err := unix.Pipe2(to[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return fail("make a copy of", err)
+	}
+	defer unix.Close(to[0])
+	defer unix.Close(to[1])
+	// A pipe counts in pages, some of which may hold a few bytes only: the
+	// copy needs as many of them.
+	if _, err := unix.FcntlInt(uintptr(to[1]), unix.F_SETPIPE_SZ, room); err != nil {
+		return fail("size a copy of", err)
+	}
+	if data, err = teePipe(from, to, n); err != nil {
+		return fail("copy", err)
+	}
+	return data, uint64(room), nil
+}
+
+func teePipe(from int, to [2]int, n int) ([]byte, error) {
+	got, err := unix.Tee(from, to[1], n, unix.SPLICE_F_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	if got != int64(n) {
+		return nil, fmt.Errorf("%d of %d bytes", got, n)
+	}
+	data := make([]byte, n)
+	for off := 0; off < n; {
+		r, err := unix.Read(to[0], data[off:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return nil, err
+		case r == 0:
+			return nil, errors.New("the copy is short")
+		default:
+			off += r
+		}
+	}
+	return data, nil
+}

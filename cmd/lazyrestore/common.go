@@ -27,7 +27,7 @@ func (o *common) flags(progress bool) []cli.Flag {
 		list = append(list, cli.Flag{
 			Name: "progress", Arg: "auto|bar|plain|none", Choices: []string{"auto", "bar", "plain", "none"},
 			Value: cli.Word(&o.progress, progressAuto, progressBar, progressPlain, progressNone),
-			Usage: "How progress is shown on standard error: a bar, plain lines, or not at all; auto is a bar on a terminal, else nothing",
+			Usage: "How progress is shown on standard error: a bar, plain lines, or not at all; auto is a bar on a terminal, else lines, and nothing while a process that is restored in the foreground writes there too",
 		})
 	}
 	return list

@@ -53,18 +53,18 @@ func (c *command) candidates(words []string) []string {
 		var lines []string
 		for _, v := range verbs() {
 			short := v.short
-			if v.make != nil {
-				short = v.make(new(command)).Short
+			if v.build != nil {
+				short = v.build(new(command)).Short
 			}
 			lines = append(lines, v.name+"\t"+short)
 		}
 		return cli.Matching(lines, strings.Join(words, ""))
 	}
-	make, _ := lookup(words[0])
-	if make == nil {
+	build, _ := lookup(words[0])
+	if build == nil {
 		return nil
 	}
-	def := make(new(command))
+	def := build(new(command))
 	if def.Name == "completion" && len(words) == 2 {
 		return cli.Matching(cli.Shells(), words[1])
 	}

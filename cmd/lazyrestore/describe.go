@@ -11,11 +11,11 @@ func (c *command) describe() int {
 		Exit:    exitTable(),
 	}
 	for _, v := range verbs() {
-		if v.make == nil {
+		if v.build == nil {
 			manual.Others = append(manual.Others, cli.Page{Name: v.name, Short: v.short})
 			continue
 		}
-		manual.Pages = append(manual.Pages, v.make(new(command)).Page())
+		manual.Pages = append(manual.Pages, v.build(new(command)).Page())
 	}
 	c.printJSON(manual)
 	return exitDone

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
 // A process is what a restore gives: a program that runs and a pager beside it.
@@ -32,5 +33,5 @@ var (
 		return nil, errNotLinked
 	}
 	decodeState = func([]byte) (any, error) { return nil, errNotLinked }
-	openSource  = func(string) (image.Source, error) { return nil, errNotLinked }
+	openSource  = func(path string) (image.Source, error) { return store.OpenDir(path) }
 )

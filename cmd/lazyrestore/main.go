@@ -11,8 +11,10 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 )
@@ -49,24 +51,31 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case describeVerb:
 		return c.describe()
 	}
-	make, external := lookup(verb)
+	build, external := lookup(verb)
 	switch {
 	case external:
 		return c.external(verb, args)
-	case make == nil:
+	case build == nil:
 		return c.fail(verb, unknownVerb(verb))
 	}
-	def := make(c)
+	return c.do(build(c), args)
+}
+
+// do parses the arguments of a verb and runs it.
+func (c *command) do(def *cli.Command, args []string) int {
 	rest, err := def.Parse(args)
-	if err == cli.ErrHelp {
-		io.WriteString(stdout, def.Help())
+	if errors.Is(err, cli.ErrHelp) {
+		io.WriteString(c.stdout, def.Help())
 		return exitDone
 	}
 	if err == nil {
 		err = c.common.check()
 	}
-	if err == nil {
+	if err != nil {
+		// The mistake may stand before --json; who wants JSON gets it.
+		c.common.json = c.common.json || slices.Contains(args, "--json")
+	} else {
 		err = def.Run(rest)
 	}
-	return c.fail(verb, err)
+	return c.fail(def.Name, err)
 }

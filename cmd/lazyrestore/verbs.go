@@ -21,20 +21,20 @@ const (
 type verb struct {
 	name  string
 	short string // of an external one
-	make  func(*command) *cli.Command
+	build func(*command) *cli.Command
 }
 
 // verbs lists all verbs, in the order in which help shows them. It is a
 // function so that nothing is built before it is needed.
 func verbs() []verb {
 	return []verb{
-		{name: "checkpoint", make: (*command).checkpoint},
-		{name: "restore", make: (*command).restore},
-		{name: "inspect", make: (*command).inspect},
-		{name: "verify", make: (*command).verify},
-		{name: "check", make: (*command).check},
-		{name: "version", make: (*command).version},
-		{name: "completion", make: (*command).completion},
+		{name: "checkpoint", build: (*command).checkpoint},
+		{name: "restore", build: (*command).restore},
+		{name: "inspect", build: (*command).inspect},
+		{name: "verify", build: (*command).verify},
+		{name: "check", build: (*command).check},
+		{name: "version", build: (*command).version},
+		{name: "completion", build: (*command).completion},
 		{name: "serve", short: "serve images over the network"},
 		{name: "bench", short: "measure restores on this machine"},
 		{name: "lazy-pages", short: "serve pages to criu restore --lazy-pages"},
@@ -44,11 +44,11 @@ func verbs() []verb {
 	}
 }
 
-// lookup finds a verb; make is nil for those that are executables of their own.
-func lookup(name string) (make func(*command) *cli.Command, external bool) {
+// lookup finds a verb; build is nil for those that are executables of their own.
+func lookup(name string) (build func(*command) *cli.Command, external bool) {
 	for _, v := range verbs() {
 		if v.name == name {
-			return v.make, v.make == nil
+			return v.build, v.build == nil
 		}
 	}
 	return nil, false
@@ -116,8 +116,8 @@ func overview() string {
 		"milliseconds, and its memory streams in as it is touched.\n\nVerbs:\n")
 	for _, v := range verbs() {
 		short := v.short
-		if v.make != nil {
-			short = v.make(new(command)).Short
+		if v.build != nil {
+			short = v.build(new(command)).Short
 		}
 		b.WriteString("  " + v.name + strings.Repeat(" ", max(1, 14-len(v.name))) + short + "\n")
 	}
@@ -131,13 +131,13 @@ func (c *command) help(args []string) int {
 		c.print(overview())
 		return exitDone
 	}
-	make, external := lookup(args[0])
+	build, external := lookup(args[0])
 	switch {
 	case external:
 		return c.external(args[0], []string{"--help"})
-	case make == nil:
+	case build == nil:
 		return c.fail("help", unknownVerb(args[0]))
 	}
-	c.print(make(c).Help())
+	c.print(build(c).Help())
 	return exitDone
 }

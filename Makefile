@@ -1,0 +1,99 @@
+# make            builds bin/lazyrestore
+# make demo       shows a real program stopped and brought back, with times
+# make test       all tests; installs the programs that they need
+# make help       the other targets
+#
+# demo, test and bench install what is missing with apt-get where they are run
+# as root on Debian or Ubuntu; elsewhere they say what to install.
+
+GO      ?= go
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+MANDIR  ?= $(PREFIX)/share/man
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+INSTALL ?= install
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+
+# Without cgo and symbols the executable is static and starts 0.1 ms sooner.
+export CGO_ENABLED ?= 0
+LDFLAGS = -s -w -X main.buildVersion=$(VERSION) -X main.buildCommit=$(COMMIT)
+BUILD   = $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+
+# The verbs with executables of their own, as far as they are here.
+COMMANDS = $(notdir $(wildcard cmd/lazyrestore*))
+
+LINT = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
+FUZZTIME ?= 3s
+
+.PHONY: all build man completions install uninstall demo test race lint format imports fuzz-short bench bench-quick clean help
+
+all: build
+
+build: ## build the commands into bin/
+	@mkdir -p bin
+	@set -e; for c in $(COMMANDS); do $(BUILD) -o bin/$$c ./cmd/$$c; done
+
+man: build ## write the manual pages into dist/man/
+	bin/lazyrestore __describe | $(GO) run ./cmd/internal/manual dist/man
+
+completions: build ## write the completion scripts into dist/completions/
+	@mkdir -p dist/completions
+	@set -e; for s in bash zsh fish; do bin/lazyrestore completion $$s > dist/completions/lazyrestore.$$s; done
+
+install: man completions ## install commands, manual and completions (PREFIX, DESTDIR)
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	$(INSTALL) -m 755 $(addprefix bin/,$(COMMANDS)) $(DESTDIR)$(BINDIR)
+	$(INSTALL) -m 644 dist/man/*.1 $(DESTDIR)$(MANDIR)/man1
+	$(INSTALL) -m 644 dist/completions/lazyrestore.bash $(DESTDIR)$(BASHDIR)/lazyrestore
+	$(INSTALL) -m 644 dist/completions/lazyrestore.zsh $(DESTDIR)$(ZSHDIR)/_lazyrestore
+	$(INSTALL) -m 644 dist/completions/lazyrestore.fish $(DESTDIR)$(FISHDIR)/lazyrestore.fish
+
+uninstall: ## remove what install put there
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(COMMANDS)) $(DESTDIR)$(MANDIR)/man1/lazyrestore.1 $(DESTDIR)$(MANDIR)/man1/lazyrestore-*.1
+	rm -f $(DESTDIR)$(BASHDIR)/lazyrestore $(DESTDIR)$(ZSHDIR)/_lazyrestore $(DESTDIR)$(FISHDIR)/lazyrestore.fish
+
+demo: build ## stop a program with 1 GiB of state and bring it back
+	@bench/workload/install.sh c numpy
+	@$(GO) run ./bench demo
+
+test: build ## run all tests
+	@.ci/setup test
+	$(GO) test -timeout 15m ./...
+
+race: export CGO_ENABLED = 1
+race: ## run all tests with the race detector
+	@.ci/setup test
+	$(GO) test -race -timeout 20m ./...
+
+lint: ## look at code, scripts and manual without running them
+	$(LINT) run ./...
+	$(LINT) fmt --diff
+	GOOS=darwin $(GO) vet ./lazyrestore/page ./lazyrestore/chunk ./lazyrestore/image
+	$(GO) test ./cmd/internal/rules
+
+format: ## format the code
+	$(LINT) fmt
+
+imports: ## accept the packages that bin/lazyrestore links now
+	$(GO) test ./cmd/lazyrestore -run '^TestImports$$' -update
+
+fuzz-short: ## fuzz every parser for a few seconds (FUZZTIME)
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+bench: build ## take all figures
+	@bench/workload/install.sh
+	$(GO) run ./bench
+
+bench-quick: build ## take all figures, with fewer samples
+	@bench/workload/install.sh
+	$(GO) run ./bench --runs 5
+
+clean: ## remove what was built
+	rm -rf bin dist bench/out
+
+help: ## list the targets
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile

@@ -56,7 +56,7 @@ func CopyPipe(pid, fd int) (data []byte, size uint64, err error) {
 	if err != nil {
 		return fail("get the capacity of", err)
 	}
-	n, err := unix.IoctlGetInt(from, unix.FIONREAD)
+	n, err := unix.IoctlGetInt(from, unix.TIOCINQ)
 	if err != nil {
 		return fail("get the fill of", err)
 	}

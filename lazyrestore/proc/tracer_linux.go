@@ -25,7 +25,7 @@ type Tracer struct {
 	work  chan func()
 	quit  chan struct{} // closed by Close
 	ended chan struct{} // closed by the thread
-	tid   int // of the tracer's thread
+	tid   int           // of the tracer's thread
 
 	tasks map[int]*task // by id; used on the tracer's thread only
 	child int           // what Start made, until it is reaped; 0: nothing

@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"testing"
 )
@@ -51,5 +52,76 @@ func TestRoundTrip(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestParseSpec(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		want Spec
+		ok   bool
+	}{
+		{"none", Spec{}, true},
+		{"zstd", Spec{Codec: Zstd}, true},
+		{"zstd:3", Spec{Zstd, 3}, true},
+		{"s2:2", Spec{S2, 2}, true},
+		{"lz4", Spec{Codec: LZ4}, true},
+		{"", Spec{}, false},
+		{"gzip", Spec{}, false},
+		{"zstd:", Spec{}, false},
+		{"zstd:0", Spec{}, false},
+		{"zstd:5", Spec{}, false},
+		{"zstd:-1", Spec{}, false},
+		{"lz4:1", Spec{}, false},
+		{"none:1", Spec{}, false},
+	} {
+		got, err := ParseSpec(tt.in)
+		if got != tt.want || (err == nil) != tt.ok || err != nil && !errors.Is(err, ErrCodec) {
+			t.Errorf("ParseSpec(%q) = %v, %v, want %v", tt.in, got, err, tt.want)
+		}
+		if err == nil && got.String() != tt.in {
+			t.Errorf("ParseSpec(%q).String() = %q", tt.in, got)
+		}
+	}
+}
+
+func TestIsZero(t *testing.T) {
+	for _, n := range []int{0, 1, 15, 16, 4096, 5000, 3 * 4096} {
+		p := make([]byte, n)
+		if !IsZero(p) {
+			t.Errorf("%d zeros are not zero", n)
+		}
+		for i := range p {
+			p[i] = 1
+			if IsZero(p) {
+				t.Errorf("%d bytes with a one at %d are zero", n, i)
+			}
+			p[i] = 0
+		}
+	}
+}
+
+// Once its buffers are there, neither encoding nor decoding allocates.
+func TestNoAllocation(t *testing.T) {
+	for _, spec := range allSpecs {
+		enc, err := NewEncoder(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dec := NewDecoder(spec.Codec)
+		for _, plain := range [][]byte{text(DefaultSize), noise(DefaultSize)} {
+			dst := make([]byte, 0, enc.Room(len(plain)))
+			out := make([]byte, len(plain))
+			n := testing.AllocsPerRun(20, func() {
+				frame, raw := enc.Encode(dst, plain)
+				if err := dec.Decode(out, frame, raw); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if n >= 1 {
+				t.Errorf("%v: %v allocations a chunk", spec, n)
+			}
+		}
+		dec.Close()
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -15,6 +17,16 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
+// golden is an object of a golden image.
+func golden(f *testing.F, spec chunk.Spec, object string) []byte {
+	f.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", "v1", spec.String(), object))
+	if err != nil {
+		f.Fatal(err)
+	}
+	return b
+}
+
 // appendSum ends a manifest with the line of its checksum.
 func appendSum(b []byte) []byte {
 	return fmt.Appendf(b, "  \"crc32c\": \"%08x\"\n}\n", chunk.Checksum(b))
@@ -25,6 +37,9 @@ func appendSum(b []byte) []byte {
 func FuzzManifest(f *testing.F) {
 	mem, _ := small(f, chunk.Spec{Codec: chunk.Zstd})
 	f.Add(mem.Get(image.ManifestObject))
+	for _, spec := range allSpecs {
+		f.Add(golden(f, spec, image.ManifestObject))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// The checksum would keep the fuzzer out: it is put right.
 		if at := bytes.LastIndex(b, []byte(`  "crc32c": "`)); at >= 0 {
@@ -59,6 +74,7 @@ func FuzzManifest(f *testing.F) {
 func FuzzIndex(f *testing.F) {
 	mem, _ := small(f, chunk.Spec{Codec: chunk.LZ4})
 	f.Add(mem.Get(image.IndexObject))
+	f.Add(golden(f, chunk.Spec{Codec: chunk.LZ4}, image.IndexObject))
 	f.Add(image.SealIndex(bytes.Clone(mem.Get(image.IndexObject))))
 	pages := int64(len(mem.Get("pages.lz4")))
 	f.Fuzz(func(t *testing.T, b []byte) {

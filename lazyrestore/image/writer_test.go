@@ -56,6 +56,7 @@ func (o *limitedObject) Write(p []byte) (int, error) {
 // A sink that is full, at whatever object and byte, is an error of WriteRun or
 // Finish; every run is released exactly once; no goroutine stays.
 func TestSinkFull(t *testing.T) {
+	memory := fill(1, bytes.Repeat([]byte{2, 1}, 400))
 	for _, spec := range allSpecs {
 		for _, object := range []string{image.PagesObject(spec.Codec), image.IndexObject, image.ManifestObject} {
 			for _, left := range []int{0, 1, 100} {
@@ -68,8 +69,7 @@ func TestSinkFull(t *testing.T) {
 				failed := error(nil)
 				for i := range 20 {
 					given.Add(1)
-					p := fill(uint64(i), bytes.Repeat([]byte{2, 1}, 400))
-					if err := w.WriteRun(t.Context(), base+page.Addr(i)<<24, p, func() { released.Add(1) }); err != nil {
+					if err := w.WriteRun(t.Context(), base+page.Addr(i)<<24, memory, func() { released.Add(1) }); err != nil {
 						failed = err
 						break
 					}

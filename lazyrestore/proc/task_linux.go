@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Regs reads the general registers of a stopped task.
-func (t *Tracer) Regs(tid int) (r Regs, err error) {
+// GetRegs reads the general registers of a stopped task.
+func (t *Tracer) GetRegs(tid int) (r Regs, err error) {
 	err = t.Do(func() error { return taskError("read the registers of", tid, getRegs(tid, &r)) })
 	return r, err
 }
@@ -18,9 +18,9 @@ func (t *Tracer) SetRegs(tid int, r *Regs) error {
 	return t.Do(func() error { return taskError("set the registers of", tid, setRegs(tid, r)) })
 }
 
-// XState reads the extended registers of a stopped task as XSAVE lays them out
+// GetXState reads the extended registers of a stopped task as XSAVE lays them out
 // (NT_X86_XSTATE): x87, SSE, AVX and what else the processor has.
-func (t *Tracer) XState(tid int) (state []byte, err error) {
+func (t *Tracer) GetXState(tid int) (state []byte, err error) {
 	err = t.Do(func() error {
 		state, err = t.xstate(tid)
 		return err
@@ -54,8 +54,8 @@ func (t *Tracer) SetXState(tid int, state []byte) error {
 	})
 }
 
-// SigMask reads the signals that a stopped task blocks.
-func (t *Tracer) SigMask(tid int) (mask uint64, err error) {
+// GetSigMask reads the signals that a stopped task blocks.
+func (t *Tracer) GetSigMask(tid int) (mask uint64, err error) {
 	err = t.Do(func() error {
 		mask, err = getSigMask(tid)
 		return taskError("read the signal mask of", tid, err)
@@ -68,18 +68,18 @@ func (t *Tracer) SetSigMask(tid int, mask uint64) error {
 	return t.Do(func() error { return taskError("set the signal mask of", tid, setSigMask(tid, mask)) })
 }
 
-// Pending lists the signals that wait for a stopped task, in order, each as
+// PeekSignals lists the signals that wait for a stopped task, in order, each as
 // a siginfo_t: those sent to the task, or with shared those sent to its process.
-func (t *Tracer) Pending(tid int, shared bool) (list [][SiginfoSize]byte, err error) {
+func (t *Tracer) PeekSignals(tid int, shared bool) (list [][]byte, err error) {
 	err = t.Do(func() error {
-		buf := make([]byte, 32*SiginfoSize)
 		for {
+			buf := make([]byte, 32*SiginfoSize)
 			n, err := peekSiginfo(tid, len(list), shared, buf)
 			if err != nil {
 				return taskError("read the pending signals of", tid, err)
 			}
 			for i := range n {
-				list = append(list, [SiginfoSize]byte(buf[i*SiginfoSize:]))
+				list = append(list, buf[i*SiginfoSize:(i+1)*SiginfoSize:(i+1)*SiginfoSize])
 			}
 			if n == 0 {
 				return nil
@@ -91,13 +91,13 @@ func (t *Tracer) Pending(tid int, shared bool) (list [][SiginfoSize]byte, err er
 
 // RSeqConfig is a task's registration of restartable sequences, see rseq(2).
 type RSeqConfig struct {
-	Addr      uint64 // 0: none
-	Size      uint32
-	Signature uint32
+	Addr uint64 // 0: none
+	Len  uint32
+	Sig  uint32
 }
 
-// RSeq reads a stopped task's registration of restartable sequences.
-func (t *Tracer) RSeq(tid int) (c RSeqConfig, err error) {
+// GetRSeq reads a stopped task's registration of restartable sequences.
+func (t *Tracer) GetRSeq(tid int) (c RSeqConfig, err error) {
 	err = t.Do(func() error {
 		r, err := getRSeq(tid)
 		c = RSeqConfig{r.pointer, r.size, r.signature}

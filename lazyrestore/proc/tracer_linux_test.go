@@ -94,7 +94,7 @@ func TestSeizeAll(t *testing.T) {
 			if err != nil || s.State != 't' || processOf(s.TracerPid) != os.Getpid() {
 				t.Fatalf("thread %d: state %c, tracer %d, %v", tid, s.State, s.TracerPid, err)
 			}
-			r, err := tr.Regs(tid)
+			r, err := tr.GetRegs(tid)
 			if err != nil || r[CS] != 0x33 || r[RIP] == 0 {
 				t.Fatalf("registers %x, %v", r, err)
 			}
@@ -118,7 +118,7 @@ func TestSeizeTaskState(t *testing.T) {
 		t.Fatal(err)
 	}
 	tid := tids[1]
-	x, err := tr.XState(tid)
+	x, err := tr.GetXState(tid)
 	if err != nil || len(x) < 576 {
 		t.Fatalf("%d bytes of extended registers, %v", len(x), err)
 	}
@@ -132,7 +132,7 @@ func TestSeizeTaskState(t *testing.T) {
 	if err := tr.SetSigMask(tid, mask); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := tr.SigMask(tid); err != nil || m != mask {
+	if m, err := tr.GetSigMask(tid); err != nil || m != mask {
 		t.Errorf("mask %#x, %v", m, err)
 	}
 	for _, sig := range []unix.Signal{unix.SIGUSR2, unix.SIGUSR1} {
@@ -140,14 +140,14 @@ func TestSeizeTaskState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pending, err := tr.Pending(tid, false)
+	pending, err := tr.PeekSignals(tid, false)
 	if err != nil || len(pending) != 2 || pending[0][0] != byte(unix.SIGUSR2) || pending[1][0] != byte(unix.SIGUSR1) {
 		t.Errorf("pending %v, %v", pending, err)
 	}
-	if shared, err := tr.Pending(tid, true); err != nil || len(shared) != 0 {
+	if shared, err := tr.PeekSignals(tid, true); err != nil || len(shared) != 0 {
 		t.Errorf("pending for the process %v, %v", shared, err)
 	}
-	if r, err := tr.RSeq(tid); err != nil || r.Addr == 0 || r.Size < 20 || r.Signature != 0x53053053 {
+	if r, err := tr.GetRSeq(tid); err != nil || r.Addr == 0 || r.Len < 20 || r.Sig != 0x53053053 {
 		t.Errorf("rseq %+v, %v", r, err) // glibc registers it
 	}
 	if head, n, err := RobustList(tid); err != nil || head == 0 || n != 24 {

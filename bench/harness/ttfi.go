@@ -43,7 +43,7 @@ func ttfiMappings(ctx context.Context, env *Env) (*Result, error) {
 }
 
 // lammpsSize is the edge of the box at which LAMMPS takes about 690 MB.
-const lammpsSize = 72
+const lammpsSize = 78
 
 func ttfiLAMMPS(ctx context.Context, env *Env) (*Result, error) {
 	program, err := env.builder.LAMMPS(ctx, workload.LAMMPSOptions{Size: lammpsSize, Steps: 100000})

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // poll is how often a file that a program writes is looked at.
@@ -49,6 +52,9 @@ func (p *Program) Start(dir string) (*Process, error) {
 		return nil, fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	defer stderr.Close()
+	if err := handOnNothing(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", p.Name, err)
+	}
 	cmd := exec.Command(p.Args[0], p.Args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = dir, stdout, stderr, environment(p.Env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -64,6 +70,16 @@ func (p *Program) Start(dir string) (*Process, error) {
 		close(started.ended)
 	}()
 	return started, nil
+}
+
+// handOnNothing keeps descriptors that this process was itself handed, by a
+// shell or a CI runner, from programs: they would be state of a program that
+// no restore can know. Go's own are closed at exec anyway.
+func handOnNothing() error {
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close inherited descriptors at exec: %w", err)
+	}
+	return nil
 }
 
 // Ready waits until the output says that the program is in the middle of its

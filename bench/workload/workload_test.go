@@ -2,6 +2,7 @@ package workload_test
 
 import (
 	"context"
+	"regexp"
 	"slices"
 	"syscall"
 	"testing"
@@ -103,6 +104,32 @@ func TestReadyOfAProgramThatEnds(t *testing.T) {
 	}
 	if err := process.Ready(t.Context()); err == nil {
 		t.Error("no error")
+	}
+}
+
+// A descriptor that the caller was handed is not handed on: the program would
+// have a pipe whose other end is outside.
+func TestStartHandsOnNoDescriptors(t *testing.T) {
+	fds := make([]int, 2)
+	if err := syscall.Pipe(fds); err != nil { // without O_CLOEXEC
+		t.Fatal(err)
+	}
+	defer syscall.Close(fds[0])
+	defer syscall.Close(fds[1])
+	program := &workload.Program{
+		Name: "ls", Args: []string{"/bin/sh", "-c", "ls /proc/$$/fd; echo result"},
+		Ready: regexp.MustCompile("result"), Result: regexp.MustCompile(`(?m)^[0-9]+$`),
+	}
+	process, err := program.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-process.Ended()
+	if got, want := process.Result(), []string{"0", "1", "2"}; !slices.Equal(got, want) {
+		t.Errorf("descriptors %v, want %v", got, want)
 	}
 }
 

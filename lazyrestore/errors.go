@@ -2,41 +2,20 @@ package lazyrestore
 
 import (
 	"errors"
-	"strings"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 )
 
 // ErrSourceLost says that the place where pages come from no longer answers.
 var ErrSourceLost = errors.New("the page source is lost")
 
 // A Reason is one thing that stands against a checkpoint or a restore.
-type Reason struct {
-	What string `json:"what"`           // the thing, by name: "descriptor 7 (socket:[4711])"
-	Why  string `json:"why"`            // what is wrong with it
-	Help string `json:"help,omitempty"` // what the user can do about it
-}
+type Reason = native.Reason
 
 // RefusedError says that an image cannot hold the process, or that this place
 // cannot take it, and that nothing was changed. It has every reason found, not
 // only the first.
-type RefusedError struct {
-	Reasons []Reason
-}
-
-func (e *RefusedError) Error() string {
-	var b strings.Builder
-	b.WriteString("refused")
-	for i, r := range e.Reasons {
-		if i == 0 {
-			b.WriteString(": ")
-		} else {
-			b.WriteString("; ")
-		}
-		b.WriteString(r.What)
-		b.WriteString(": ")
-		b.WriteString(r.Why)
-	}
-	return b.String()
-}
+type RefusedError = native.RefusedError
 
 // FacilityError says that this machine, or this user on it, lacks something
 // that the work needs.

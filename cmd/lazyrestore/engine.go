@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
@@ -22,16 +22,16 @@ type process interface {
 	Stats() lazyrestore.Stats
 }
 
-var errNotLinked = errors.New("this build has no engine")
-
 // checkpointProcess and restoreImage are the library's; tests put their own here.
 var (
-	checkpointProcess = func(context.Context, int, lazyrestore.CheckpointOptions) (*lazyrestore.CheckpointResult, error) {
-		return nil, errNotLinked
+	checkpointProcess = lazyrestore.Checkpoint
+	restoreImage      = func(ctx context.Context, path string, opts lazyrestore.RestoreOptions) (process, error) {
+		p, err := lazyrestore.Restore(ctx, path, opts)
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
 	}
-	restoreImage = func(context.Context, string, lazyrestore.RestoreOptions) (process, error) {
-		return nil, errNotLinked
-	}
-	decodeState = func([]byte) (any, error) { return nil, errNotLinked }
+	decodeState = func(b []byte) (any, error) { return native.DecodeState(b) }
 	openSource  = func(path string) (image.Source, error) { return store.OpenDir(path) }
 )

@@ -1,0 +1,119 @@
+package lazyrestore
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+)
+
+// Checkpoint writes an image of process pid to the directory opts.Dir. The
+// process stands still from the moment its state is read until the image is
+// committed; then it is ended, or runs on where opts.LeaveRunning says so.
+// Whenever Checkpoint returns an error the process runs on, and there is
+// nothing at opts.Dir.
+//
+// Errors: *RefusedError where an image cannot hold the process, with all the
+// reasons; *FacilityError where this user may not trace it; else errors of the
+// file system.
+func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*CheckpointResult, error) {
+	begin := time.Now()
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	spec, err := chunk.ParseSpec(opts.Codec)
+	if err != nil {
+		return nil, err
+	}
+	owed, err := owedPages(ctx, pid)
+	if err != nil {
+		return nil, err
+	}
+	defer owed.close()
+
+	frozenAt := time.Now()
+	frozen, err := native.Freeze(ctx, pid)
+	if err != nil {
+		return nil, explainFreeze(pid, err)
+	}
+	defer frozen.Release()
+	if err := owed.refresh(ctx); err != nil {
+		return nil, err
+	}
+	if err := frozen.Capture(ctx, owed.mappings); err != nil {
+		return nil, err
+	}
+	res := &CheckpointResult{Image: opts.Dir, Threads: frozen.Threads(), Mappings: frozen.Mappings(), Warnings: frozen.Warnings()}
+	if opts.DryRun {
+		res.LazyBytes, res.EagerBytes = frozen.Bytes()
+		res.MemoryBytes = res.LazyBytes + res.EagerBytes
+		return res, nil
+	}
+	lazy, eager := frozen.Bytes()
+	if err := checkSpace(opts.Dir, eager, lazy, spec.Codec != chunk.None); err != nil {
+		return nil, err
+	}
+	if err := writeImage(ctx, frozen, owed, spec, &opts, res); err != nil {
+		return nil, err
+	}
+	if !opts.LeaveRunning {
+		if err := frozen.Kill(); err != nil {
+			return nil, fmt.Errorf("end process %d: %w", pid, err)
+		}
+	}
+	frozen.Release()
+	res.FrozenMS = milliseconds(time.Since(frozenAt))
+	res.TotalMS = milliseconds(time.Since(begin))
+	return res, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// writeImage writes and commits the image of a frozen process.
+func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chunk.Spec, opts *CheckpointOptions, res *CheckpointResult) (err error) {
+	dir, err := store.CreateDir(opts.Dir)
+	if err != nil {
+		return err
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			dir.Abort()
+		}
+	}()
+	w, err := image.NewWriter(dir, image.WriterOptions{Spec: spec, ChunkSize: opts.ChunkSize, Workers: opts.Workers})
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() {
+		if !finished {
+			w.Abort()
+		}
+	}()
+	report := newReporter(opts.Progress, "write")
+	err = frozen.Dump(ctx, w, native.DumpOptions{Missing: owed.reader(), Progress: report.at})
+	if err != nil {
+		return err
+	}
+	done, err := w.Finish(ctx, frozen.Manifest())
+	finished = true
+	if err != nil {
+		return err
+	}
+	if err := dir.Commit(); err != nil {
+		return err
+	}
+	committed = true
+	report.end()
+	m := done.Manifest.Process
+	res.Digest = done.Digest
+	res.MemoryBytes, res.ZeroBytes, res.StoredBytes = m.MemoryBytes, m.ZeroBytes, m.StoredBytes
+	res.LazyBytes, res.EagerBytes = m.LazyBytes, m.EagerBytes
+	return nil
+}

@@ -1,0 +1,185 @@
+package lazyrestore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// Each pager listens on a unix socket, RUNDIR/PID.sock, and answers one
+// request a connection: the client sends a word and a newline, the pager one
+// JSON object, and both close. It is how a checkpoint of a process that is
+// still lazy learns what is missing.
+
+// controlReply is what a pager says of itself.
+type controlReply struct {
+	PID     int         `json:"pid"`
+	Image   string      `json:"image"`  // path of the image that pages come from
+	Digest  string      `json:"digest"` // of that image
+	Missing [][3]uint64 `json:"missing,omitempty"`
+	Stats   Stats       `json:"stats"`
+}
+
+const (
+	askStatus  = "status"
+	askMissing = "missing"
+
+	controlTimeout = 5 * time.Second
+)
+
+// RunDir is where pagers keep their sockets and logs: /run/lazyrestore for
+// root, else below $XDG_RUNTIME_DIR.
+func RunDir() string {
+	if os.Geteuid() == 0 {
+		return "/run/lazyrestore"
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		return filepath.Join(d, "lazyrestore")
+	}
+	return filepath.Join(os.TempDir(), "lazyrestore-"+strconv.Itoa(os.Geteuid()))
+}
+
+func controlPath(pid int) string { return filepath.Join(RunDir(), strconv.Itoa(pid)+".sock") }
+
+// control is the listening side.
+type control struct {
+	fd     int
+	wake   int // eventfd that ends serve
+	path   string
+	answer func(word string) controlReply
+	done   chan struct{}
+}
+
+// listenControl starts to answer for the pager of process pid.
+func listenControl(pid int, answer func(string) controlReply) (*control, error) {
+	dir := RunDir()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	c := &control{path: controlPath(pid), answer: answer, done: make(chan struct{})}
+	var err error
+	if c.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
+		return nil, fmt.Errorf("make the control socket: %w", err)
+	}
+	// What lies there is of an earlier process with this id: we have the id now.
+	_ = os.Remove(c.path)
+	if err := unix.Bind(c.fd, &unix.SockaddrUnix{Name: c.path}); err != nil {
+		unix.Close(c.fd)
+		return nil, fmt.Errorf("bind %s: %w", c.path, err)
+	}
+	if err = os.Chmod(c.path, 0o600); err == nil {
+		err = unix.Listen(c.fd, 8)
+	}
+	if err == nil {
+		c.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
+	}
+	if err != nil {
+		unix.Close(c.fd)
+		_ = os.Remove(c.path)
+		return nil, fmt.Errorf("listen on %s: %w", c.path, err)
+	}
+	go c.serve()
+	return c, nil
+}
+
+// close ends the service and waits for it.
+func (c *control) close() {
+	if c == nil {
+		return
+	}
+	unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	<-c.done
+	_ = os.Remove(c.path)
+	unix.Close(c.fd)
+	unix.Close(c.wake)
+}
+
+func (c *control) serve() {
+	defer close(c.done)
+	for {
+		p := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}, {Fd: int32(c.wake), Events: unix.POLLIN}}
+		if _, err := unix.Poll(p, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+		if p[1].Revents != 0 {
+			return
+		}
+		fd, _, err := unix.Accept4(c.fd, unix.SOCK_CLOEXEC)
+		if err != nil {
+			continue
+		}
+		c.one(fd)
+	}
+}
+
+// one answers one client, which may be slow but not for long.
+func (c *control) one(fd int) {
+	f := socketFile(fd)
+	defer f.Close()
+	word := make([]byte, 16)
+	n, err := f.Read(word)
+	if err != nil || n == 0 || word[n-1] != '\n' {
+		return
+	}
+	_ = json.NewEncoder(f).Encode(c.answer(string(word[:n-1])))
+}
+
+// socketFile wraps a blocking socket whose reads and writes give up in time.
+func socketFile(fd int) *os.File {
+	tv := unix.NsecToTimeval(int64(controlTimeout))
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
+	return os.NewFile(uintptr(fd), "control socket")
+}
+
+// errNoPager says that no pager answers for a process.
+var errNoPager = errors.New("no pager answers for the process")
+
+// askPager asks the pager of process pid.
+func askPager(ctx context.Context, pid int, word string) (*controlReply, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	path := controlPath(pid)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := socketFile(fd)
+	defer f.Close()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+			return nil, errNoPager
+		}
+		return nil, fmt.Errorf("connect to %s: %w", path, err)
+	}
+	if _, err := io.WriteString(f, word+"\n"); err != nil {
+		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
+	}
+	var reply controlReply
+	if err := json.NewDecoder(io.LimitReader(f, 1<<30)).Decode(&reply); err != nil {
+		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
+	}
+	if reply.PID != pid {
+		return nil, fmt.Errorf("ask the pager of process %d: it answers for %d", pid, reply.PID)
+	}
+	return &reply, nil
+}
+
+func (r *controlReply) mappings() []page.Mapping {
+	ms := make([]page.Mapping, 0, len(r.Missing))
+	for _, m := range r.Missing {
+		ms = append(ms, page.Mapping{Range: page.RangeOf(page.Addr(m[0]), m[1]), Image: page.Addr(m[2]), PageSize: page.Size})
+	}
+	return ms
+}

@@ -1,0 +1,229 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// A capture is the reading of one frozen process's state. What an image cannot
+// hold is collected in refused, all of it, before anything is written.
+type capture struct {
+	pid     int
+	st      *State
+	refused reasons
+	status  proc.Status
+	smaps   proc.Smaps
+	warn    []string
+
+	files   map[string]uint32 // path to index in st.Files
+	objects map[objectID]*object
+	order   []*object // of st.Shared
+}
+
+const helpCRIU = "criu dump can take it"
+
+// captureProc reads all that /proc tells of the process.
+func (c *capture) fromProc() error {
+	steps := []func() error{
+		c.identity, c.namespaces, c.privileges, c.family, c.clocks, c.mappings, c.descriptors,
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *capture) identity() error {
+	var err error
+	if c.status, err = proc.ReadStatus(c.pid); err != nil {
+		return err
+	}
+	stat, err := proc.ReadStat(c.pid)
+	if err != nil {
+		return err
+	}
+	for _, line := range append(c.status.Unknown, stat.Unknown...) {
+		c.refused.add("/proc/"+strconv.Itoa(c.pid)+": "+line, "it is not known to this version", "report it")
+	}
+	st := c.st
+	st.Arch, st.PID = runtime.GOARCH, c.pid
+	st.Comm = c.status.Name
+	st.Umask = c.status.Umask
+	st.NoNewPrivs = c.status.NoNewPrivs
+	st.THPDisable = !c.status.THPEnabled
+	st.MM = MM{
+		StartCode: stat.StartCode, EndCode: stat.EndCode, StartData: stat.StartData, EndData: stat.EndData,
+		StartBrk: stat.StartBrk, StartStack: stat.StartStack,
+		ArgStart: stat.ArgStart, ArgEnd: stat.ArgEnd, EnvStart: stat.EnvStart, EnvEnd: stat.EnvEnd,
+	}
+	persona, err := proc.ReadPersonality(c.pid)
+	if err != nil {
+		return err
+	}
+	st.Persona = uint64(persona)
+	if st.Auxv, err = proc.ReadFile(c.pid, "auxv"); err != nil {
+		return err
+	}
+	limits, err := proc.ReadLimits(c.pid)
+	if err != nil {
+		return err
+	}
+	for _, l := range limits {
+		st.Limits = append(st.Limits, Limit(l))
+	}
+	if st.OOMScore, err = proc.ReadOOMScoreAdj(c.pid); err != nil {
+		return err
+	}
+	if st.Cwd, err = proc.ReadLink(c.pid, "cwd"); err != nil {
+		return err
+	}
+	if strings.HasSuffix(st.Cwd, deletedSuffix) {
+		c.refused.add("the working directory "+st.Cwd, "it was removed", "change the directory before the checkpoint")
+	}
+	exe, err := proc.ReadLink(c.pid, "exe")
+	if err != nil {
+		return err
+	}
+	st.Exe, err = c.mappedFile(exe, "/proc/"+strconv.Itoa(c.pid)+"/exe", "the executable")
+	return err
+}
+
+const deletedSuffix = " (deleted)"
+
+// mappedFile names a file by the path that leads to it now: through link, a
+// symbolic link of /proc that always does, it is compared with the path.
+func (c *capture) mappedFile(path, link, what string) (Mapped, error) {
+	var have, named unix.Stat_t
+	if err := unix.Stat(link, &have); err != nil {
+		return Mapped{}, fmt.Errorf("stat %s: %w", link, err)
+	}
+	m := Mapped{Path: path, Size: have.Size, MTime: have.Mtim.Nano()}
+	switch err := unix.Stat(path, &named); {
+	case have.Nlink == 0 || strings.HasSuffix(path, deletedSuffix):
+		c.refused.add(what+" "+path, "the file was removed or replaced while in use", "start the program again with the file that is there now")
+	case err != nil:
+		c.refused.add(what+" "+path, "its path leads nowhere: "+err.Error(), "")
+	case named.Ino != have.Ino || named.Dev != have.Dev:
+		c.refused.add(what+" "+path, "its path leads to another file now", "put the old file back")
+	}
+	return m, nil
+}
+
+// namespaces refuses a process that lives in another world than we do.
+func (c *capture) namespaces() error {
+	names, err := os.ReadDir("/proc/self/ns")
+	if err != nil {
+		return fmt.Errorf("read the namespaces: %w", err)
+	}
+	for _, n := range names {
+		own, err := os.Readlink("/proc/self/ns/" + n.Name())
+		if err != nil {
+			return fmt.Errorf("read namespace %s: %w", n.Name(), err)
+		}
+		theirs, err := proc.ReadLink(c.pid, "ns/"+n.Name())
+		if err != nil {
+			return err
+		}
+		if own != theirs && !strings.HasSuffix(n.Name(), "_for_children") {
+			c.refused.add("namespace "+theirs, "the process is in another "+n.Name()+" namespace than this command", "run the checkpoint inside, or: "+helpCRIU)
+		}
+	}
+	root, err := proc.ReadLink(c.pid, "root")
+	if err != nil {
+		return err
+	}
+	if root != "/" {
+		c.refused.add("root directory "+root, "the process has changed its root", helpCRIU)
+	}
+	return nil
+}
+
+func (c *capture) privileges() error {
+	s := &c.status
+	c.st.Creds = credsOf(s)
+	if s.Seccomp != 0 {
+		c.refused.add("seccomp", "the process has system call filters", helpCRIU)
+	}
+	if s.ThreadFeatures != "" {
+		c.refused.add("thread features "+s.ThreadFeatures, "shadow stacks cannot be restored", "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off")
+	}
+	own, err := proc.ReadStatus(unix.Getpid())
+	if err != nil {
+		return err
+	}
+	if own.Speculation != s.Speculation {
+		c.refused.add("speculation control", fmt.Sprintf("%v is not what a new process has", s.Speculation), "")
+	}
+	if s.VmLck != 0 {
+		c.refused.add("locked memory", fmt.Sprintf("%d bytes are locked", s.VmLck), "unlock them for the checkpoint")
+	}
+	return nil
+}
+
+// family refuses a process that is not alone.
+func (c *capture) family() error {
+	tasks, err := proc.ReadTasks(c.pid)
+	if err != nil {
+		return err
+	}
+	for _, tid := range tasks {
+		children, err := proc.ReadFile(c.pid, "task/"+strconv.Itoa(tid)+"/children")
+		if errors.Is(err, unix.ENOENT) {
+			return nil // a kernel without CONFIG_PROC_CHILDREN
+		}
+		if err != nil {
+			return err
+		}
+		for _, child := range strings.Fields(string(children)) {
+			c.refused.add("child process "+child, "an image holds one process", "let it end first, or: "+helpCRIU)
+		}
+	}
+	return nil
+}
+
+func (c *capture) clocks() error {
+	timers, err := proc.ReadTimers(c.pid)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range timers {
+		c.refused.add("POSIX timer "+strconv.Itoa(t.ID), "timers made by timer_create are not preserved", "delete it for the checkpoint")
+	}
+	c.st.TimerSlack, err = proc.ReadTimerSlack(c.pid)
+	return err
+}
+
+// eagerWords are the addresses of the words of a thread that the kernel reads
+// or writes without raising a fault that a pager could answer, and of those
+// that its first instruction needs.
+func (th *Thread) eagerWords() []page.Range {
+	var rs []page.Range
+	word := func(at, n uint64) {
+		if at != 0 {
+			rs = append(rs, page.Range{Start: page.Addr(at).Down(), End: page.Addr(at + n).Up()})
+		}
+	}
+	word(th.ClearTID, 4)
+	word(th.RobustList, 24)
+	word(th.RSeq.Addr, uint64(th.RSeq.Len))
+	// Not needed for correctness, but each would be a fault before the first
+	// instruction is done.
+	stack, thread := firstTouched(&th.Regs)
+	word(thread, 8)
+	word(stack-64, 128)
+	return rs
+}

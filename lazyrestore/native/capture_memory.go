@@ -1,0 +1,206 @@
+package native
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// An objectID tells shared memory objects apart while they are in use.
+type objectID struct{ dev, ino uint64 }
+
+// An object is shared memory whose content goes into the image.
+type object struct {
+	id          objectID
+	index       uint32 // in State.Shared
+	path        string // in /proc: opens it, whoever maps it
+	descriptors int    // that refer to it
+	pinned      bool   // it has a page that must be there from the start
+}
+
+// object finds the object of an inode, or makes one.
+func (c *capture) object(id objectID, name, path string, size uint64) *object {
+	if o := c.objects[id]; o != nil {
+		return o
+	}
+	o := &object{id: id, index: uint32(len(c.order)), path: path}
+	c.objects[id] = o
+	c.order = append(c.order, o)
+	name = name[strings.LastIndexByte(name, '/')+1:]
+	name = strings.TrimPrefix(name, "memfd:")
+	c.st.Shared = append(c.st.Shared, SharedObject{Name: name, Size: size})
+	return o
+}
+
+// Flags of a mapping that are preserved, by MAP_ flags or madvise, or that say
+// nothing beyond what is known otherwise.
+const knownVMFlags = proc.VMRead | proc.VMWrite | proc.VMExec | proc.VMShared | proc.VMMayRead | proc.VMMayWrite |
+	proc.VMMayExec | proc.VMMayShare | proc.VMGrowsDown | proc.VMDenyWrite | proc.VMSeqRead | proc.VMRandRead |
+	proc.VMDontCopy | proc.VMAccount | proc.VMNoReserve | proc.VMWipeOnFork | proc.VMDontDump | proc.VMSoftDirty |
+	proc.VMHugePage | proc.VMNoHugePage | proc.VMMergeable | proc.VMUffdMissing | proc.VMMaybeGuard
+
+// adviceFlags are the flags of the advice table, in its order.
+var adviceFlags = [len(advice)]proc.VMFlags{
+	proc.VMSeqRead, proc.VMRandRead, proc.VMDontCopy, proc.VMDontDump, proc.VMHugePage, proc.VMNoHugePage, proc.VMMergeable, proc.VMWipeOnFork,
+}
+
+// mappings reads the address space.
+func (c *capture) mappings() error {
+	var err error
+	if c.smaps, err = proc.ReadSmaps(c.pid); err != nil {
+		return err
+	}
+	for _, line := range c.smaps.Unknown {
+		c.refused.add("/proc/"+strconv.Itoa(c.pid)+"/smaps: "+line, "it is not known to this version", "report it")
+	}
+	for i := range c.smaps.VMAs {
+		if err := c.mapping(&c.smaps.VMAs[i]); err != nil {
+			return err
+		}
+	}
+	return c.vdso()
+}
+
+func vmaName(v *proc.VMA) string {
+	name := v.Path
+	if name == "" {
+		name = "anonymous"
+	}
+	return "mapping " + v.Range.String() + " (" + name + ")"
+}
+
+func (c *capture) mapping(v *proc.VMA) error {
+	out := VMA{Range: v.Range, Prot: uint32(v.Prot)}
+	switch v.Kind {
+	case proc.VMAVDSO, proc.VMAVVar, proc.VMAVVarClock, proc.VMAVSyscall:
+		return nil
+	case proc.VMAAnonymous, proc.VMAHeap, proc.VMAStack, proc.VMANamed:
+		out.Kind = Anonymous
+		if v.Kind == proc.VMANamed {
+			out.Name = v.Path
+		}
+		if v.Shared {
+			c.refused.add(vmaName(v), "shared memory without a file is not known", "report it")
+		}
+	case proc.VMAFile, proc.VMANamedShared:
+		if err := c.fileMapping(v, &out); err != nil {
+			return err
+		}
+	default:
+		c.refused.add(vmaName(v), "mappings of this type are not preserved", helpCRIU)
+	}
+	c.vmFlags(v, &out)
+	c.st.VMAs = append(c.st.VMAs, out)
+	return nil
+}
+
+func (c *capture) vmFlags(v *proc.VMA, out *VMA) {
+	for _, f := range []struct {
+		flag proc.VMFlags
+		bit  uint32
+	}{{proc.VMGrowsDown, unix.MAP_GROWSDOWN}, {proc.VMNoReserve, unix.MAP_NORESERVE}} {
+		if v.Flags&f.flag != 0 {
+			out.Flags |= f.bit
+		}
+	}
+	for i, f := range adviceFlags {
+		if v.Flags&f != 0 {
+			out.Advice |= 1 << i
+		}
+	}
+	if unknown := v.Flags &^ knownVMFlags; unknown != 0 {
+		c.refused.add(vmaName(v), "its flags are not preserved: "+unknown.String(), helpCRIU)
+	}
+	if v.ProtectionKey != 0 {
+		c.refused.add(vmaName(v), "it has a protection key", "")
+	}
+	if v.PageSize != page.Size {
+		c.refused.add(vmaName(v), fmt.Sprintf("it has pages of %d bytes", v.PageSize), helpCRIU)
+	}
+}
+
+func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
+	out.Offset = v.Offset
+	link := fmt.Sprintf("/proc/%d/map_files/%x-%x", c.pid, uint64(v.Start), uint64(v.End))
+	var st unix.Stat_t
+	if err := unix.Stat(link, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", link, err)
+	}
+	gone := st.Nlink == 0 || v.Deleted
+	switch {
+	case strings.HasPrefix(v.Path, "/SYSV"):
+		c.refused.add(vmaName(v), "System V shared memory is not preserved", helpCRIU)
+	case strings.HasPrefix(v.Path, "/[aio]"):
+		c.refused.add(vmaName(v), "contexts of asynchronous I/O are not preserved", helpCRIU)
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		c.refused.add(vmaName(v), "mappings of devices are not preserved", helpCRIU)
+	case gone && v.Shared:
+		out.Kind = SharedMemory
+		out.File = c.object(objectID{st.Dev, st.Ino}, v.Path, link, uint64(st.Size)).index
+	case gone:
+		c.refused.add(vmaName(v), "the file was removed while it is mapped", "start the program again with the file that is there now")
+	default:
+		out.Kind = PrivateFile
+		if v.Shared {
+			out.Kind, out.Write = SharedFile, v.Flags&proc.VMMayWrite != 0
+		}
+		var err error
+		out.File, err = c.file(v.Path, link)
+		return err
+	}
+	return nil
+}
+
+// file gives the index of a mapped file.
+func (c *capture) file(path, link string) (uint32, error) {
+	if i, ok := c.files[path]; ok {
+		return i, nil
+	}
+	m, err := c.mappedFile(path, link, "the mapped file")
+	if err != nil {
+		return 0, err
+	}
+	i := uint32(len(c.st.Files))
+	c.files[path] = i
+	c.st.Files = append(c.st.Files, m)
+	return i, nil
+}
+
+// vdso notes where the kernel's own pages are: the vvar pages directly below
+// the vDSO, as arch_prctl(ARCH_MAP_VDSO_64) will make them again.
+func (c *capture) vdso() error {
+	var d VDSO
+	for i := range c.smaps.VMAs {
+		switch v := &c.smaps.VMAs[i]; v.Kind {
+		case proc.VMAVVar, proc.VMAVVarClock:
+			if d.Map == 0 {
+				d.Map = v.Start
+			}
+		case proc.VMAVDSO:
+			if d.Map == 0 {
+				d.Map = v.Start
+			}
+			d.Text, d.Size = v.Range, uint64(v.End-d.Map)
+		default:
+		}
+	}
+	if d.Text.Empty() {
+		c.refused.add("the vDSO", "the process has unmapped it", "")
+		return nil
+	}
+	text := make([]byte, d.Text.Len())
+	if _, err := proc.ReadMemory(c.pid, uint64(d.Text.Start), text); err != nil {
+		return fmt.Errorf("read the vDSO: %w", err)
+	}
+	d.Sum = vdsoSum(text)
+	if _, own, err := ownVDSO(len(text)); err != nil || own != d.Sum {
+		c.refused.add("the vDSO", "it is not the one of the kernel that runs", "")
+	}
+	c.st.VDSO = d
+	return nil
+}

@@ -1,0 +1,86 @@
+package native
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// sample has something in every field that a list can have more than one of.
+func sample() *State {
+	return &State{
+		Arch: "amd64", PID: 4711, Comm: "prog", Exe: Mapped{"/bin/prog", 123, 456}, Cwd: "/tmp",
+		Umask: 0o22, Dumpable: 1, OOMScore: -500, NoNewPrivs: true,
+		Creds:  Creds{UID: [4]uint32{1, 2, 3, 4}, Groups: []uint32{5, 6}, Eff: 1 << 40},
+		MM:     MM{StartCode: 1, EndCode: 2, EnvEnd: 1 << 46},
+		Auxv:   []byte{1, 2, 3},
+		VDSO:   VDSO{Map: 0x7000, Text: page.Range{Start: 0x9000, End: 0xb000}, Size: 0x4000, Sum: "ab"},
+		Limits: []Limit{{1, 2}, {^uint64(0), ^uint64(0)}}, Actions: []Action{{1, 2, 3, 4}},
+		Pending: [][]byte{siginfo(1), siginfo(34)}, Files: []Mapped{{"/lib/x", 1, 2}},
+		VMAs: []VMA{
+			{Range: page.Range{Start: 0x10000, End: 0x20000}, Kind: Anonymous, Prot: 3, Lazy: []page.Range{{Start: 0x11000, End: 0x12000}}},
+			{Range: page.Range{Start: 0x30000, End: 0x40000}, Kind: SharedMemory, Name: "n", Offset: 4096, Write: true},
+		},
+		Shared: []SharedObject{{Name: "shm", Size: 5000, Image: page.ImageShared, Lazy: true}},
+		Opens: []Open{
+			{Kind: OpenPipe, Pipe: 7, Data: []byte("unread"), Size: 65536},
+			{Kind: OpenEpoll, Watches: []Watch{{3, 1, 99}}},
+		},
+		FDs:      []FD{{0, 0, false}, {5, 1, true}},
+		Threads:  []Thread{{TID: 4711, Comm: "t", Regs: proc.Regs{1, 2, 3}, XState: []byte{9}, Affinity: []uint64{3}, Nice: -5, RSeq: RSeq{1, 2, 3, 4}}},
+		Eager:    []Eager{{page.Range{Start: 0, End: 0x2000}, 1}},
+		EagerSum: 0xdeadbeef, LazyBytes: 4096, EagerBytes: 8192,
+		Huge: []page.Range{{Start: 0x200000, End: 0x400000}}, Guards: []page.Range{{Start: 0x5000, End: 0x6000}},
+	}
+}
+
+func siginfo(sig byte) []byte {
+	b := make([]byte, proc.SiginfoSize)
+	b[0] = sig
+	return b
+}
+
+func TestStateRoundTrip(t *testing.T) {
+	want := sample()
+	got, err := DecodeState(want.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("state differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestStateCutOff(t *testing.T) {
+	b := sample().Encode()
+	for n := range b {
+		if _, err := DecodeState(b[:n]); err == nil {
+			t.Fatalf("the first %d of %d bytes were accepted", n, len(b))
+		}
+	}
+	if _, err := DecodeState(append(b, 0)); err == nil {
+		t.Error("a byte behind the end was accepted")
+	}
+}
+
+func FuzzDecodeState(f *testing.F) {
+	f.Add(sample().Encode())
+	f.Add([]byte(stateMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		st, err := DecodeState(b)
+		if err != nil {
+			return
+		}
+		again, err := DecodeState(st.Encode())
+		if err != nil {
+			t.Fatalf("what was decoded cannot be encoded: %v", err)
+		}
+		if !bytes.Equal(st.Encode(), again.Encode()) {
+			t.Fatal("encoding is not stable")
+		}
+	})
+}

@@ -1,0 +1,244 @@
+package native
+
+import (
+	"fmt"
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// A piece is a run of pages whose content goes into the page index, and where
+// it is read from.
+type piece struct {
+	page.Range           // in the process, or in the object
+	image      page.Addr // of the first byte
+	from       sourceKind
+	object     *object // from fromObject
+}
+
+// sourceKind says where the bytes of a piece are.
+type sourceKind uint8
+
+const (
+	fromMemory sourceKind = iota // the memory of the process
+	fromForced                   // the same, where its protection forbids reading
+	fromObject                   // a shared object, through its own file
+	fromImage                    // the image that the process is still being restored from
+)
+
+// content finds what of the memory the image must hold, and parts it into the
+// pages that are there from the start of a restore and those that come when
+// they are touched.
+type content struct {
+	c       *capture
+	scan    *proc.PageScanner
+	missing page.Set // what a pager has not installed yet
+	words   page.Set // pages of words that the kernel uses; see eagerWords
+	pieces  []piece  // ascending by image address
+}
+
+// lazyGap is how much memory without content parts two ranges that are
+// registered: less would make many small mappings, more would send faults on
+// fresh memory through the pager.
+const lazyGap = 2 << 20
+
+// maxLazyRanges bounds the ranges registered in one mapping.
+const maxLazyRanges = 64
+
+// find goes through all mappings and objects.
+func (k *content) find() error {
+	st := k.c.st
+	for i := range st.Threads {
+		for _, r := range st.Threads[i].eagerWords() {
+			k.words.Add(r)
+		}
+	}
+	for _, r := range k.c.robustPages() {
+		k.words.Add(r)
+	}
+	for i := range st.VMAs {
+		v := &st.VMAs[i]
+		var err error
+		switch v.Kind {
+		case Anonymous:
+			err = k.anonymous(v)
+		case PrivateFile:
+			err = k.privateFile(v)
+		case SharedMemory:
+			for range k.words.Within(v.Range) {
+				k.c.order[v.File].pinned = true
+			}
+		case SharedFile:
+		}
+		if err != nil {
+			return fmt.Errorf("scan mapping %v: %w", v.Range, err)
+		}
+	}
+	return k.objects()
+}
+
+// anonymous takes pages that are there, in memory or in swap, but for those
+// known to be zero; and those that a pager still owes.
+func (k *content) anonymous(v *VMA) error {
+	var present page.Set
+	err := k.scan.Scan(v.Range, func(r proc.PageRun) error {
+		if r.Categories&proc.PageGuard != 0 {
+			k.c.st.Guards = append(k.c.st.Guards, r.Range)
+			return nil
+		}
+		if r.Categories&proc.PageHuge != 0 {
+			k.huge(r.Range)
+		}
+		if r.Categories&(proc.PagePresent|proc.PageSwapped) != 0 && r.Categories&proc.PageZero == 0 {
+			present.Add(r.Range)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	from := fromMemory
+	if v.Prot&unix.PROT_READ == 0 {
+		from = fromForced
+	}
+	for r := range k.missing.Within(v.Range) {
+		present.Add(r)
+	}
+	for r := range k.words.Within(v.Range) {
+		if k.missing.Covers(r) || present.Covers(r) {
+			k.eager(r, 0)
+		}
+	}
+	for r := range present.All() {
+		k.lazy(v, r, from)
+	}
+	v.Lazy = lazyRanges(&present)
+	return nil
+}
+
+// lazy appends r's pieces: what is missing comes from the image, what is eager
+// is left out.
+func (k *content) lazy(v *VMA, r page.Range, from sourceKind) {
+	var rest page.Set
+	rest.Add(r)
+	for w := range k.words.Within(r) {
+		rest.Remove(w)
+	}
+	for part := range rest.All() {
+		at := part.Start
+		for m := range k.missing.Within(part) {
+			k.add(page.Range{Start: at, End: m.Start}, from)
+			k.add(m, fromImage)
+			at = m.End
+		}
+		k.add(page.Range{Start: at, End: part.End}, from)
+	}
+}
+
+func (k *content) add(r page.Range, from sourceKind) {
+	if r.Empty() {
+		return
+	}
+	k.pieces = append(k.pieces, piece{Range: r, image: r.Start, from: from})
+	k.c.st.LazyBytes += r.Len()
+}
+
+func (k *content) eager(r page.Range, shared uint32) {
+	st := k.c.st
+	st.EagerBytes += r.Len()
+	if n := len(st.Eager); n > 0 && st.Eager[n-1].Shared == shared && st.Eager[n-1].End == r.Start {
+		st.Eager[n-1].End = r.End
+		return
+	}
+	st.Eager = append(st.Eager, Eager{Range: r, Shared: shared})
+}
+
+func (k *content) huge(r page.Range) {
+	h := &k.c.st.Huge
+	if n := len(*h); n > 0 && (*h)[n-1].End == r.Start {
+		(*h)[n-1].End = r.End
+		return
+	}
+	*h = append(*h, r)
+}
+
+// lazyRanges covers present with few ranges.
+func lazyRanges(present *page.Set) []page.Range {
+	for gap := uint64(lazyGap); ; gap *= 4 {
+		var out []page.Range
+		for r := range present.All() {
+			if n := len(out); n > 0 && (gap > math.MaxInt64 || uint64(r.Start-out[n-1].End) < gap) {
+				out[n-1].End = r.End
+				continue
+			}
+			out = append(out, r)
+		}
+		if len(out) <= maxLazyRanges {
+			return out
+		}
+	}
+}
+
+// privateFile takes the pages that the process has changed; the others come
+// from the file. They cannot be registered, so they are eager.
+func (k *content) privateFile(v *VMA) error {
+	return k.scan.Scan(v.Range, func(r proc.PageRun) error {
+		present := r.Categories&proc.PagePresent != 0 && r.Categories&(proc.PageFile|proc.PageZero) == 0
+		if present || r.Categories&proc.PageSwapped != 0 {
+			k.eager(r.Range, 0)
+		}
+		return nil
+	})
+}
+
+// objects takes the data of the shared objects, holes left out: lazily where
+// every use of an object is a mapping, for a read through a descriptor or by
+// the kernel raises no fault.
+func (k *content) objects() error {
+	at := page.ImageShared
+	for _, o := range k.c.order {
+		s := &k.c.st.Shared[o.index]
+		s.Image = at
+		at += page.Addr(s.Size).Up() + page.Size
+		s.Lazy = o.descriptors == 0 && !o.pinned
+		var data page.Set
+		err := proc.DataRanges(o.path, func(start, end uint64) error {
+			data.Add(page.Range{Start: page.Addr(start).Down(), End: page.Addr(end).Up()})
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("find the content of %s: %w", s.Name, err)
+		}
+		for r := range data.All() {
+			if !s.Lazy {
+				k.eager(r, o.index+1)
+				continue
+			}
+			k.pieces = append(k.pieces, piece{Range: r, image: s.Image + r.Start, from: fromObject, object: o})
+			k.c.st.LazyBytes += r.Len()
+		}
+		if s.Lazy {
+			k.registerObject(o, &data)
+		}
+	}
+	return nil
+}
+
+// registerObject notes the lazy ranges of all mappings of an object.
+func (k *content) registerObject(o *object, data *page.Set) {
+	for i := range k.c.st.VMAs {
+		v := &k.c.st.VMAs[i]
+		if v.Kind != SharedMemory || v.File != o.index {
+			continue
+		}
+		var here page.Set
+		off := page.Addr(v.Offset)
+		for r := range data.Within(page.RangeOf(off, v.Len())) {
+			here.Add(r.Shift(v.Start - off))
+		}
+		v.Lazy = lazyRanges(&here)
+	}
+}

@@ -1,0 +1,256 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// Frozen is a process all of whose threads stand still. Release lets it run
+// on, whatever happened before; if the calling process dies, the kernel does
+// the same. Its methods are called from one goroutine.
+type Frozen struct {
+	pid     int
+	tracer  *proc.Tracer
+	tids    []int    // of its threads, the leader's first
+	mem     *os.File // /proc/PID/mem
+	c       *capture
+	content *content
+	missing []page.Mapping
+	ended   bool
+}
+
+// Freeze stops all threads of process pid. Errors are those of
+// proc.Tracer.SeizeAll: no such process, a zombie, a kernel thread, one that
+// is traced already, or that this user may not trace.
+func Freeze(ctx context.Context, pid int) (*Frozen, error) {
+	tr, err := proc.NewTracer()
+	if err != nil {
+		return nil, err
+	}
+	f := &Frozen{pid: pid, tracer: tr}
+	if f.tids, err = tr.SeizeAll(ctx, pid); err != nil {
+		tr.Close()
+		return nil, err
+	}
+	if f.mem, err = os.Open("/proc/" + strconv.Itoa(pid) + "/mem"); err != nil {
+		f.Release()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Release lets the process run on where it was. It may be called again.
+func (f *Frozen) Release() {
+	if f.ended {
+		return
+	}
+	f.ended = true
+	f.tracer.Close()
+	if f.mem != nil {
+		f.mem.Close()
+	}
+	if f.content != nil {
+		f.content.scan.Close()
+	}
+}
+
+// Kill ends the process, and returns when it has ended.
+func (f *Frozen) Kill() error {
+	err := f.tracer.Kill(f.pid)
+	f.Release()
+	return err
+}
+
+// Capture reads the process's state, all but the content of its memory.
+// missing is what the pager of an earlier restore has not installed yet. The
+// error is a *RefusedError where the process holds something that an image
+// cannot.
+func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
+	f.missing = missing
+	f.c = &capture{pid: f.pid, st: new(State), files: make(map[string]uint32), objects: make(map[objectID]*object)}
+	if err := f.c.fromProc(); err != nil {
+		return err
+	}
+	if err := f.threads(ctx); err != nil {
+		return err
+	}
+	scan, err := proc.NewPageScanner(f.pid)
+	if err != nil {
+		return err
+	}
+	f.content = &content{c: f.c, scan: scan}
+	for _, m := range missing {
+		f.content.missing.Add(m.Range)
+	}
+	if len(missing) == 0 {
+		f.c.abandoned()
+	}
+	if err := f.c.refused.err(); err != nil {
+		return err
+	}
+	if err := f.content.find(); err != nil {
+		return err
+	}
+	return f.c.refused.err()
+}
+
+// abandoned refuses a process whose pages are missing with nobody to ask.
+func (c *capture) abandoned() {
+	for i := range c.smaps.VMAs {
+		if v := &c.smaps.VMAs[i]; v.Flags&proc.VMUffdMissing != 0 {
+			c.refused.add(vmaName(v), "it is registered with a userfaultfd, and no pager of ours answers for it",
+				"wait until all of its memory is there, or start its pager again")
+		}
+	}
+}
+
+// Threads, Mappings and Bytes say how large a captured process is.
+func (f *Frozen) Threads() int { return len(f.c.st.Threads) }
+
+// Mappings is the number of mappings that the process has.
+func (f *Frozen) Mappings() int { return len(f.c.st.VMAs) }
+
+// Bytes are those of the pages that a restore brings lazily and eagerly.
+func (f *Frozen) Bytes() (lazy, eager uint64) { return f.c.st.LazyBytes, f.c.st.EagerBytes }
+
+// Warnings are what the user should know although the process is preserved.
+func (f *Frozen) Warnings() []string { return f.c.warn }
+
+// DumpOptions are the wishes of a Dump.
+type DumpOptions struct {
+	Missing  PageReader            // where the pages come from that Capture was told are missing
+	Progress func(done, of uint64) // bytes of memory; called from the calling goroutine
+}
+
+// Dump writes the captured process into w: eager.raw, the pages, process.bin.
+// The manifest is the caller's to finish.
+func (f *Frozen) Dump(ctx context.Context, w *image.Writer, opts DumpOptions) error {
+	st := f.c.st
+	d := &dumper{pid: f.pid, mem: f.mem, w: w, source: opts.Missing, missing: f.missing}
+	if opts.Progress != nil {
+		d.progress = func(done uint64) { opts.Progress(done, st.LazyBytes) }
+	}
+	if err := d.eager(ctx, st, f.c.order); err != nil {
+		return fmt.Errorf("write %s: %w", image.EagerObject, err)
+	}
+	if err := d.pages(ctx, f.content.pieces); err != nil {
+		return err
+	}
+	out, err := w.Object(image.ProcessObject)
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write(st.Encode()); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
+
+// Manifest describes the process; what depends on the pages is the writer's.
+func (f *Frozen) Manifest() image.Manifest {
+	st := f.c.st
+	return image.Manifest{
+		Writer:  "lazyrestore",
+		Created: time.Now().UTC().Truncate(time.Second),
+		Machine: image.Machine{Arch: st.Arch, XFeatures: st.XFeatures, PageSize: page.Size, VDSO: st.VDSO.Sum},
+		Process: image.Process{
+			PID: st.PID, Comm: st.Comm, Threads: len(st.Threads), Mappings: len(st.VMAs),
+			EagerBytes: st.EagerBytes,
+		},
+	}
+}
+
+// threads reads every thread, the leader first, and asks the process what only
+// it can answer.
+func (f *Frozen) threads(ctx context.Context) error {
+	st := f.c.st
+	for _, tid := range f.tids {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		th := Thread{TID: tid}
+		if err := f.thread(&th); err != nil {
+			return fmt.Errorf("thread %d: %w", tid, err)
+		}
+		st.Threads = append(st.Threads, th)
+	}
+	return f.ask()
+}
+
+func (f *Frozen) thread(th *Thread) error {
+	tr, tid := f.tracer, th.TID
+	var err error
+	if th.Regs, err = tr.GetRegs(tid); err != nil {
+		return err
+	}
+	if th.XState, err = tr.GetXState(tid); err != nil {
+		return err
+	}
+	if th.SigMask, err = tr.GetSigMask(tid); err != nil {
+		return err
+	}
+	if th.Pending, err = tr.PeekSignals(tid, false); err != nil {
+		return err
+	}
+	if tid == f.pid {
+		if f.c.st.Pending, err = tr.PeekSignals(tid, true); err != nil {
+			return err
+		}
+	}
+	rs, err := tr.GetRSeq(tid)
+	if err != nil {
+		return err
+	}
+	th.RSeq = RSeq{Addr: rs.Addr, Len: rs.Len, Sig: rs.Sig}
+	if rs.Addr != 0 {
+		var word [8]byte
+		if _, err := f.mem.ReadAt(word[:], int64(rs.Addr+rseqCSOffset)); err != nil {
+			return fmt.Errorf("read its critical section: %w", err)
+		}
+		th.RSeq.CS = getWord(word[:])
+	}
+	if th.RobustList, th.RobustLen, err = proc.RobustList(tid); err != nil {
+		return err
+	}
+	status, err := proc.ReadStatus(tid)
+	if err != nil {
+		return err
+	}
+	th.Comm = status.Name
+	if c := credsOf(&status); !c.equal(&f.c.st.Creds) {
+		f.c.refused.add("thread "+strconv.Itoa(tid), "its credentials differ from the process's", helpCRIU)
+	}
+	if status.Seccomp != 0 && tid != f.pid {
+		f.c.refused.add("thread "+strconv.Itoa(tid), "it has system call filters", helpCRIU)
+	}
+	return f.scheduling(th)
+}
+
+func (f *Frozen) scheduling(th *Thread) error {
+	stat, err := proc.ReadStat(th.TID)
+	if err != nil {
+		return err
+	}
+	th.Policy, th.Priority, th.Nice = uint64(stat.Policy), uint64(stat.RTPriority), int64(stat.Nice)
+	var set, all unix.CPUSet
+	if err := unix.SchedGetaffinity(th.TID, &set); err != nil {
+		return fmt.Errorf("get its CPU affinity: %w", err)
+	}
+	if err := unix.SchedGetaffinity(1, &all); err == nil && set == all {
+		return nil // not bound, as far as can be told
+	}
+	for _, w := range set {
+		th.Affinity = append(th.Affinity, uint64(w))
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// setRegisters gives every thread what only a tracer can give: the other
+// threads are seized out of their sleep, all at once; the leader, which stands
+// at the end of its table, unmaps the last of the restore from the process,
+// through the vDSO's own system call instruction, before it gets its own.
+func (b *builder) setRegisters(p *Process) error {
+	st, tr := b.st, p.tracer
+	tids := make([]int, 0, len(st.Threads)-1)
+	for i := range st.Threads[1:] {
+		tids = append(tids, st.Threads[i+1].TID)
+	}
+	if err := tr.SeizeThreads(tids); err != nil {
+		return fmt.Errorf("seize the new threads: %w", err)
+	}
+	for i := range st.Threads[1:] {
+		if err := b.setThread(tr, &st.Threads[i+1]); err != nil {
+			return err
+		}
+	}
+	leader := &st.Threads[0]
+	if err := b.unmapProgram(tr, leader.TID); err != nil {
+		return err
+	}
+	return b.setThread(tr, leader)
+}
+
+func (b *builder) setThread(tr *proc.Tracer, th *Thread) error {
+	if th.RSeq.CS != 0 {
+		// Running outside of the critical section has cleared the pointer.
+		if err := tr.PokeWord(th.TID, th.RSeq.Addr+rseqCSOffset, th.RSeq.CS); err != nil {
+			return fmt.Errorf("thread %d: put its critical section back: %w", th.TID, err)
+		}
+	}
+	if err := tr.SetXState(th.TID, th.XState); err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			var r reasons
+			r.add("the extended registers of thread "+strconv.Itoa(th.TID), "this processor does not have all of them", "restore on a machine with the processor features that inspect shows")
+			return r.err()
+		}
+		return fmt.Errorf("thread %d: set the extended registers: %w", th.TID, err)
+	}
+	regs := resume(th.Regs)
+	if err := tr.SetRegs(th.TID, &regs); err != nil {
+		return fmt.Errorf("thread %d: set the registers: %w", th.TID, err)
+	}
+	if err := tr.SetSigMask(th.TID, th.SigMask); err != nil {
+		return fmt.Errorf("thread %d: set the signal mask: %w", th.TID, err)
+	}
+	return nil
+}
+
+// unmapProgram has the leader unmap the mapping that holds its own code.
+func (b *builder) unmapProgram(tr *proc.Tracer, tid int) error {
+	insn, err := b.syscallInsn()
+	if err != nil {
+		return err
+	}
+	ret, err := tr.StepSyscall(tid, insn, unix.SYS_MUNMAP, b.prog.base, uint64(len(b.prog.buf)))
+	if errno, failed := proc.Errno(ret); err == nil && failed {
+		err = errno
+	}
+	if err != nil {
+		return fmt.Errorf("unmap the table: %w", err)
+	}
+	return nil
+}
+
+// Run lets the process go on where it was. The tracer lets go of it; nothing
+// of the restore is left in it but its missing pages.
+func (p *Process) Run() error {
+	err := p.tracer.DetachAll()
+	p.tracer.Close()
+	if err != nil {
+		return fmt.Errorf("let process %d go: %w", p.PID, err)
+	}
+	return nil
+}
+
+// Kill ends a process that was not run, and gives up its descriptors.
+func (p *Process) Kill() {
+	p.tracer.KillAll()
+	p.tracer.Close()
+	if p.UFFD != nil {
+		p.UFFD.Close()
+		p.UFFD = nil
+	}
+	if p.PIDFD >= 0 {
+		unix.Close(p.PIDFD)
+		p.PIDFD = -1
+	}
+}
+
+// explain turns a step that failed into a refusal where the cause lies in this
+// place, not in us.
+func (b *builder) explain(err error) error {
+	var step *StepError
+	if !errors.As(err, &step) {
+		return err
+	}
+	var r reasons
+	switch {
+	case errors.Is(err, unix.EEXIST) && step.Call == unix.SYS_CLONE3:
+		r.add(step.Step, "another thread or process has the id", "end that process, or restore with --pid-ns")
+	case step.Call == unix.SYS_OPENAT:
+		r.add(step.Step, step.Errno.Error(), "put the file back, or make it readable")
+	case step.Call == unix.SYS_CHDIR:
+		r.add(step.Step, step.Errno.Error(), "make the directory again")
+	default:
+		return err
+	}
+	return r.err()
+}

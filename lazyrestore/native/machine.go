@@ -1,0 +1,138 @@
+package native
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+const (
+	atSysinfoEHDR = 33 // AT_SYSINFO_EHDR: where the vDSO is
+	ssOnStack     = 1
+	ssDisable     = 2
+	rseqCSOffset  = 8 // rseq_cs in struct rseq
+)
+
+func putWord(b []byte, v uint64) { binary.NativeEndian.PutUint64(b, v) }
+
+// checkMachine refuses a state that this machine cannot continue.
+func checkMachine(st *State) error {
+	var r reasons
+	if st.Arch != runtime.GOARCH {
+		r.add("the image", "it is of a process on "+st.Arch, "restore it on a machine of that architecture")
+		return r.err()
+	}
+	if len(st.Threads) == 0 {
+		return fmt.Errorf("%w: no thread", errState)
+	}
+	if st.VDSO.Map != 0 {
+		_, sum, err := ownVDSO(int(st.VDSO.Text.Len()))
+		if err != nil {
+			return err
+		}
+		if sum != st.VDSO.Sum {
+			r.add("the vDSO", "the kernel that runs here has another one, and the program holds addresses in the old",
+				"restore under the kernel build of the checkpoint")
+		}
+	}
+	return r.err()
+}
+
+// ownVDSO reads the first size bytes of this process's vDSO; every process
+// under one kernel has the same.
+func ownVDSO(size int) (text []byte, sum string, err error) {
+	auxv, err := proc.ReadAuxv(unix.Getpid())
+	if err != nil {
+		return nil, "", err
+	}
+	at, ok := auxv.Get(atSysinfoEHDR)
+	if !ok || size <= 0 || size > 1<<20 {
+		return nil, "", errors.New("this kernel gives processes no vDSO")
+	}
+	text = make([]byte, size)
+	n, err := proc.ReadMemory(unix.Getpid(), at, text)
+	if err != nil && n == 0 {
+		return nil, "", fmt.Errorf("read the vDSO: %w", err)
+	}
+	return text[:n], vdsoSum(text[:n]), nil
+}
+
+func vdsoSum(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// syscallInsn finds a system call instruction in the process's vDSO.
+func (b *builder) syscallInsn() (uint64, error) {
+	text, _, err := ownVDSO(int(b.st.VDSO.Text.Len()))
+	if err != nil {
+		return 0, err
+	}
+	off := bytes.Index(text, syscallInsn)
+	if off < 0 || b.st.VDSO.Map == 0 {
+		return 0, errors.New("the process has no vDSO to make a system call from")
+	}
+	return uint64(b.st.VDSO.Text.Start) + uint64(off), nil
+}
+
+// ownCredentials are those of this process, which the new one inherits.
+func ownCredentials() (Creds, error) {
+	s, err := proc.ReadStatus(unix.Getpid())
+	if err != nil {
+		return Creds{}, err
+	}
+	return credsOf(&s), nil
+}
+
+func credsOf(s *proc.Status) Creds {
+	return Creds{
+		UID: s.Uid, GID: s.Gid, Groups: s.Groups,
+		Inh: s.CapInh, Prm: s.CapPrm, Eff: s.CapEff, Bnd: s.CapBnd, Amb: s.CapAmb,
+	}
+}
+
+// ownLimits are the first n resource limits of this process, and its nice
+// value.
+func ownLimits(n int) ([]Limit, int64) {
+	limits := make([]Limit, 0, n)
+	for i := range n {
+		var l unix.Rlimit
+		if unix.Getrlimit(i, &l) != nil {
+			break
+		}
+		limits = append(limits, Limit{l.Cur, l.Max})
+	}
+	prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		return limits, 0
+	}
+	return limits, int64(20 - prio) // the system call gives 1 to 40
+}
+
+// applyStdio decides what descriptors 0 to 2 become.
+func applyStdio(st *State, how Stdio) {
+	if how == StdioAuto {
+		return
+	}
+	for i := range st.FDs {
+		f := &st.FDs[i]
+		o := &st.Opens[f.Open]
+		switch {
+		case f.Num > 2:
+		case how == StdioInherit:
+			st.Opens = append(slices.Clip(st.Opens), Open{Kind: OpenStdio, Stdio: uint32(f.Num)})
+			f.Open = uint32(len(st.Opens) - 1)
+		case o.Kind == OpenStdio:
+			o.Kind = OpenNull
+		}
+	}
+}

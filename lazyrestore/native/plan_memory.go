@@ -1,0 +1,219 @@
+package native
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// taskSize is the end of what a process with four-level page tables may map.
+const taskSize = 0x7ffffffff000
+
+// advice are the madvise(2) values of the bits in VMA.Advice, with the letters
+// that /proc/PID/smaps shows for them.
+var advice = [...]struct {
+	flag  string
+	value uint64
+}{
+	{"sr", unix.MADV_SEQUENTIAL},
+	{"rr", unix.MADV_RANDOM},
+	{"dc", unix.MADV_DONTFORK},
+	{"dd", unix.MADV_DONTDUMP},
+	{"hg", unix.MADV_HUGEPAGE},
+	{"nh", unix.MADV_NOHUGEPAGE},
+	{"mg", unix.MADV_MERGEABLE},
+	{"wf", unix.MADV_WIPEONFORK},
+}
+
+// iovMax is how many buffers one preadv takes.
+const iovMax = 1024
+
+// memory plans the address space: everything of the loop's own process image
+// is unmapped, then the mappings are made in address order, then the eager
+// pages are read into them, and only then are the lazy ranges registered, for
+// the kernel may not touch a registered page that is missing.
+func (b *builder) memory(t *table) {
+	base, end := b.prog.base, b.prog.base+uint64(len(b.prog.buf))
+	t.call("unmap all below the table", unix.SYS_MUNMAP, 0, base)
+	t.call("unmap all above the table", unix.SYS_MUNMAP, end, taskSize-end)
+	// A huge page made by an eager write would fill its neighbours with zeros
+	// that hide their real content: none until the ranges are registered.
+	t.call("disable huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, 1)
+
+	eager := page.SetOf(eagerRanges(b.st.Eager)...)
+	opened := -1 // which file is open as b.low
+	for i := range b.st.VMAs {
+		v := &b.st.VMAs[i]
+		prot := uint64(v.Prot)
+		for range eager.Within(v.Range) {
+			prot |= unix.PROT_WRITE
+			break
+		}
+		if v.Kind == PrivateFile || v.Kind == SharedFile {
+			opened = b.openMapped(t, v, opened)
+		}
+		b.mapOne(t, v, prot)
+	}
+	if opened >= 0 {
+		t.call("close", unix.SYS_CLOSE, 0)
+	}
+	if b.st.VDSO.Map != 0 {
+		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(b.st.VDSO.Map)).by(b.st.VDSO.Map)
+	}
+	b.eagerPages(t)
+	for i := range b.st.VMAs {
+		v := &b.st.VMAs[i]
+		for range eager.Within(v.Range) {
+			if v.Prot&unix.PROT_WRITE == 0 {
+				t.call("protect", unix.SYS_MPROTECT, uint64(v.Start), v.Len(), uint64(v.Prot)).by(v.Start)
+			}
+			break
+		}
+		b.advise(t, v)
+	}
+	for _, g := range b.st.Guards {
+		t.call("install the guard region", unix.SYS_MADVISE, uint64(g.Start), g.Len(), madvGuardInstall).by(g.Start)
+	}
+}
+
+const madvGuardInstall = 102 // MADV_GUARD_INSTALL, Linux 6.13
+
+func eagerRanges(es []Eager) []page.Range {
+	var rs []page.Range
+	for _, e := range es {
+		if e.Shared == 0 {
+			rs = append(rs, e.Range)
+		}
+	}
+	return rs
+}
+
+// openMapped opens v's file as descriptor 0, the lowest that is free, unless
+// it is the one that is open already.
+func (b *builder) openMapped(t *table, v *VMA, opened int) int {
+	// The same file opened for reading and for writing counts as two.
+	id := int(v.File) * 2
+	flags := uint64(unix.O_RDONLY)
+	if v.Write {
+		id, flags = id+1, unix.O_RDWR
+	}
+	if id == opened {
+		return id
+	}
+	if opened >= 0 {
+		t.call("close", unix.SYS_CLOSE, 0)
+	}
+	path := b.st.Files[v.File].Path
+	t.call("open", unix.SYS_OPENAT, atFDCWD, b.prog.cstring(path), flags|unix.O_CLOEXEC).on(path).returns(0)
+	return id
+}
+
+func (b *builder) mapOne(t *table, v *VMA, prot uint64) {
+	flags := uint64(v.Flags) | unix.MAP_FIXED_NOREPLACE
+	fd, off, about := ^uint64(0), v.Offset, "memory"
+	switch v.Kind {
+	case Anonymous:
+		flags |= unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
+		off = 0
+	case PrivateFile:
+		flags |= unix.MAP_PRIVATE
+		fd, about = 0, b.st.Files[v.File].Path
+	case SharedFile:
+		flags |= unix.MAP_SHARED
+		fd, about = 0, b.st.Files[v.File].Path
+	case SharedMemory:
+		flags |= unix.MAP_SHARED
+		fd, about = uint64(b.sharedFDs[v.File]), b.st.Shared[v.File].Name
+	}
+	t.call("map", unix.SYS_MMAP, uint64(v.Start), v.Len(), prot, flags, fd, off).on(about).by(v.Start).returns(uint64(v.Start))
+}
+
+func (b *builder) advise(t *table, v *VMA) {
+	for i, a := range advice {
+		if v.Advice&(1<<i) != 0 {
+			t.call("madvise "+a.flag, unix.SYS_MADVISE, uint64(v.Start), v.Len(), a.value).by(v.Start)
+		}
+	}
+	if v.Name != "" {
+		t.call("name", unix.SYS_PRCTL, unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, uint64(v.Start), v.Len(), b.prog.cstring(v.Name)).by(v.Start).mayFail()
+	}
+}
+
+// eagerPages reads eager.raw into the mappings, as many runs at a time as one
+// system call takes.
+func (b *builder) eagerPages(t *table) {
+	var off, n uint64
+	var iov []uint64
+	flush := func() {
+		if len(iov) == 0 {
+			return
+		}
+		t.call("read the eager pages", unix.SYS_PREADV, uint64(b.eagerFD), b.prog.words(iov...), uint64(len(iov)/2), off).returns(n)
+		off, n, iov = off+n, 0, iov[:0]
+	}
+	for _, e := range b.st.Eager {
+		if e.Shared != 0 {
+			flush()
+			off += e.Len()
+			continue
+		}
+		iov = append(iov, uint64(e.Start), e.Len())
+		n += e.Len()
+		if len(iov) == 2*iovMax || n >= 1<<30 {
+			flush()
+		}
+	}
+	flush()
+}
+
+// userfaultfd plans the making of the userfaultfd, the registration of all
+// lazy ranges, and the sending of its descriptor to the one who restores.
+func (b *builder) userfaultfd(t *table) {
+	ranges := b.lazyRanges()
+	if len(ranges) == 0 {
+		return
+	}
+	const fd = 0 // the lowest that is free
+	t.call("open a userfaultfd", unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK).returns(fd)
+	request, api := uffd.APIRequest(b.features)
+	t.call("enable userfaultfd features", unix.SYS_IOCTL, fd, request, b.prog.words(api[:]...))
+	for _, r := range ranges {
+		request, arg := uffd.RegisterRequest(uint64(r.Start), r.Len(), uffd.ModeMissing)
+		t.call("register", unix.SYS_IOCTL, fd, request, b.prog.words(arg[:]...)).by(r.Start)
+	}
+	b.sendFD(t, fd)
+	t.call("close the userfaultfd", unix.SYS_CLOSE, fd)
+}
+
+// lazyRanges are all ranges to register, neighbours joined.
+func (b *builder) lazyRanges() []page.Range {
+	var out []page.Range
+	for i := range b.st.VMAs {
+		for _, r := range b.st.VMAs[i].Lazy {
+			if n := len(out); n > 0 && out[n-1].End == r.Start {
+				out[n-1].End = r.End
+				continue
+			}
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// mappings says for the pager which image addresses fill the lazy ranges.
+func (st *State) mappings() []page.Mapping {
+	var out []page.Mapping
+	for i := range st.VMAs {
+		v := &st.VMAs[i]
+		for _, r := range v.Lazy {
+			m := page.Mapping{Range: r, Image: r.Start, PageSize: page.Size}
+			if v.Kind == SharedMemory {
+				m.Image = st.Shared[v.File].Image + page.Addr(v.Offset) + (r.Start - v.Start)
+				m.Shared = true
+			}
+			out = append(out, m)
+		}
+	}
+	return out
+}

@@ -1,0 +1,213 @@
+package native
+
+import (
+	"encoding/binary"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	sigSetSize = 8
+	numSignals = 64
+	allSignals = ^uint64(0)
+)
+
+// threadFlags are the clone(2) flags that make a thread as pthread_create(3)
+// does, but for what its table sets itself.
+const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+
+// process plans what belongs to the process as a whole.
+func (b *builder) process(t *table) {
+	st := b.st
+	b.mmFields(t)
+	t.call("change to the working directory", unix.SYS_CHDIR, b.prog.cstring(st.Cwd)).on(st.Cwd)
+	t.call("set the umask", unix.SYS_UMASK, uint64(st.Umask))
+	t.call("set the personality", unix.SYS_PERSONALITY, st.Persona)
+	for i, l := range st.Limits {
+		if i < len(b.limits) && b.limits[i] == l {
+			continue
+		}
+		t.call("set the resource limit", unix.SYS_PRLIMIT64, 0, uint64(i), b.prog.words(l.Cur, l.Max), 0).on(strconv.Itoa(i))
+	}
+	for i, a := range st.Actions {
+		sig := i + 1
+		if unix.Signal(sig) == unix.SIGKILL || unix.Signal(sig) == unix.SIGSTOP {
+			continue
+		}
+		act := b.prog.words(a.Handler, a.Flags, a.Restorer, a.Mask)
+		t.call("set the action of signal", unix.SYS_RT_SIGACTION, uint64(sig), act, 0, sigSetSize).on(strconv.Itoa(sig))
+	}
+	for _, info := range st.Pending {
+		t.call("queue signal", unix.SYS_RT_SIGQUEUEINFO, uint64(st.PID), uint64(signalOf(info)), b.prog.bytes(info)).on(strconv.Itoa(signalOf(info)))
+	}
+	if st.Subreaper {
+		t.call("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1)
+	}
+}
+
+// mmFields plans prctl(PR_SET_MM_MAP), which also sets the executable's link:
+// no mapping of the stub's own executable may be left by then.
+func (b *builder) mmFields(t *table) {
+	st, mm := b.st, &b.st.MM
+	const fd = 0
+	t.call("open the executable", unix.SYS_OPENAT, atFDCWD, b.prog.cstring(st.Exe.Path), unix.O_RDONLY|unix.O_CLOEXEC).on(st.Exe.Path).returns(fd)
+	auxv := b.prog.bytes(st.Auxv)
+	arg := b.prog.words(
+		mm.StartCode, mm.EndCode, mm.StartData, mm.EndData, mm.StartBrk, mm.Brk, mm.StartStack,
+		mm.ArgStart, mm.ArgEnd, mm.EnvStart, mm.EnvEnd, auxv, uint64(len(st.Auxv))|fd<<32)
+	const mmMapSize = 13 * 8 // struct prctl_mm_map: its last word is auxv_size and exe_fd, 32 bits each
+	t.call("set the memory layout", unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, arg, mmMapSize, 0)
+	t.call("close the executable", unix.SYS_CLOSE, fd)
+}
+
+// threads plans the other threads: each is made with its old id and runs a
+// table of its own, at whose end it sleeps until it is seized.
+func (b *builder) threads(t *table) {
+	for i := range b.st.Threads[1:] {
+		th := &b.st.Threads[i+1]
+		own := &table{}
+		b.thread(own, th)
+		b.credentials(own)
+		own.call("sleep until the restore is done", unix.SYS_PAUSE)
+		b.prog.place(own)
+		b.threadTables = append(b.threadTables, own)
+
+		tid := strconv.Itoa(th.TID)
+		tidAt, tidBytes := b.prog.alloc(8)
+		binary.NativeEndian.PutUint32(tidBytes, uint32(th.TID))
+		args := b.prog.words(threadFlags, 0, 0, 0, 0, 0, 0, 0, tidAt, 1, 0) // struct clone_args
+		s := t.call("create thread", unix.SYS_CLONE3, args, 11*8, 0, 0, 0, own.addr).on(tid)
+		s.returns(uint64(th.TID))
+	}
+}
+
+// thread plans what a thread sets for itself.
+func (b *builder) thread(t *table, th *Thread) {
+	t.call("set the tid address", unix.SYS_SET_TID_ADDRESS, th.ClearTID)
+	if th.RobustList != 0 {
+		t.call("set the robust list", unix.SYS_SET_ROBUST_LIST, th.RobustList, th.RobustLen)
+	}
+	t.call("name the thread", unix.SYS_PRCTL, unix.PR_SET_NAME, b.prog.cstring(th.Comm)).on(th.Comm)
+	if th.AltStack.Flags&ssDisable == 0 {
+		t.call("set the signal stack", unix.SYS_SIGALTSTACK, b.prog.words(th.AltStack.SP, th.AltStack.Flags&^ssOnStack, th.AltStack.Size), 0)
+	}
+	if th.RSeq.Addr != 0 {
+		t.call("register restartable sequences", unix.SYS_RSEQ, th.RSeq.Addr, uint64(th.RSeq.Len), 0, uint64(th.RSeq.Sig))
+	}
+	b.scheduling(t, th)
+	for _, info := range th.Pending {
+		t.call("queue signal", unix.SYS_RT_TGSIGQUEUEINFO, uint64(b.st.PID), uint64(th.TID), uint64(signalOf(info)), b.prog.bytes(info)).on(strconv.Itoa(signalOf(info)))
+	}
+}
+
+func (b *builder) scheduling(t *table, th *Thread) {
+	if len(th.Affinity) > 0 {
+		// Another machine may lack the processors: a hint that cannot be kept is dropped.
+		t.call("set the CPU affinity", unix.SYS_SCHED_SETAFFINITY, 0, uint64(8*len(th.Affinity)), b.prog.words(th.Affinity...)).mayFail()
+	}
+	if th.Policy != 0 {
+		addr, param := b.prog.alloc(8)
+		binary.NativeEndian.PutUint32(param, uint32(th.Priority))
+		t.call("set the scheduling policy", unix.SYS_SCHED_SETSCHEDULER, 0, th.Policy, addr)
+	}
+	if th.Nice != b.nice {
+		t.call("set the nice value", unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uint64(th.Nice)).mayFail()
+	}
+}
+
+// credentials plans what a thread sets to be who it was, the capabilities
+// last. Nothing is planned where the restoring command is the same already.
+func (b *builder) credentials(t *table) {
+	want, have := &b.st.Creds, &b.creds
+	if want.equal(have) {
+		return
+	}
+	t.call("keep capabilities over the change of user", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
+	groups, list := b.prog.alloc(4*len(want.Groups) + 4)
+	for i, g := range want.Groups {
+		binary.NativeEndian.PutUint32(list[4*i:], g)
+	}
+	t.call("set the groups", unix.SYS_SETGROUPS, uint64(len(want.Groups)), groups)
+	t.call("set the group ids", unix.SYS_SETRESGID, uint64(want.GID[0]), uint64(want.GID[1]), uint64(want.GID[2]))
+	for c := range uint64(64) {
+		if have.Bnd&^want.Bnd&(1<<c) != 0 {
+			t.call("drop from the bounding set capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c).on(strconv.Itoa(int(c)))
+		}
+	}
+	t.call("set the user ids", unix.SYS_SETRESUID, uint64(want.UID[0]), uint64(want.UID[1]), uint64(want.UID[2]))
+	if want.UID[3] != want.UID[1] {
+		t.call("set the file system user id", unix.SYS_SETFSUID, uint64(want.UID[3]))
+	}
+	if want.GID[3] != want.GID[1] {
+		t.call("set the file system group id", unix.SYS_SETFSGID, uint64(want.GID[3]))
+	}
+	hdr, h := b.prog.alloc(8)
+	binary.NativeEndian.PutUint32(h, unix.LINUX_CAPABILITY_VERSION_3)
+	data, d := b.prog.alloc(24)
+	for i, v := range []uint32{
+		uint32(want.Eff), uint32(want.Prm), uint32(want.Inh),
+		uint32(want.Eff >> 32), uint32(want.Prm >> 32), uint32(want.Inh >> 32),
+	} {
+		binary.NativeEndian.PutUint32(d[4*i:], v)
+	}
+	t.call("set the capabilities", unix.SYS_CAPSET, hdr, data)
+	for c := range uint64(64) {
+		if want.Amb&(1<<c) != 0 {
+			t.call("raise ambient capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0).on(strconv.Itoa(int(c)))
+		}
+	}
+	t.call("do not keep capabilities any more", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
+}
+
+// last plans what the leader does when all else stands: what earlier steps
+// still needed otherwise, the descriptors of the restore itself, and the stop
+// at which it is given its registers.
+func (b *builder) last(t *table) {
+	st := b.st
+	t.call("set huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, boolWord(st.THPDisable))
+	t.call("set the timer slack", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, st.TimerSlack)
+	for which, iv := range st.Timers {
+		if iv.ValueSec|iv.ValueUsec != 0 {
+			arg := b.prog.words(iv.IntervalSec, iv.IntervalUsec, iv.ValueSec, iv.ValueUsec)
+			t.call("set the interval timer", unix.SYS_SETITIMER, uint64(which), arg, 0).on(strconv.Itoa(which))
+		}
+	}
+	b.credentials(t)
+	if st.NoNewPrivs {
+		t.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
+	}
+	if st.Dumpable <= 1 {
+		t.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, st.Dumpable)
+	}
+	t.call("close what the restore had open", unix.SYS_CLOSE_RANGE, uint64(b.low), 1<<32-1, 0)
+	t.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, st.PDeathSig)
+	t.call("stop", unix.SYS_TGKILL, uint64(st.PID), uint64(st.PID), uint64(unix.SIGSTOP))
+}
+
+func boolWord(v bool) uint64 {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// signalOf is the number in a siginfo_t.
+func signalOf(info []byte) int {
+	if len(info) < 4 {
+		return 0
+	}
+	return int(binary.NativeEndian.Uint32(info))
+}
+
+func (c *Creds) equal(o *Creds) bool {
+	if c.UID != o.UID || c.GID != o.GID || len(c.Groups) != len(o.Groups) {
+		return false
+	}
+	for i := range c.Groups {
+		if c.Groups[i] != o.Groups[i] {
+			return false
+		}
+	}
+	return c.Inh == o.Inh && c.Prm == o.Prm && c.Eff == o.Eff && c.Bnd == o.Bnd && c.Amb == o.Amb && c.SecureBits == o.SecureBits
+}

@@ -1,0 +1,167 @@
+package native
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sort"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// A program is what a process runs to build itself: the loop that executes
+// tables of system calls, the tables, and the data that the calls point at.
+// It lies in one shared mapping, at base in the process and in buf here, so
+// that building it needs no system call and its results are seen at once.
+type program struct {
+	base  uint64
+	buf   []byte      // the shared mapping
+	arena *proc.Arena // gives out its parts
+	err   error       // the first that did not fit
+}
+
+// A step is a system call of a table with what is known of it: how it is
+// called in an error, and what it must return.
+type step struct {
+	proc.Call
+	what  string // "map", "open", ...
+	about string // the path, range or name that it is about
+	at    page.Addr
+	want  uint64 // its result, where wants
+	wants bool
+}
+
+// A table is a list of steps that one thread runs in order.
+type table struct {
+	steps []step
+	addr  uint64 // in the process, once placed
+	off   int    // in the program's buf
+}
+
+// call appends a step. The last of its properties are set through the pointer,
+// which is good until the next call.
+func (t *table) call(what string, nr uintptr, args ...uint64) *step {
+	t.steps = append(t.steps, step{what: what})
+	s := &t.steps[len(t.steps)-1]
+	s.NR = uint64(nr)
+	copy(s.Args[:], args)
+	return s
+}
+
+func (s *step) on(about string) *step { s.about = about; return s }
+func (s *step) by(a page.Addr) *step  { s.at = a; return s }
+func (s *step) returns(want uint64)   { s.want, s.wants = want, true }
+func (s *step) mayFail() *step        { s.NR |= proc.MayFail; return s }
+func (s *step) number() int           { return int(s.NR &^ proc.MayFail) }
+
+// String is the step as an error names it.
+func (s *step) String() string {
+	switch {
+	case s.about != "" && s.at != 0:
+		return fmt.Sprintf("%s %s at %v", s.what, s.about, s.at)
+	case s.at != 0:
+		return fmt.Sprintf("%s at %v", s.what, s.at)
+	case s.about != "":
+		return s.what + " " + s.about
+	}
+	return s.what
+}
+
+// alloc reserves n bytes on a boundary of 16 and gives their address in the
+// process and their bytes here.
+func (p *program) alloc(n int) (uint64, []byte) {
+	addr, mem, err := p.arena.Alloc(n, 16)
+	if err != nil {
+		if p.err == nil {
+			p.err = err
+		}
+		return p.base, make([]byte, n)
+	}
+	return addr, mem
+}
+
+// bytes places b.
+func (p *program) bytes(b []byte) uint64 {
+	addr, to := p.alloc(len(b))
+	copy(to, b)
+	return addr
+}
+
+// cstring places s with its final NUL.
+func (p *program) cstring(s string) uint64 {
+	addr, to := p.alloc(len(s) + 1)
+	copy(to, s)
+	return addr
+}
+
+// words places numbers as an array of 64 bits each.
+func (p *program) words(v ...uint64) uint64 {
+	addr, to := p.alloc(8 * len(v))
+	for i, x := range v {
+		binary.NativeEndian.PutUint64(to[8*i:], x)
+	}
+	return addr
+}
+
+// place puts t's calls, and the mark of its end, into the program.
+func (p *program) place(t *table) {
+	calls := make([]proc.Call, len(t.steps))
+	for i := range t.steps {
+		calls[i] = t.steps[i].Call
+	}
+	addr, to := p.alloc(proc.TableSize(len(calls)))
+	t.addr, t.off = addr, int(addr-p.base)
+	if p.err == nil {
+		proc.AppendTable(to[:0], calls)
+	}
+}
+
+// ran is how many steps of t have returned.
+func (p *program) ran(t *table) int {
+	return sort.Search(len(t.steps), func(i int) bool {
+		_, done := p.result(t, i)
+		return !done
+	})
+}
+
+// check finds the first of the first n steps of t that has failed, not run, or
+// returned what it must not. It is for tables that have come to their end, or
+// to a stop.
+func (p *program) check(t *table, n int) error {
+	for i := range t.steps[:n] {
+		s := &t.steps[i]
+		ret, done := p.result(t, i)
+		if !done {
+			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.ECANCELED}
+		}
+		if ret < 0 && ret >= -4095 && s.NR&proc.MayFail == 0 {
+			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.Errno(-ret)}
+		}
+		if s.wants && uint64(ret) != s.want {
+			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.EBADE, Got: uint64(ret), Want: s.want}
+		}
+	}
+	return nil
+}
+
+// StepError is a step of the rebuild that did not do what it should.
+type StepError struct {
+	Call      int        // number of the system call
+	Step      string     // what was tried: "map /usr/lib/libm.so.6 at 0x7f..."
+	Errno     unix.Errno // why it failed; EBADE where it returned Got instead of Want, ECANCELED where it did not run
+	Got, Want uint64
+}
+
+func (e *StepError) Error() string {
+	switch e.Errno {
+	case unix.EBADE:
+		return fmt.Sprintf("%s: returned %#x instead of %#x", e.Step, e.Got, e.Want)
+	case unix.ECANCELED:
+		return e.Step + ": the process ended before it"
+	}
+	return fmt.Sprintf("%s: %v", e.Step, e.Errno)
+}
+
+func (e *StepError) Unwrap() error { return e.Errno }

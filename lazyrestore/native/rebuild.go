@@ -1,0 +1,329 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// ChangedFiles says what a rebuild does with a file that is not as it was.
+type ChangedFiles uint8
+
+// What to do with a changed file.
+const (
+	ChangedRefuse ChangedFiles = iota // refuse the restore
+	ChangedWarn                       // open it as it is, and say so
+)
+
+// Stdio says what becomes of descriptors 0 to 2.
+type Stdio uint8
+
+// What to do with descriptors 0 to 2.
+const (
+	StdioAuto    Stdio = iota // files as saved; terminals and outside pipes become the caller's own
+	StdioSaved                // as saved; what cannot be had again is /dev/null
+	StdioInherit              // the caller's own
+)
+
+// RebuildOptions are the wishes of a Rebuild. The zero value works for a
+// process without eager pages.
+type RebuildOptions struct {
+	Eager        *os.File // eager.raw; the caller closes it after Rebuild
+	ChangedFiles ChangedFiles
+	Stdio        Stdio
+	Logger       *slog.Logger
+}
+
+// A Process is one that has been rebuilt and stands before its first
+// instruction. Run lets it go; Kill ends it. Whoever calls neither loses it
+// when the calling process ends.
+type Process struct {
+	PID      int
+	PIDFD    int            // belongs to the caller
+	UFFD     *uffd.FD       // belongs to the caller; nil where no memory is lazy
+	Mappings []page.Mapping // what is registered with it
+	Warnings []string
+
+	tracer *proc.Tracer
+}
+
+// builder plans the tables of one rebuild.
+type builder struct {
+	st        *State
+	re        *reopener
+	prog      *program
+	features  uffd.Features
+	low       int // first descriptor number that is the restore's own
+	eagerFD   int
+	sharedFDs []int
+	socket    int // the end of a socket pair that the process sends from
+	creds     Creds
+	limits    []Limit
+	nice      int64
+
+	main         *table
+	threadTables []*table
+}
+
+// Features are what the pager needs to know of all that changes the memory
+// of a lazy process.
+const Features = uffd.FeatureEventFork | uffd.FeatureEventRemap | uffd.FeatureEventRemove |
+	uffd.FeatureEventUnmap | uffd.FeatureThreadID
+
+// Rebuild makes the process of st anew, with its memory missing, and leaves it
+// before its first instruction. Errors: *RefusedError where this place cannot
+// take the process; *StepError where the kernel refused a step; a
+// *image.DamagedError where eager.raw is not what it was. Whatever the error,
+// nothing of the process is left.
+func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, error) {
+	if err := checkMachine(st); err != nil {
+		return nil, err
+	}
+	applyStdio(st, opts.Stdio)
+	re := &reopener{st: st, opts: &opts, low: lowest(st)}
+	defer re.close()
+	if err := re.all(ctx); err != nil {
+		return nil, err
+	}
+	b := &builder{st: st, re: re, low: re.low, sharedFDs: re.shared, features: Features}
+	pair, err := b.open(opts.Eager)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(pair)
+	progFD, err := b.plan()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Munmap(b.prog.buf)
+
+	p := &Process{PID: st.PID, PIDFD: -1, Mappings: st.mappings()}
+	if p.tracer, err = proc.NewTracer(); err != nil {
+		return nil, err
+	}
+	err = b.start(p, progFD)
+	re.close()
+	if err == nil {
+		err = b.finish(p, pair, &opts)
+	}
+	if err != nil {
+		p.Kill()
+		return nil, err
+	}
+	p.Warnings = re.warnings
+	return p, nil
+}
+
+// open makes the descriptors that the rebuild itself needs; pair is our end of
+// the socket over which the userfaultfd comes.
+func (b *builder) open(eager *os.File) (pair int, err error) {
+	if b.eagerFD, err = b.re.eagerFile(eager); err != nil {
+		return -1, err
+	}
+	sp, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("make a socket pair: %w", err)
+	}
+	if b.socket, err = b.re.raise(sp[1]); err != nil {
+		unix.Close(sp[0])
+		return -1, err
+	}
+	if b.creds, err = ownCredentials(); err != nil {
+		unix.Close(sp[0])
+		return -1, err
+	}
+	b.limits, b.nice = ownLimits(len(b.st.Limits))
+	return sp[0], nil
+}
+
+// programSize is room for the tables of a process: generous, for pages that
+// are not touched cost nothing.
+func programSize(st *State) int {
+	steps := 256 + 8*len(st.VMAs) + 24*len(st.Threads) + 3*len(st.FDs)
+	for i := range st.VMAs {
+		steps += len(st.VMAs[i].Lazy)
+	}
+	n := 1<<16 + 160*steps + 32*len(st.Eager)
+	for _, f := range st.Files {
+		n += len(f.Path) * 4
+	}
+	for i := range st.VMAs {
+		n += len(st.VMAs[i].Name)
+		if k := st.VMAs[i].Kind; k == PrivateFile || k == SharedFile {
+			n += len(st.Files[st.VMAs[i].File].Path) + 32
+		}
+	}
+	for i := range st.Threads {
+		n += 256 + 8*len(st.Threads[i].Affinity) + 160*len(st.Threads[i].Pending)
+	}
+	return int(page.Addr(n + 160*len(st.Pending)).Up())
+}
+
+// plan builds the program in a memory file that the process will map.
+func (b *builder) plan() (fd int, err error) {
+	size := programSize(b.st)
+	low, err := memfdExec("lazyrestore-table", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	if fd, err = b.re.raise(low); err != nil {
+		return -1, err
+	}
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		return -1, fmt.Errorf("size the table: %w", err)
+	}
+	buf, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return -1, fmt.Errorf("map the table: %w", err)
+	}
+	base := uint64(b.st.hole())
+	b.prog = &program{base: base, buf: buf, arena: proc.ArenaOver(base, buf)}
+	b.prog.bytes(proc.LoopCode(proc.EndTrap))
+	t := &table{}
+	b.main = t
+	t.call("clear the low descriptors", unix.SYS_CLOSE_RANGE, 0, uint64(b.low-1), 0)
+	b.memory(t)
+	b.userfaultfd(t)
+	b.process(t)
+	b.descriptors(t)
+	b.threads(t)
+	b.thread(t, &b.st.Threads[0])
+	b.last(t)
+	b.prog.place(t)
+	if b.prog.err != nil {
+		unix.Munmap(buf)
+		return -1, b.prog.err
+	}
+	return fd, nil
+}
+
+// sendFD plans the sending of descriptor fd over the socket.
+func (b *builder) sendFD(t *table, fd int) {
+	p := b.prog
+	iov := p.words(p.bytes([]byte{0}), 1)
+	control, c := p.alloc(24)
+	putWord(c, 20) // cmsg_len
+	putWord(c[8:], unix.SOL_SOCKET|unix.SCM_RIGHTS<<32)
+	putWord(c[16:], uint64(fd))
+	msg := p.words(0, 0, iov, 1, control, 24, 0)
+	t.call("send the userfaultfd", unix.SYS_SENDMSG, uint64(b.socket), msg, 0).returns(1)
+}
+
+// start brings the stub to life with the old process id.
+func (b *builder) start(p *Process, progFD int) error {
+	at := b.prog.base - 1<<20
+	img, err := stubImage(at, b.prog.base, uint64(len(b.prog.buf)), b.main.addr, progFD)
+	if err != nil {
+		return err
+	}
+	stub, err := memfdExec("lazyrestore-stub", unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(stub)
+	if _, err := unix.Write(stub, img); err != nil {
+		return fmt.Errorf("write the stub: %w", err)
+	}
+	if err := p.tracer.Start(proc.StartOptions{PID: b.st.PID, Exec: stub, NewSession: true}); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			var r reasons
+			r.add("process id "+strconv.Itoa(b.st.PID), "another process has it", "end that process, or restore with --pid-ns")
+			return r.err()
+		}
+		return fmt.Errorf("start process %d: %w", b.st.PID, err)
+	}
+	p.PIDFD = p.tracer.PIDFD()
+	return nil
+}
+
+// finish waits until the process has built itself, and gives all threads their
+// registers.
+func (b *builder) finish(p *Process, pair int, opts *RebuildOptions) error {
+	// Beside the process's own work: are the files that it maps, and the
+	// bytes that it reads, what they were?
+	sum := make(chan error, 1)
+	go func() {
+		b.re.mappedFiles()
+		sum <- checkEager(opts.Eager, b.st.EagerBytes, b.st.EagerSum)
+	}()
+	err := b.built(p)
+	if serr := <-sum; serr != nil {
+		return serr
+	}
+	if rerr := b.re.refused.err(); rerr != nil {
+		return rerr // says more than the failed open or mmap
+	}
+	if err != nil {
+		return err
+	}
+	if len(b.lazyRanges()) > 0 {
+		if p.UFFD, _, err = uffd.ReceiveFD(pair, nil); err != nil {
+			return err
+		}
+	}
+	return b.setRegisters(p)
+}
+
+// built waits for the leader's stop at the end of its table, and for the
+// other threads' sleep.
+func (b *builder) built(p *Process) error {
+	stop, err := p.tracer.WaitStop(b.st.PID)
+	if err != nil {
+		return err
+	}
+	if err := b.prog.check(b.main, len(b.main.steps)-1); err != nil {
+		return b.explain(err)
+	}
+	if stop != unix.SIGSTOP {
+		return fmt.Errorf("the new process stopped with %v before it was built", stop)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for i, t := range b.threadTables {
+		last := len(t.steps) - 1
+		for b.prog.ran(t) < last {
+			if err := b.prog.check(t, b.prog.ran(t)); err != nil {
+				return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("thread %d did not build itself in time", b.st.Threads[i+1].TID)
+			}
+			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		}
+	}
+	return nil
+}
+
+// checkEager compares eager.raw with the checksum that the state has of it.
+func checkEager(f *os.File, size uint64, want uint32) error {
+	if size == 0 {
+		return nil
+	}
+	damaged := func(why error) error {
+		return &image.DamagedError{Object: image.EagerObject, Err: why}
+	}
+	if f == nil {
+		return damaged(errors.New("it is missing"))
+	}
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	n, err := io.Copy(h, io.NewSectionReader(f, 0, int64(size)))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", image.EagerObject, err)
+	}
+	if uint64(n) != size || h.Sum32() != want {
+		return damaged(errors.New("checksum mismatch"))
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+package native
+
+import "strings"
+
+// A Reason is one thing that stands against a checkpoint or a restore.
+type Reason struct {
+	What string `json:"what"`           // the thing, by name: "descriptor 7 (socket:[4711])"
+	Why  string `json:"why"`            // what is wrong with it
+	Help string `json:"help,omitempty"` // what the user can do about it
+}
+
+// RefusedError says that an image cannot hold the process, or that this place
+// cannot take it, and that nothing was changed. It has every reason found, not
+// only the first.
+type RefusedError struct {
+	Reasons []Reason
+}
+
+func (e *RefusedError) Error() string {
+	var b strings.Builder
+	b.WriteString("refused")
+	for i, r := range e.Reasons {
+		if i == 0 {
+			b.WriteString(": ")
+		} else {
+			b.WriteString("; ")
+		}
+		b.WriteString(r.What)
+		b.WriteString(": ")
+		b.WriteString(r.Why)
+	}
+	return b.String()
+}
+
+// reasons collects what stands against the work.
+type reasons struct {
+	list []Reason
+}
+
+func (r *reasons) add(what, why, help string) {
+	r.list = append(r.list, Reason{what, why, help})
+}
+
+// err is nil where there is no reason to refuse.
+func (r *reasons) err() error {
+	if len(r.list) == 0 {
+		return nil
+	}
+	return &RefusedError{r.list}
+}

@@ -1,0 +1,58 @@
+package native
+
+import (
+	"encoding/binary"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// archMapVDSO is arch_prctl's ARCH_MAP_VDSO_64: it maps vvar and vDSO at an
+// address, in a process that has none.
+const archMapVDSO = 0x2003
+
+// epollEvent is struct epoll_event, which this architecture packs.
+func epollEvent(w *Watch) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, w.Events)
+	return binary.NativeEndian.AppendUint64(b, w.Data)
+}
+
+// elfMachine is the e_machine of an executable for this architecture.
+const elfMachine = 62
+
+// What the kernel's signal code finds in rax when a system call was
+// interrupted and is to be made again; see <linux/errno.h>.
+const (
+	restartSys    = 512 // ERESTARTSYS
+	restartNoIntr = 513 // ERESTARTNOINTR
+	restartNoHand = 514 // ERESTARTNOHAND
+	restartBlock  = 516 // ERESTART_RESTARTBLOCK
+)
+
+// resume is the registers with which a thread goes on as the kernel would have
+// let it: a system call that was interrupted is made again, from its two-byte
+// instruction, with its own arguments. A relative sleep begins anew.
+func resume(r proc.Regs) proc.Regs {
+	if r[proc.OrigRAX] != proc.NoSyscall {
+		switch -int64(r[proc.RAX]) {
+		case restartSys, restartNoIntr, restartNoHand, restartBlock:
+			r[proc.RAX] = r[proc.OrigRAX]
+			r[proc.RIP] -= 2
+		}
+		r[proc.OrigRAX] = proc.NoSyscall
+	}
+	return r
+}
+
+// firstTouched are where a thread touches memory first: its stack, and the
+// block that its thread pointer points to.
+func firstTouched(r *proc.Regs) (stack, thread uint64) { return r[proc.RSP], r[proc.FSBase] }
+
+// entryCode is code that runs the table at addr in the loop behind it.
+func entryCode(addr uint64, loop []byte) []byte {
+	code := append([]byte(nil), 0x49, 0xbc) // MOVABS $addr, R12
+	code = binary.LittleEndian.AppendUint64(code, addr)
+	return append(code, loop...)
+}
+
+// syscallInsn is the machine code of a system call.
+var syscallInsn = []byte{0x0f, 0x05}

@@ -1,0 +1,367 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const atFDCWD = 0xffffffffffffff9c // AT_FDCWD, sign-extended
+
+// reopener makes the open file descriptions of a process anew, here, where
+// each failure can be told in words; the process inherits them and only has to
+// put them into their places. All of them have numbers from low upwards, above
+// every number that the process itself uses.
+type reopener struct {
+	st       *State
+	opts     *RebuildOptions
+	low      int
+	refused  reasons
+	warnings []string
+
+	owned   []int // descriptors to close when the process has them
+	opens   []int // of State.Opens
+	shared  []int // of State.Shared
+	pipes   map[uint64][2]int
+	eagerAt []int64 // where in eager.raw a shared object's pages begin
+}
+
+// lowest is the first descriptor number that the process does not use.
+func lowest(st *State) int {
+	low := 3
+	for _, f := range st.FDs {
+		low = max(low, f.Num+1)
+	}
+	return low
+}
+
+// raise moves fd to a number that the process does not use; it will be
+// inherited. fd itself is closed.
+func (r *reopener) raise(fd int) (int, error) {
+	up, err := r.share(fd)
+	unix.Close(fd)
+	return up, err
+}
+
+// share is raise without the closing.
+func (r *reopener) share(fd int) (int, error) {
+	up, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD, r.low)
+	if err != nil {
+		return -1, fmt.Errorf("duplicate descriptor %d above %d: %w", fd, r.low, err)
+	}
+	r.owned = append(r.owned, up)
+	return up, nil
+}
+
+// close gives up what the process has inherited by now.
+func (r *reopener) close() {
+	for _, fd := range r.owned {
+		unix.Close(fd)
+	}
+	r.owned = nil
+}
+
+func (r *reopener) all(ctx context.Context) error {
+	r.pipes = make(map[uint64][2]int)
+	for i := range r.st.Shared {
+		fd, err := r.sharedObject(&r.st.Shared[i], uint32(i+1))
+		if err != nil {
+			return err
+		}
+		r.shared = append(r.shared, fd)
+	}
+	for i := range r.st.Opens {
+		fd, err := r.open(&r.st.Opens[i])
+		if err != nil {
+			return err
+		}
+		r.opens = append(r.opens, fd)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return r.refused.err()
+}
+
+// open makes one description. What cannot be had again is a reason to refuse,
+// in r.refused, and gives -1; an error is one of ours.
+func (r *reopener) open(o *Open) (int, error) {
+	switch o.Kind {
+	case OpenFile:
+		return r.file(o)
+	case OpenDevice:
+		return r.path(o, o.Flags)
+	case OpenNull:
+		return r.path(&Open{Path: "/dev/null"}, o.Flags&unix.O_ACCMODE)
+	case OpenPipe:
+		return r.pipe(o)
+	case OpenEventFD:
+		return r.eventFD(o)
+	case OpenEpoll:
+		return r.raiseNew(unix.EpollCreate1(0))
+	case OpenStdio:
+		return r.share(int(o.Stdio))
+	case OpenDeleted:
+		return r.deleted(o)
+	}
+	return -1, fmt.Errorf("%w: descriptor of kind %d", errState, o.Kind)
+}
+
+func (r *reopener) raiseNew(fd int, err error) (int, error) {
+	if err != nil {
+		return -1, err
+	}
+	return r.raise(fd)
+}
+
+func (r *reopener) path(o *Open, flags uint32) (int, error) {
+	fd, err := unix.Open(o.Path, int(flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC))|unix.O_NOCTTY, 0)
+	if err != nil {
+		r.refused.add(o.Path, "open: "+err.Error(), "put the file back, or make it readable")
+		return -1, nil
+	}
+	return r.raise(fd)
+}
+
+// file opens a regular file or a directory where it was and as it was. One
+// that is written may have grown since (a log goes on after a checkpoint that
+// let the program run); one that is only read must be as it was.
+func (r *reopener) file(o *Open) (int, error) {
+	fd, err := r.path(o, o.Flags)
+	if fd < 0 || err != nil {
+		return fd, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, fmt.Errorf("stat %s: %w", o.Path, err)
+	}
+	if o.Flags&unix.O_PATH != 0 {
+		return fd, nil
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		r.compare(&o.File, &st, o.Flags&unix.O_ACCMODE != unix.O_RDONLY)
+	}
+	if o.Offset != 0 {
+		if _, err := unix.Seek(fd, o.Offset, unix.SEEK_SET); err != nil {
+			return -1, fmt.Errorf("seek %s to %d: %w", o.Path, o.Offset, err)
+		}
+	}
+	return fd, nil
+}
+
+// deleted opens an object's memory a further time, with its own offset.
+func (r *reopener) deleted(o *Open) (int, error) {
+	path := "/proc/self/fd/" + strconv.Itoa(r.shared[o.Shared-1])
+	fd, err := unix.Open(path, int(o.Flags)&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_NOFOLLOW), 0)
+	if err != nil {
+		return -1, fmt.Errorf("open the memory of %s: %w", o.Path, err)
+	}
+	if _, err := unix.Seek(fd, o.Offset, unix.SEEK_SET); err != nil {
+		return -1, fmt.Errorf("seek %s to %d: %w", o.Path, o.Offset, err)
+	}
+	return r.raise(fd)
+}
+
+// compare looks whether a file is as it was.
+func (r *reopener) compare(was *Mapped, is *unix.Stat_t, written bool) {
+	var why string
+	switch {
+	case is.Size < was.Size:
+		why = fmt.Sprintf("it is shorter than it was: %d bytes instead of %d", is.Size, was.Size)
+	case written && is.Size > was.Size:
+		r.warnings = append(r.warnings, fmt.Sprintf("%s has grown from %d to %d bytes; the program goes on at its old offset", was.Path, was.Size, is.Size))
+		return
+	case written:
+		return
+	case is.Size > was.Size:
+		why = fmt.Sprintf("it is longer than it was: %d bytes instead of %d", is.Size, was.Size)
+	case is.Mtim.Nano() != was.MTime:
+		why = "it was changed after the checkpoint"
+	default:
+		return
+	}
+	if r.opts.ChangedFiles == ChangedWarn {
+		r.warnings = append(r.warnings, was.Path+": "+why)
+		return
+	}
+	r.refused.add(was.Path, why, "put the old file back, or accept it with --changed-files=warn")
+}
+
+// pipe makes a pipe when its first end is asked for, with what was in it.
+func (r *reopener) pipe(o *Open) (int, error) {
+	ends, made := r.pipes[o.Pipe]
+	if !made {
+		var p [2]int
+		if err := unix.Pipe2(p[:], unix.O_NONBLOCK); err != nil {
+			return -1, fmt.Errorf("make a pipe: %w", err)
+		}
+		if err := fillPipe(p[1], r.pipeContent(o.Pipe)); err != nil {
+			return -1, err
+		}
+		for i := range p {
+			up, err := r.raise(p[i])
+			if err != nil {
+				return -1, err
+			}
+			ends[i] = up
+		}
+		r.pipes[o.Pipe] = ends
+	}
+	fd := ends[0]
+	if o.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		fd = ends[1]
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, int(o.Flags&(unix.O_NONBLOCK|unix.O_ASYNC|unix.O_DIRECT))); err != nil {
+		return -1, fmt.Errorf("set the flags of a pipe: %w", err)
+	}
+	return fd, nil
+}
+
+func (r *reopener) pipeContent(id uint64) *Open {
+	i := slices.IndexFunc(r.st.Opens, func(o Open) bool {
+		return o.Kind == OpenPipe && o.Pipe == id && o.Flags&unix.O_ACCMODE == unix.O_RDONLY
+	})
+	if i < 0 {
+		return &Open{}
+	}
+	return &r.st.Opens[i]
+}
+
+func fillPipe(w int, o *Open) error {
+	if o.Size != 0 {
+		if _, err := unix.FcntlInt(uintptr(w), unix.F_SETPIPE_SZ, int(o.Size)); err != nil {
+			return fmt.Errorf("give a pipe the capacity of %d bytes: %w", o.Size, err)
+		}
+	}
+	for data := o.Data; len(data) > 0; {
+		n, err := unix.Write(w, data)
+		if err != nil {
+			return fmt.Errorf("put %d bytes back into a pipe: %w", len(data), err)
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+func (r *reopener) eventFD(o *Open) (int, error) {
+	flags := int(o.Flags & unix.O_NONBLOCK)
+	if o.Sem {
+		flags |= unix.EFD_SEMAPHORE
+	}
+	fd, err := unix.Eventfd(0, flags)
+	if err != nil {
+		return -1, err
+	}
+	if o.Count != 0 {
+		var b [8]byte
+		putWord(b[:], o.Count)
+		if _, err := unix.Write(fd, b[:]); err != nil {
+			return -1, fmt.Errorf("set an eventfd to %d: %w", o.Count, err)
+		}
+	}
+	return r.raise(fd)
+}
+
+// sharedObject makes an object's memory anew: with its content, where that has
+// to be there from the start, else empty.
+func (r *reopener) sharedObject(s *SharedObject, id uint32) (int, error) {
+	fd, err := unix.MemfdCreate(s.Name, 0)
+	if err != nil {
+		return -1, fmt.Errorf("make the memory of %s: %w", s.Name, err)
+	}
+	if err := unix.Ftruncate(fd, int64(s.Size)); err != nil {
+		return -1, fmt.Errorf("give %s its %d bytes: %w", s.Name, s.Size, err)
+	}
+	var off int64
+	for _, e := range r.st.Eager {
+		if e.Shared == id {
+			if err := r.copyEager(fd, s, e, off); err != nil {
+				return -1, err
+			}
+		}
+		off += int64(e.Len())
+	}
+	return r.raise(fd)
+}
+
+func (r *reopener) copyEager(fd int, s *SharedObject, e Eager, off int64) error {
+	if _, err := unix.Seek(fd, int64(e.Start), unix.SEEK_SET); err != nil {
+		return err
+	}
+	left := int64(e.Len())
+	if over := int64(e.End) - int64(s.Size); over > 0 {
+		left -= over // the object ends within its last page
+	}
+	for left > 0 {
+		n, err := unix.Sendfile(fd, int(r.opts.Eager.Fd()), &off, int(min(left, 1<<30)))
+		if err == nil && n == 0 {
+			err = errors.New("eager.raw ends too early")
+		}
+		if err != nil {
+			return fmt.Errorf("read the content of %s: %w", s.Name, err)
+		}
+		left -= int64(n)
+	}
+	return nil
+}
+
+// mappedFiles looks whether the files that the process maps are as they were.
+// It runs beside the building of the process, which maps them by name.
+func (r *reopener) mappedFiles() {
+	written := make([]bool, len(r.st.Files))
+	for i := range r.st.VMAs {
+		if v := &r.st.VMAs[i]; v.Kind == SharedFile && v.Write {
+			written[v.File] = true
+		}
+	}
+	for i := range r.st.Files {
+		f := &r.st.Files[i]
+		var st unix.Stat_t
+		if err := unix.Stat(f.Path, &st); err != nil {
+			r.refused.add(f.Path, "it is mapped, and stat says: "+err.Error(), "put the file back")
+			continue
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			r.refused.add(f.Path, "it is mapped, and it is no regular file any more", "put the file back")
+			continue
+		}
+		r.compare(f, &st, written[i])
+	}
+}
+
+// place plans how the inherited descriptors come to their numbers.
+func (b *builder) descriptors(t *table) {
+	for _, f := range b.st.FDs {
+		flags := uint64(0)
+		if f.CloExec {
+			flags = unix.O_CLOEXEC
+		}
+		t.call("place descriptor", unix.SYS_DUP3, uint64(b.re.opens[f.Open]), uint64(f.Num), flags).on(strconv.Itoa(f.Num)).returns(uint64(f.Num))
+	}
+	done := make(map[uint32]bool) // a shared epoll instance is filled once
+	for _, f := range b.st.FDs {
+		if done[f.Open] {
+			continue
+		}
+		done[f.Open] = true
+		watches := b.st.Opens[f.Open].Watches
+		for i := range watches {
+			w := &watches[i]
+			event := b.prog.bytes(epollEvent(w))
+			t.call("watch descriptor", unix.SYS_EPOLL_CTL, uint64(f.Num), unix.EPOLL_CTL_ADD, uint64(w.FD), event).on(strconv.Itoa(w.FD))
+		}
+	}
+}
+
+// eagerFile is eager.raw as the process can read it.
+func (r *reopener) eagerFile(f *os.File) (int, error) {
+	if f == nil {
+		return -1, nil
+	}
+	return r.share(int(f.Fd()))
+}

@@ -1,0 +1,58 @@
+package native
+
+import (
+	"encoding/binary"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+func getWord(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
+
+// robustLimit is how many entries of a robust list the kernel looks at:
+// ROBUST_LIST_LIMIT in <linux/futex.h>.
+const robustLimit = 2048
+
+// robustPages are the pages of all entries of the threads' robust lists, and
+// of the futexes that they stand for: the kernel walks the lists when a thread
+// ends, and gives up at a page that is missing. A list that leads nowhere ends
+// there, as it would for the kernel.
+func (c *capture) robustPages() []page.Range {
+	var out []page.Range
+	word := func(at uint64, n int) (uint64, bool) {
+		b := make([]byte, 8)
+		if _, err := proc.ReadMemory(c.pid, at, b[:n]); err != nil {
+			return 0, false
+		}
+		out = append(out, page.Range{Start: page.Addr(at).Down(), End: page.Addr(at + uint64(n)).Up()})
+		return getWord(b), true
+	}
+	for i := range c.st.Threads {
+		head := c.st.Threads[i].RobustList
+		if head == 0 {
+			continue
+		}
+		// struct robust_list_head: list.next, futex_offset, list_op_pending
+		next, ok1 := word(head, 8)
+		offset, ok2 := word(head+8, 8)
+		pending, ok3 := word(head+16, 8)
+		if !ok1 || !ok2 || !ok3 {
+			continue
+		}
+		if pending &^= 1; pending != 0 {
+			word(pending+offset, 4)
+		}
+		for range robustLimit {
+			next &^= 1 // the low bit marks a priority-inheriting futex
+			if next == head || next == 0 {
+				break
+			}
+			word(next+offset, 4)
+			var ok bool
+			if next, ok = word(next, 8); !ok {
+				break
+			}
+		}
+	}
+	return out
+}

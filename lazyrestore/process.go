@@ -1,0 +1,98 @@
+package lazyrestore
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
+)
+
+// PID is the process's id, the one that it had.
+func (p *Process) PID() int { return p.pid }
+
+// Result is what was known when the process ran.
+func (p *Process) Result() RestoreResult { return p.result }
+
+// Signal sends a signal to the process. unix.ESRCH: it has ended.
+func (p *Process) Signal(sig unix.Signal) error {
+	return unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
+}
+
+// Wait waits for the end of the process, and of its pager, and gives the
+// process's status. Only the first call waits; all give the same.
+func (p *Process) Wait() (unix.WaitStatus, error) {
+	p.waitOnce.Do(func() {
+		for {
+			_, err := unix.Wait4(p.pid, &p.status, 0, nil)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				p.waitErr = fmt.Errorf("wait for process %d: %w", p.pid, err)
+				return
+			}
+			if p.status.Exited() || p.status.Signaled() {
+				return
+			}
+		}
+	})
+	return p.status, p.waitErr
+}
+
+// Resident is closed when all of the process's memory is there.
+func (p *Process) Resident() <-chan struct{} { return p.resident }
+
+// WaitPager waits until the pager has left: all memory is there, or nobody
+// lives who needs it. The error says why pages could not be had.
+func (p *Process) WaitPager() error {
+	<-p.ended
+	return p.pagerErr
+}
+
+// Close waits for the pager, and gives up what the restore holds; the process
+// itself is left alone.
+func (p *Process) Close() error {
+	<-p.ended
+	p.control.close()
+	p.control = nil
+	return errors.Join(p.src.Close(), unix.Close(p.pidfd))
+}
+
+// Stats are what the pager did so far.
+func (p *Process) Stats() Stats {
+	if p.pager == nil {
+		return Stats{}
+	}
+	s := p.pager.Stats()
+	return Stats{
+		Faults:         s.Faults,
+		FaultP50Micros: micros(s.FaultP50),
+		FaultP99Micros: micros(s.FaultP99),
+		FetchedBytes:   s.FetchedBytes,
+		InstalledBytes: s.InstalledBytes,
+		ResidentMS:     milliseconds(s.Resident),
+	}
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+func (c ChangedFiles) native() native.ChangedFiles {
+	if c == ChangedWarn {
+		return native.ChangedWarn
+	}
+	return native.ChangedRefuse
+}
+
+func (s Stdio) native() native.Stdio {
+	switch s {
+	case StdioSaved:
+		return native.StdioSaved
+	case StdioInherit:
+		return native.StdioInherit
+	case StdioAuto:
+	}
+	return native.StdioAuto
+}

@@ -46,7 +46,7 @@ func ttfiMappings(ctx context.Context, env *Env) (*Result, error) {
 const lammpsSize = 78
 
 func ttfiLAMMPS(ctx context.Context, env *Env) (*Result, error) {
-	program, err := env.builder.LAMMPS(ctx, workload.LAMMPSOptions{Size: lammpsSize, Steps: 100000})
+	program, err := env.builder.LAMMPS(ctx, workload.LAMMPSOptions{Size: lammpsSize, Steps: 100000, Ready: 3})
 	if err != nil {
 		return nil, err
 	}

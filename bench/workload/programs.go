@@ -124,9 +124,10 @@ func (b *Builder) Arrays(ctx context.Context, mib, steps int) (*Program, error) 
 }
 
 // LAMMPSOptions set the length of a run of LAMMPS. Zero values: size 40
-// (256,000 atoms), 1,000 steps, a line of output for each.
+// (256,000 atoms), 1,000 steps, a line of output for each, ready at step 20 or
+// a quarter of them.
 type LAMMPSOptions struct {
-	Size, Steps, Every int
+	Size, Steps, Every, Ready int
 }
 
 // LAMMPS is lammps/in.lj with the distribution's LAMMPS, in one process. Its
@@ -145,7 +146,8 @@ func (b *Builder) LAMMPS(ctx context.Context, opts LAMMPSOptions) (*Program, err
 		return nil, err
 	}
 	opts.Size, opts.Steps, opts.Every = orDefault(opts.Size, 40), orDefault(opts.Steps, 1000), orDefault(opts.Every, 1)
-	first := strconv.Itoa(max(min(opts.Steps/4, 20)/opts.Every, 1) * opts.Every)
+	ready := orDefault(opts.Ready, min(opts.Steps/4, 20))
+	first := strconv.Itoa(max(ready/opts.Every, 1) * opts.Every)
 	return &Program{
 		Name: "lammps",
 		Args: []string{

@@ -21,28 +21,25 @@ type order struct {
 	mu      sync.Mutex
 	read    uint64    // guarded by mu: touches seen
 	cursor  int       // guarded by mu: where the sweep is
-	streams [8]stream // guarded by mu: recent lines of faults
-	turn    int       // guarded by mu: the stream that the next new line replaces
-	hot     []window  // guarded by mu: the latest last
+	streams [8]stream // guarded by mu: the latest lines of faults
+	turn    int       // guarded by mu: the stream to serve first
+	oldest  int       // guarded by mu: the stream that the next new line replaces
 }
 
 const (
 	touchSlots = 64
-	hotLimit   = 32 // windows kept
 	nearFrames = 32 // faults this far apart may belong to one line
-	minWindow  = 2
-	maxWindow  = 64
+	minAhead   = 2
+	maxAhead   = 64
 )
 
-// A stream is a line of faults: the last frame, and the stride that led to it.
+// A stream is a line of faults: where it is, the stride that it is thought to
+// have, and the frames ahead on it that are worth fetching.
 type stream struct {
-	last, stride, depth int
-	used                bool
-}
-
-// A window is a row of frames worth fetching soon.
-type window struct {
-	next, stride, left int
+	last, stride int
+	depth        int // how many frames to fetch ahead; grows while the line holds
+	next, left   int
+	used         bool
 }
 
 func newOrder(frames int) *order { return &order{claimed: newBitset(frames)} }
@@ -66,26 +63,41 @@ func (o *order) next(limit int) (first, n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.digest()
-	for len(o.hot) > 0 {
-		w := &o.hot[len(o.hot)-1]
-		for w.left > 0 && w.next >= 0 && w.next < o.claimed.n {
-			f := w.next
-			w.next += w.stride
-			w.left--
-			if !o.claim(f) {
-				continue
-			}
-			n = 1
-			for w.stride == 1 && n < limit && w.left > 0 && f+n < o.claimed.n && o.claim(f+n) {
-				n++
-				w.next++
-				w.left--
-			}
-			return f, n
+	for i := range o.streams {
+		k := (o.turn + i) % len(o.streams)
+		if first, n := o.ahead(&o.streams[k], limit); n > 0 {
+			o.turn = (k + 1) % len(o.streams) // lines take turns
+			return first, n
 		}
-		o.hot = o.hot[:len(o.hot)-1]
 	}
 	return o.sweep(limit)
+}
+
+// ahead claims frames that s will come to. Called with mu held.
+func (o *order) ahead(s *stream, limit int) (first, n int) {
+	for s.left > 0 && n < limit {
+		f := s.next
+		if f < 0 || f >= o.claimed.n {
+			s.left = 0
+			break
+		}
+		if n > 0 && s.stride != 1 {
+			break // the next one does not lie beside it
+		}
+		if !o.claim(f) {
+			if n > 0 {
+				break
+			}
+		} else {
+			if n == 0 {
+				first = f
+			}
+			n++
+		}
+		s.next += s.stride
+		s.left--
+	}
+	return first, n
 }
 
 // sweep claims the next free frames from the cursor on, and begins again at
@@ -119,41 +131,54 @@ func (o *order) digest() {
 	}
 }
 
-// follow adds frame to the line that it continues, or begins a new one, and
-// makes a window of what that line will touch next.
+// follow adds frame to the line that it continues, or begins a new one.
+// Called with mu held.
 func (o *order) follow(frame int) {
+	near := -1
 	for i := range o.streams {
 		s := &o.streams[i]
 		step := frame - s.last
 		switch {
-		case !s.used || step == 0 || step > nearFrames || step < -nearFrames:
-			if s.used && step == s.stride && step != 0 {
-				o.extend(s, frame)
-				return
-			}
-			continue
-		case step == s.stride, s.stride > 0 && step > 0 && step%s.stride == 0:
-			// A multiple of the stride: the background was there first.
-			o.extend(s, frame)
-		default:
-			*s = stream{frame, step, minWindow, true}
-			o.push(window{frame + step, step, minWindow})
+		case !s.used:
+		case step == 0:
+			return
+		case o.continues(s, frame):
+			s.depth = min(2*s.depth, maxAhead)
+			o.aim(i, frame)
+			return
+		case -nearFrames <= step && step <= nearFrames:
+			near = i
 		}
+	}
+	if near >= 0 {
+		s := &o.streams[near]
+		s.stride, s.depth = frame-s.last, minAhead
+		o.aim(near, frame)
 		return
 	}
-	o.streams[o.turn] = stream{frame, 1, minWindow, true}
-	o.turn = (o.turn + 1) % len(o.streams)
-	o.push(window{frame + 1, 1, minWindow})
+	o.streams[o.oldest] = stream{stride: 1, depth: minAhead, used: true}
+	o.aim(o.oldest, frame)
+	o.oldest = (o.oldest + 1) % len(o.streams)
 }
 
-func (o *order) extend(s *stream, frame int) {
-	s.last, s.depth = frame, min(2*s.depth, maxWindow)
-	o.push(window{frame + s.stride, s.stride, s.depth})
-}
-
-func (o *order) push(w window) {
-	if len(o.hot) == hotLimit {
-		o.hot = append(o.hot[:0], o.hot[1:]...)
+// continues reports whether frame is the next on s's line of which nobody has
+// taken care.
+func (o *order) continues(s *stream, frame int) bool {
+	steps := (frame - s.last) / s.stride
+	if s.last+steps*s.stride != frame || steps < 1 || steps > nearFrames {
+		return false
 	}
-	o.hot = append(o.hot, w)
+	for f := s.last + s.stride; f != frame; f += s.stride {
+		if !o.claimed.get(f) {
+			return false
+		}
+	}
+	return true
+}
+
+// aim sets stream i to run ahead of frame.
+func (o *order) aim(i, frame int) {
+	s := &o.streams[i]
+	s.last, s.next, s.left = frame, frame+s.stride, s.depth
+	o.turn = i
 }

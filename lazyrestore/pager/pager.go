@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -72,6 +73,7 @@ type Pager struct {
 	stats    counters
 	resident chan struct{}
 	lost     lostErrors
+	attached *attachment // of the caller of Attach, Serve and Resume
 
 	prepare sync.Mutex
 	table   *table // guarded by prepare
@@ -116,6 +118,49 @@ func (p *Pager) Prepare(ctx context.Context) error {
 	return nil
 }
 
+// Attach writes down, where it outlives this process, what Serve is to serve,
+// and starts the keeper if there is none. Serve does it else. Call it before
+// the process runs: then there is no moment at which killing this process
+// loses anything. The arguments are Serve's, and so is the ownership of u.
+func (p *Pager) Attach(u *uffd.FD, target Target, maps []page.Mapping) error {
+	l, err := newLayout(maps)
+	if err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
+	w := &world{}
+	w.add(u.Fd(), target.Pid, l)
+	return p.attach(w, []*uffd.FD{u}, target)
+}
+
+// An attachment is the process that is to be served, written down.
+type attachment struct {
+	world   *world
+	fds     []*uffd.FD // of the world's spaces
+	target  Target
+	journal *journal
+}
+
+func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
+	for _, u := range fds {
+		if err := unix.SetNonblock(u.Fd(), true); err != nil {
+			return fmt.Errorf("pager: userfaultfd: %w", err)
+		}
+	}
+	if p.opts.Keeper == nil {
+		k, err := StartKeeper()
+		if err != nil {
+			return fmt.Errorf("pager: %w", err)
+		}
+		p.opts.Keeper = k
+	}
+	j, err := newJournal(w)
+	if err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
+	p.attached = &attachment{w, fds, target, j}
+	return nil
+}
+
 // Serve serves the process whose uffd u is and whose missing memory maps
 // describes, and all that it forks, until everything is resident or they are
 // gone. It then closes u and ends the keeper.
@@ -123,88 +168,71 @@ func (p *Pager) Prepare(ctx context.Context) error {
 // It takes ownership of u only if it returns nil or a *LostError. Else pages
 // are still missing, u stays open, and so does the keeper, which holds it even
 // if this process ends: threads that touch missing pages wait, for a
-// successor. The error then wraps the context's, or that of what made
+// successor (Resume). The error then wraps the context's, or that of what made
 // serving impossible.
 //
 // A *LostError means that all is resident or poisoned: some pages could not
 // be had, and touching them raises SIGBUS.
 func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []page.Mapping) error {
-	l, err := newLayout(maps)
-	if err != nil {
-		return fmt.Errorf("pager: %w", err)
+	if p.attached == nil {
+		if err := p.Attach(u, target, maps); err != nil {
+			return err
+		}
 	}
-	w := &world{}
-	w.add(u.Fd(), target.Pid, l)
-	return p.serve(ctx, w, []*uffd.FD{u}, target)
+	return p.serve(ctx)
 }
 
-// serve serves the spaces of w, whose uffds are fds.
-func (p *Pager) serve(ctx context.Context, w *world, fds []*uffd.FD, target Target) error {
+// serve serves what is attached.
+func (p *Pager) serve(ctx context.Context) error {
 	start := time.Now()
 	if err := p.Prepare(ctx); err != nil {
 		return err
 	}
-	for _, u := range fds {
-		if err := unix.SetNonblock(u.Fd(), true); err != nil {
-			return fmt.Errorf("pager: userfaultfd: %w", err)
-		}
-	}
-	keeper := p.opts.Keeper
-	if keeper == nil {
-		var err error
-		if keeper, err = StartKeeper(); err != nil {
-			return fmt.Errorf("pager: %w", err)
-		}
-	}
-	se, j, err := p.begin(start, w, fds, target)
+	se, err := p.begin(start)
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
 	defer se.close()
-	if err := p.run(ctx, se, w, j); err != nil {
-		// The journal stays open too, for a successor to find.
+	if err := p.run(ctx, se); err != nil {
+		// The journal stays open, for a successor to find.
 		return fmt.Errorf("pager: %w", err)
 	}
-	j.close()
-	if err := keeper.Close(); err != nil {
+	p.attached.journal.close()
+	if err := p.opts.Keeper.Close(); err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
 	return p.lost.err()
 }
 
-// begin makes a session for w, and writes its state down.
-func (p *Pager) begin(start time.Time, w *world, fds []*uffd.FD, target Target) (*session, *journal, error) {
+// begin makes a session for what is attached.
+func (p *Pager) begin(start time.Time) (*session, error) {
 	kickFD, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return nil, nil, fmt.Errorf("eventfd: %w", err)
+		return nil, os.NewSyscallError("eventfd", err)
 	}
 	se := &session{
 		img: p.img, pages: p.table, stats: &p.stats, log: p.opts.Logger, retry: p.opts.Retry,
-		target: target, start: start, kickFD: kickFD, lost: &p.lost,
+		target: p.attached.target, start: start, kickFD: kickFD, lost: &p.lost,
 		background: p.opts.Background == Full,
 		more:       make(chan struct{}, p.opts.Workers),
 	}
 	se.lastFault.Store(-demandRecent)
 	se.demand = newDemand(se, demandWorkers)
-	spaces := make([]*space, 0, len(w.spaces))
-	for i, m := range w.spaces {
-		spaces = append(spaces, newSpace(se.pages, m, fds[i], fds[i], nil))
+	spaces := make([]*space, 0, len(p.attached.fds))
+	for i, m := range p.attached.world.spaces {
+		u := p.attached.fds[i]
+		spaces = append(spaces, newSpace(se.pages, m, u, u, nil))
 	}
 	se.spaces.Store(&spaces)
-	j, err := newJournal(w)
-	if err != nil {
-		se.close()
-		return nil, nil, err
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session = se
-	return se, j, nil
+	return se, nil
 }
 
 // run is the session itself: reader and workers, all of which have ended when
 // it returns.
-func (p *Pager) run(ctx context.Context, se *session, w *world, j *journal) error {
+func (p *Pager) run(ctx context.Context, se *session) error {
 	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, se.kick)
@@ -224,7 +252,7 @@ func (p *Pager) run(ctx context.Context, se *session, w *world, j *journal) erro
 			wg.Go(func() { se.fill(ctx) })
 		}
 	}
-	r := &reader{worker: *se.newWorker(), ctx: ctx, world: w, journal: j, zeros: make([]byte, maxZero), last: -2}
+	r := &reader{worker: *se.newWorker(), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2}
 	r.kicks.Add(1)
 	err := r.run()
 	r.close()

@@ -256,6 +256,10 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 		if v := r.settle(f.s, plain, first, n, n+1); v != settled {
 			return v
 		}
+		if r.settle(f.s, plain, first, first, end) != settled {
+			f.s.order.giveBack(frame) // nobody waits for the rest
+		}
+		return settled
 	}
 	return r.settle(f.s, plain, first, first, end)
 }

@@ -17,8 +17,6 @@ import (
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
-func TestMain(m *testing.M) { uffdtest.Main(m) }
-
 // events is what an engine enables.
 const events = uffd.FeatureEventFork | uffd.FeatureEventRemap | uffd.FeatureEventRemove | uffd.FeatureEventUnmap | uffd.FeatureThreadID
 

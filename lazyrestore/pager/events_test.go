@@ -1,0 +1,243 @@
+package pager
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// Each event while pages are missing, once with nothing in memory yet and
+// once with a part of it, without and with the background at work.
+
+// both runs f for each background.
+func both(t *testing.T, f func(t *testing.T, s *served)) {
+	for _, bg := range []Background{None, Full} {
+		for _, touch := range []bool{false, true} {
+			name := bg.String() + map[bool]string{false: "/untouched", true: "/touched"}[touch]
+			t.Run(name, func(t *testing.T) {
+				s := serveChild(t, setting{
+					child:  uffdtest.Options{Pages: 1024},
+					writer: image.WriterOptions{ChunkSize: 16 << 10},
+					pager:  Options{Background: bg},
+				})
+				if touch {
+					for i := 0; i < 1024; i += 50 {
+						s.Load(s.Addr(i)).Wait(t)
+					}
+				}
+				f(t, s)
+				if bg == Full {
+					if err := s.wait(t); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// zero expects n bytes of zeros at addr.
+func zero(t *testing.T, th *uffdtest.Thread, addr uint64, n int) {
+	t.Helper()
+	if got, want := th.Sum(addr, uint64(n)).Wait(t), uffdtest.Sum(make([]byte, n)); got != want {
+		t.Fatalf("memory at %#x, %d bytes: sum %#x, not that of zeros", addr, n, got)
+	}
+}
+
+func TestRemoveWhileLazy(t *testing.T) {
+	both(t, func(t *testing.T, s *served) {
+		s.Madvise(s.Addr(100), 300*page.Size, unix.MADV_DONTNEED).Wait(t)
+		zero(t, s.Thread, s.Addr(100), 300*page.Size)
+		s.Store(s.Addr(150), 7).Wait(t)
+		s.checkAt(t, s.Thread, s.Start, 0, 100*page.Size)
+		s.checkAt(t, s.Thread, s.Addr(400), 400*page.Size, 624*page.Size)
+		if got := s.Load(s.Addr(150)).Wait(t); got != 7 {
+			t.Errorf("what was stored is now %d", got)
+		}
+	})
+}
+
+func TestUnmapWhileLazy(t *testing.T) {
+	both(t, func(t *testing.T, s *served) {
+		s.Munmap(s.Addr(100), 300*page.Size).Wait(t)
+		s.Mmap(s.Addr(100), 100*page.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED).Wait(t)
+		zero(t, s.Thread, s.Addr(100), 100*page.Size)
+		s.checkAt(t, s.Thread, s.Start, 0, 100*page.Size)
+		s.checkAt(t, s.Thread, s.Addr(400), 400*page.Size, 624*page.Size)
+	})
+}
+
+func TestRemapWhileLazy(t *testing.T) {
+	both(t, func(t *testing.T, s *served) {
+		to := s.Start + 1<<30
+		s.Mremap(s.Addr(100), 300*page.Size, 300*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to).Wait(t)
+		s.checkAt(t, s.Thread, to, 100*page.Size, 300*page.Size)
+		// Onto another part of it, and growing.
+		s.Mremap(s.Addr(500), 50*page.Size, 60*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, s.Addr(900)).Wait(t)
+		s.checkAt(t, s.Thread, s.Addr(900), 500*page.Size, 50*page.Size)
+		zero(t, s.Thread, s.Addr(950), 10*page.Size)
+		s.checkAt(t, s.Thread, s.Start, 0, 100*page.Size)
+		s.checkAt(t, s.Thread, s.Addr(400), 400*page.Size, 100*page.Size)
+		s.checkAt(t, s.Thread, s.Addr(550), 550*page.Size, 350*page.Size)
+		s.checkAt(t, s.Thread, s.Addr(960), 960*page.Size, 64*page.Size)
+	})
+}
+
+// What MREMAP_DONTUNMAP leaves behind is zero, and still registered.
+func TestRemapDontUnmapWhileLazy(t *testing.T) {
+	const dontUnmap = 4
+	both(t, func(t *testing.T, s *served) {
+		to := s.Start + 1<<30
+		s.Mremap(s.Addr(100), 300*page.Size, 300*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED|dontUnmap, to).Wait(t)
+		s.checkAt(t, s.Thread, to, 100*page.Size, 300*page.Size)
+		zero(t, s.Thread, s.Addr(100), 300*page.Size)
+	})
+}
+
+// A mapping that mprotect has split is filled all the same.
+func TestProtectWhileLazy(t *testing.T) {
+	both(t, func(t *testing.T, s *served) {
+		for i := 3; i < 1024; i += 7 {
+			s.Mprotect(s.Addr(i), page.Size, unix.PROT_READ).Wait(t)
+		}
+		s.check(t, s.Thread)
+	})
+}
+
+func TestForkWhileLazy(t *testing.T) {
+	both(t, func(t *testing.T, s *served) {
+		th, pid := s.Fork(t)
+		pid.Wait(t)
+		s.Store(s.Addr(3), 1).Wait(t) // the parent's page alone
+		s.Madvise(s.Addr(200), 100*page.Size, unix.MADV_DONTNEED).Wait(t)
+		s.check(t, th)
+		zero(t, s.Thread, s.Addr(200), 100*page.Size)
+		s.checkAt(t, s.Thread, s.Addr(300), 300*page.Size, 724*page.Size)
+		if got := s.Load(s.Addr(3)).Wait(t); got != 1 {
+			t.Errorf("what the parent stored is now %d", got)
+		}
+	})
+}
+
+// The parent ends; its child goes on being served.
+func TestExitLeavesForkedChild(t *testing.T) {
+	for _, bg := range []Background{None, Full} {
+		t.Run(bg.String(), func(t *testing.T) {
+			s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: bg}})
+			th, pid := s.Fork(t)
+			child := int(pid.Wait(t))
+			s.Exit(0)
+			s.check(t, th)
+			if bg == None {
+				if err := unix.Kill(child, unix.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.wait(t); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// After an exec the old memory is gone, and nothing tells but a probe.
+func TestExecWhileLazy(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: None}})
+	path := "/bin/sleep\x00"
+	for i := range len(path) {
+		s.Store(s.Addr(0)+uint64(i), path[i]).Wait(t)
+	}
+	const program, argv, arg1 = 0, 64, 32
+	for i, c := range "30\x00" {
+		s.Store(s.Addr(0)+arg1+uint64(i), byte(c)).Wait(t)
+	}
+	for i, ptr := range []uint64{s.Addr(0) + program, s.Addr(0) + arg1, 0} {
+		for k := range 8 {
+			s.Store(s.Addr(0)+argv+uint64(8*i+k), byte(ptr>>(8*k))).Wait(t)
+		}
+	}
+	s.Syscall(unix.SYS_EXECVE, s.Addr(0), s.Addr(0)+argv, 0)
+	if err := s.wait(t); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Kill(s.Pid, 0); err != nil {
+		t.Errorf("the process did not live on: %v", err)
+	}
+}
+
+// A system call that reads missing memory is served as a thread is.
+func TestSystemCallFault(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64}, pager: Options{Background: None}})
+	got := make([]byte, page.Size)
+	local := []unix.Iovec{{Base: &got[0], Len: page.Size}}
+	remote := []unix.RemoteIovec{{Base: uintptr(s.Addr(9)), Len: page.Size}}
+	if _, err := unix.ProcessVMReadv(s.Pid, local, remote, 0); err != nil {
+		t.Fatal(err)
+	}
+	if uffdtest.Sum(got) != uffdtest.Sum(s.want[9*page.Size:10*page.Size]) {
+		t.Error("process_vm_readv read something else")
+	}
+}
+
+func TestHugetlb(t *testing.T) {
+	uffdtest.Need(t, "hugetlb")
+	for _, kind := range []uffdtest.Kind{uffdtest.Hugetlb, uffdtest.HugetlbShared} {
+		for _, bg := range []Background{None, Full} {
+			t.Run(bg.String()+map[uffdtest.Kind]string{uffdtest.Hugetlb: "/private", uffdtest.HugetlbShared: "/shared"}[kind], func(t *testing.T) {
+				s := serveChild(t, setting{
+					child: uffdtest.Options{Pages: 2, Kind: kind},
+					pager: Options{Background: bg},
+					zero:  func(i int) bool { return i%512 > 400 },
+				})
+				s.Madvise(s.Addr(1), uint64(s.PageSize), unix.MADV_DONTNEED).Wait(t)
+				s.checkAt(t, s.Thread, s.Start, 0, s.PageSize)
+				if kind == uffdtest.Hugetlb {
+					zero(t, s.Thread, s.Addr(1), s.PageSize)
+				}
+				if bg == Full {
+					if err := s.wait(t); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Remaining tells a checkpoint which pages are in the image alone.
+func TestRemaining(t *testing.T) {
+	s := serveChild(t, setting{
+		child:  uffdtest.Options{Pages: 64},
+		writer: image.WriterOptions{ChunkSize: 4 * page.Size},
+		pager:  Options{Background: None},
+	})
+	s.Load(s.Addr(21)).Wait(t)
+	// The fault's page comes first, the rest of its chunk a moment later.
+	deadline := time.Now().Add(uffdtest.Timeout)
+	for s.pager.Stats().InstalledBytes < 4*page.Size && time.Now().Before(deadline) {
+		runtime.Gosched()
+	}
+	s.Madvise(s.Addr(40), 8*page.Size, unix.MADV_DONTNEED).Wait(t)
+	want := []page.Range{
+		page.RangeOf(page.Addr(s.Addr(0)), 20*page.Size),
+		page.RangeOf(page.Addr(s.Addr(24)), 16*page.Size),
+		page.RangeOf(page.Addr(s.Addr(48)), 16*page.Size),
+	}
+	var got []page.Range
+	for _, m := range s.pager.Remaining() {
+		if m.Image != m.Start {
+			t.Errorf("mapping %+v: wrong image address", m)
+		}
+		got = append(got, m.Range)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Remaining (-want +got):\n%s", diff)
+	}
+}

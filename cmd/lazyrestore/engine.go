@@ -7,7 +7,6 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
@@ -22,16 +21,13 @@ type process interface {
 	Stats() lazyrestore.Stats
 }
 
-// checkpointProcess and restoreImage are the library's; tests put their own here.
+// What the verbs call; tests put their own here.
 var (
 	checkpointProcess = lazyrestore.Checkpoint
-	restoreImage      = func(ctx context.Context, path string, opts lazyrestore.RestoreOptions) (process, error) {
-		p, err := lazyrestore.Restore(ctx, path, opts)
-		if err != nil {
-			return nil, err
-		}
-		return p, nil
+	restoreImage      = func(ctx context.Context, image string, opts lazyrestore.RestoreOptions) (process, error) {
+		return lazyrestore.Restore(ctx, image, opts)
 	}
-	decodeState = func(b []byte) (any, error) { return native.DecodeState(b) }
-	openSource  = func(path string) (image.Source, error) { return store.OpenDir(path) }
 )
+
+// openSource opens an image for reading.
+func openSource(path string) (image.Source, error) { return store.OpenDir(path) }

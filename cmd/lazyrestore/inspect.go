@@ -9,6 +9,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 )
 
 // inspection is what inspect --json prints.
@@ -16,7 +17,7 @@ type inspection struct {
 	Image    string          `json:"image"`
 	Digest   string          `json:"digest"`
 	Manifest *image.Manifest `json:"manifest"`
-	State    any             `json:"state"` // what process.bin holds
+	State    *native.State   `json:"state"` // what process.bin holds
 }
 
 func (c *command) inspect() *cli.Command {
@@ -44,7 +45,7 @@ func (c *command) inspectImage(path string) error {
 	found := inspection{Image: path, Digest: img.Digest(), Manifest: img.Manifest()}
 	text, err := img.ReadObject(ctx, image.ProcessObject)
 	if err == nil {
-		found.State, err = decodeState(text)
+		found.State, err = native.DecodeState(text)
 	}
 	if err != nil {
 		return fmt.Errorf("image %s: %w", path, err)

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+// A fakeProcess stands for a restored one: a child of ours.
+type fakeProcess struct {
+	cmd      *exec.Cmd
+	resident chan struct{}
+	pagerErr error
+}
+
+func (p *fakeProcess) PID() int { return p.cmd.Process.Pid }
+func (p *fakeProcess) Result() lazyrestore.RestoreResult {
+	return lazyrestore.RestoreResult{PID: p.PID(), Mappings: 3, LazyBytes: 1 << 20, Warnings: []string{"a file grew"}}
+}
+func (p *fakeProcess) Signal(sig unix.Signal) error { return p.cmd.Process.Signal(sig) }
+func (p *fakeProcess) Resident() <-chan struct{}    { return p.resident }
+func (p *fakeProcess) WaitPager() error             { return p.pagerErr }
+func (p *fakeProcess) Stats() lazyrestore.Stats     { return lazyrestore.Stats{Faults: 17} }
+
+func (p *fakeProcess) Wait() (unix.WaitStatus, error) {
+	var exit *exec.ExitError
+	if err := p.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		return 0, err
+	}
+	return unix.WaitStatus(p.cmd.ProcessState.Sys().(syscall.WaitStatus)), nil
+}
+
+// fakeRestore makes restores run a shell script instead.
+func fakeRestore(t *testing.T, script string) (opts *lazyrestore.RestoreOptions) {
+	t.Helper()
+	opts = new(lazyrestore.RestoreOptions)
+	real := restoreImage
+	t.Cleanup(func() { restoreImage = real })
+	restoreImage = func(_ context.Context, _ string, o lazyrestore.RestoreOptions) (process, error) {
+		*opts = o
+		p := &fakeProcess{cmd: exec.Command("sh", "-c", script), resident: make(chan struct{})}
+		close(p.resident)
+		return p, p.cmd.Start()
+	}
+	return opts
+}
+
+func TestForegroundEndsAsTheProcess(t *testing.T) {
+	tests := []struct {
+		script string
+		want   int
+	}{
+		{"exit 0", 0},
+		{"exit 3", 3},
+		{"exit 125", 125},
+		{"kill -KILL $$", 128 + 9},
+		{"kill -TERM $$", 128 + 15},
+		{"kill -SEGV $$", 128 + 11},
+	}
+	for _, tt := range tests {
+		t.Run(tt.script, func(t *testing.T) {
+			fakeRestore(t, tt.script)
+			var stdout, stderr bytes.Buffer
+			if got := run([]string{"restore", "img"}, &stdout, &stderr); got != tt.want {
+				t.Errorf("exit code %d, want %d; %s", got, tt.want, &stderr)
+			}
+			if stdout.Len() != 0 || !strings.Contains(stderr.String(), "warning: a file grew") {
+				t.Errorf("stdout %q, stderr %q: want a warning on stderr only", &stdout, &stderr)
+			}
+		})
+	}
+}
+
+func TestForegroundPassesSignalsOn(t *testing.T) {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP, unix.SIGINT, unix.SIGXCPU} {
+		t.Run(unix.SignalName(sig), func(t *testing.T) {
+			// The command must see the signal, and the test must not die of it
+			// before the command has asked for it.
+			guard := make(chan os.Signal, 1)
+			signal.Notify(guard, sig)
+			defer signal.Stop(guard)
+
+			ready := filepath.Join(t.TempDir(), "ready")
+			if err := unix.Mkfifo(ready, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			name := strings.TrimPrefix(unix.SignalName(sig), "SIG")
+			fakeRestore(t, "trap 'exit 42' "+name+"; echo >"+ready+"; while :; do read x <"+ready+"; done")
+			done := make(chan int)
+			go func() { done <- run([]string{"restore", "-q", "img"}, &bytes.Buffer{}, &bytes.Buffer{}) }()
+			if _, err := os.ReadFile(ready); err != nil {
+				t.Fatal(err)
+			}
+			for {
+				if err := unix.Kill(unix.Getpid(), sig); err != nil {
+					t.Fatal(err)
+				}
+				<-guard
+				select {
+				case code := <-done:
+					if code != 42 {
+						t.Errorf("exit code %d, want 42: the process did not get the signal", code)
+					}
+					return
+				default: // it may have come before the command asked for it
+				}
+			}
+		})
+	}
+}
+
+func TestRestoreWritesFiles(t *testing.T) {
+	opts := fakeRestore(t, "exit 0")
+	dir := t.TempDir()
+	pidfile, stats := filepath.Join(dir, "pid"), filepath.Join(dir, "stats")
+	object, err := os.Create(filepath.Join(dir, "json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(object.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	args := []string{"restore", "--pidfile", pidfile, "--stats", stats, "--json-fd", itoa(fd), "--background=none", "--changed-files=warn", "img"}
+	if code := run(args, &bytes.Buffer{}, &stderr); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &stderr)
+	}
+	if opts.Background != lazyrestore.BackgroundNone || opts.ChangedFiles != lazyrestore.ChangedWarn || opts.Stdio != lazyrestore.StdioAuto {
+		t.Errorf("options %+v", opts)
+	}
+	var result lazyrestore.RestoreResult
+	readJSON(t, object.Name(), &result)
+	var s lazyrestore.Stats
+	readJSON(t, stats, &s)
+	if result.Mappings != 3 || s.Faults != 17 {
+		t.Errorf("result %+v, statistics %+v", result, s)
+	}
+	if pid, err := os.ReadFile(pidfile); err != nil || string(pid) != itoa(result.PID)+"\n" {
+		t.Errorf("pidfile %q, %v; want %d", pid, err, result.PID)
+	}
+}
+
+func TestForegroundFailureIs125(t *testing.T) {
+	real := restoreImage
+	defer func() { restoreImage = real }()
+	restoreImage = func(context.Context, string, lazyrestore.RestoreOptions) (process, error) { return nil, errRefused }
+
+	dir := t.TempDir()
+	object, err := os.Create(filepath.Join(dir, "json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(object.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	args := []string{"restore", "--pidfile", filepath.Join(dir, "pid"), "--stats", filepath.Join(dir, "stats"), "--json-fd", itoa(fd), "img"}
+	if code := run(args, &bytes.Buffer{}, &stderr); code != exitOurs {
+		t.Errorf("exit code %d, want %d", code, exitOurs)
+	}
+	if !strings.Contains(stderr.String(), "status 3: refused") || !strings.Contains(stderr.String(), "descriptor 8 (/dev/kvm)") {
+		t.Errorf("message %q", &stderr)
+	}
+	var f failure
+	readJSON(t, object.Name(), &f)
+	if f.Code != exitRefused || len(f.Reasons) != 2 {
+		t.Errorf("JSON %+v", f)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v: want no pidfile, no statistics", entries, err)
+	}
+	if code := run([]string{"restore", "--dry-run", "img"}, &bytes.Buffer{}, &stderr); code != exitRefused {
+		t.Errorf("dry run: exit code %d, want %d", code, exitRefused)
+	}
+}
+
+func readJSON(t *testing.T, path string, v any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		t.Fatalf("%s: %v in %q", path, err, text)
+	}
+}

@@ -36,7 +36,12 @@ const (
 	keeperSecond = 16 // struct timespec: one second
 	keeperProbe  = 32 // struct uffdio_writeprotect: of a page that nobody has
 	keeperComm   = 64 // its name
-	keeperHoles  = 80 // three ranges to unmap: start and length
+	keeperHoles  = 80 // ranges to unmap: start and length
+	holes        = 4
+	// tlsBelow and tlsAbove bound where glibc has its rseq area: up to 2.40
+	// after the thread pointer, then before it.
+	tlsBelow = 64 << 10
+	tlsAbove = 2 * page.Size
 	// userEnd is where user memory ends: with 5-level page tables too unless
 	// asked for, and we do not.
 	userEnd page.Addr = 0x7ffffffff000
@@ -86,15 +91,27 @@ func StartKeeper() (*Keeper, error) {
 	return &Keeper{pid, self}, nil
 }
 
-// keeperHolesOf is all memory but the keeper's code and its page b.
-func keeperHolesOf(b []byte) [3]page.Range {
+// keeperHolesOf is all memory but the keeper's code, its page b, and what
+// surrounds the thread pointer: a C library may have registered an area there
+// (rseq(2)) that the kernel writes on every return to the thread, and ends it
+// if that fails.
+func keeperHolesOf(b []byte) [holes]page.Range {
 	start, end := keeperCode()
-	a := page.Range{Start: page.Addr(start).Down(), End: page.Addr(end).Up()}
-	c := page.RangeOf(page.Addr(addressOf(b)), page.Size)
-	if c.Start < a.Start {
-		a, c = c, a
+	keep := page.SetOf(
+		page.Range{Start: page.Addr(start).Down(), End: page.Addr(end).Up()},
+		page.RangeOf(page.Addr(addressOf(b)), page.Size),
+	)
+	if tp := threadPointer(); tp != 0 {
+		keep.Add(page.Range{Start: max(tp, tlsBelow).Down() - tlsBelow, End: tp.Up() + tlsAbove})
 	}
-	return [3]page.Range{{Start: 0, End: a.Start}, {Start: a.End, End: c.Start}, {Start: c.End, End: userEnd}}
+	var list [holes]page.Range
+	at, i := page.Addr(0), 0
+	for r := range keep.All() {
+		list[i] = page.Range{Start: at, End: r.Start}
+		at, i = r.End, i+1
+	}
+	list[i] = page.Range{Start: at, End: userEnd}
+	return list
 }
 
 // Pid is the keeper's process id.

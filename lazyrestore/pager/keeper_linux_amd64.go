@@ -1,5 +1,9 @@
 package pager
 
+import (
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
 // cloneKeeper makes the child with the page it is to keep; see
 // keeper_linux_amd64.s. It returns the child's id or a negated errno.
 //
@@ -10,3 +14,15 @@ func cloneKeeper(page, maxFD uintptr) (pid uintptr)
 //
 //go:noescape
 func keeperCode() (start, end uintptr)
+
+// arch_prctl(2): ARCH_GET_FS of asm/prctl.h.
+const archGetFS = 0x1003
+
+// threadPointer is the thread pointer of the calling thread, or zero.
+func threadPointer() page.Addr {
+	var fs uint64
+	if errno := archPrctl(archGetFS, &fs); errno != 0 {
+		return 0
+	}
+	return page.Addr(fs)
+}

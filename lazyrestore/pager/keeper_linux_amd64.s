@@ -32,7 +32,7 @@
 // In the caller it returns clone's result. In the child, which shares the
 // caller's descriptors and has a copy of its memory, it never returns and
 // touches neither the stack nor anything of Go's: first it gives all memory
-// back but this code and the page.
+// back but this code, the page and what the kernel may write to for it.
 //
 // R12 is the page, R13 the descriptor looked at, R14 the end of descriptors,
 // R15 whether a served process still lives.
@@ -61,9 +61,9 @@ child:
 	MOVQ	$SYS_setsid, AX
 	SYSCALL
 
-	// Three holes to unmap: start and length each.
+	// The holes to unmap: start and length each.
 	LEAQ	PAGE_HOLES(R12), R13
-	MOVQ	$3, R15
+	MOVQ	$4, R15
 unmap:
 	MOVQ	0(R13), DI
 	MOVQ	8(R13), SI

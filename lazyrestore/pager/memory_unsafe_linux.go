@@ -49,3 +49,9 @@ func processMadvise(pidfd int, r page.Range, advice int) error {
 
 // addressOf is where b is. It means something only for memory of mmap(2).
 func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
+
+// archPrctl is arch_prctl(2) for requests that give a value.
+func archPrctl(request int, value *uint64) unix.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_ARCH_PRCTL, uintptr(request), uintptr(unsafe.Pointer(value)), 0)
+	return errno
+}

@@ -111,8 +111,11 @@ func (c *capture) describeFile(d *descriptor, o *Open) {
 	o.Kind = OpenFile
 	o.File = Mapped{Path: d.link, Size: d.stat.Size, MTime: d.stat.Mtim.Nano()}
 	if strings.HasPrefix(d.link, "/proc/") || strings.HasPrefix(d.link, "/sys/") {
-		c.refused.add(d.String(), "it is of the kernel's own file systems", "close it for the checkpoint")
-		return
+		// What is read there is made at each reading: nothing to compare.
+		o.Kind = OpenDevice
+		if o.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			c.refused.add(d.String(), "it writes to the kernel's own file systems", "close it for the checkpoint")
+		}
 	}
 	var named unix.Stat_t
 	if err := unix.Stat(d.link, &named); err != nil {

@@ -95,7 +95,7 @@ func (r *reopener) open(o *Open) (int, error) {
 	case OpenFile:
 		return r.file(o)
 	case OpenDevice:
-		return r.path(o, o.Flags)
+		return r.device(o)
 	case OpenNull:
 		return r.path(&Open{Path: "/dev/null"}, o.Flags&unix.O_ACCMODE)
 	case OpenPipe:
@@ -146,12 +146,26 @@ func (r *reopener) file(o *Open) (int, error) {
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
 		r.compare(&o.File, &st, o.Flags&unix.O_ACCMODE != unix.O_RDONLY)
 	}
-	if o.Offset != 0 {
-		if _, err := unix.Seek(fd, o.Offset, unix.SEEK_SET); err != nil {
-			return -1, fmt.Errorf("seek %s to %d: %w", o.Path, o.Offset, err)
-		}
+	return fd, seek(fd, o)
+}
+
+// device opens what has no state but its offset.
+func (r *reopener) device(o *Open) (int, error) {
+	fd, err := r.path(o, o.Flags)
+	if fd < 0 || err != nil {
+		return fd, err
 	}
-	return fd, nil
+	return fd, seek(fd, o)
+}
+
+func seek(fd int, o *Open) error {
+	if o.Offset == 0 {
+		return nil
+	}
+	if _, err := unix.Seek(fd, o.Offset, unix.SEEK_SET); err != nil {
+		return fmt.Errorf("seek %s to %d: %w", o.Path, o.Offset, err)
+	}
+	return nil
 }
 
 // deleted opens an object's memory a further time, with its own offset.
@@ -161,8 +175,8 @@ func (r *reopener) deleted(o *Open) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open the memory of %s: %w", o.Path, err)
 	}
-	if _, err := unix.Seek(fd, o.Offset, unix.SEEK_SET); err != nil {
-		return -1, fmt.Errorf("seek %s to %d: %w", o.Path, o.Offset, err)
+	if err := seek(fd, o); err != nil {
+		return -1, err
 	}
 	return r.raise(fd)
 }

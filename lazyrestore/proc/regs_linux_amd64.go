@@ -54,9 +54,13 @@ const (
 	flagDirection = 1 << 10
 )
 
+// sysRestart is restart_syscall(2): a call that has been interrupted before.
+const sysRestart = 219
+
 // interrupted says how a system call that r shows as interrupted ends, for
-// whoever cannot leave that to the kernel: by being made again, or, where only
-// the kernel knows what is left to do, with EINTR.
+// whoever cannot leave that to the kernel: by being made again with its own
+// arguments (a relative sleep begins anew), or with EINTR where its number is
+// lost because it had been interrupted before.
 func (r *Regs) interrupted() Regs {
 	out := *r
 	if r[OrigRAX] == NoSyscall {
@@ -64,11 +68,13 @@ func (r *Regs) interrupted() Regs {
 	}
 	out[OrigRAX] = NoSyscall
 	switch -int64(r[RAX]) {
-	case restartSys, restartNoIntr, restartNoHand:
+	case restartSys, restartNoIntr, restartNoHand, restartBlock:
+		if r[OrigRAX] == sysRestart {
+			out[RAX] = ^uint64(4) + 1 // EINTR
+			break
+		}
 		out[RAX] = r[OrigRAX]
 		out[RIP] -= 2
-	case restartBlock:
-		out[RAX] = ^uint64(4) + 1 // EINTR
 	}
 	return out
 }

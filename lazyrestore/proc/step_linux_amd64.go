@@ -56,9 +56,9 @@ func (t *Tracer) stepSyscall(tid int, insn uint64, nr uint64, args []uint64, adj
 	if k == nil {
 		return 0, ErrNoProcess
 	}
-	var saved Regs
-	if err := getRegs(tid, &saved); err != nil {
-		return 0, taskError("read the registers of", tid, err)
+	saved, err := t.context(k)
+	if err != nil {
+		return 0, err
 	}
 	mask, err := getSigMask(tid)
 	if err != nil {

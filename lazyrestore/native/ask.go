@@ -1,84 +1,119 @@
 package native
 
 import (
-	"fmt"
+	"errors"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
-// ask learns from the process itself what no other can tell: it runs system
-// calls in its threads.
-func (f *Frozen) ask() error {
-	insn, err := proc.SyscallInsn(f.pid, f.c.smaps.VMAs)
+// ask learns from the process itself what no other can tell: it runs tables of
+// system calls in its threads, whose answers lie in memory that the injector
+// holds there.
+func (f *Frozen) ask() (err error) {
+	in, err := f.tracer.NewInjector(f.pid, f.c.smaps.VMAs, proc.InjectorOptions{})
+	if errors.Is(err, proc.ErrSeccomp) || errors.Is(err, proc.ErrNoVDSO) {
+		return nil // a reason to refuse that is known already
+	}
 	if err != nil {
 		return err
 	}
-	const scratch = 4 << 10
-	at, err := f.tracer.StepSyscall(f.pid, insn, unix.SYS_MMAP, 0, scratch, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uint64(0), 0)
-	if errno, failed := proc.Errno(at); err != nil || failed {
-		return fmt.Errorf("map memory in process %d: %w %w", f.pid, err, errno)
+	defer func() { err = errors.Join(err, in.Close()) }()
+	q := &questions{f: f, in: in}
+	if err := q.process(); err != nil {
+		return err
 	}
-	q := &questions{f: f, insn: insn, at: uint64(at)}
-	err = q.all()
-	_, uerr := f.tracer.StepSyscall(f.pid, insn, unix.SYS_MUNMAP, uint64(at), scratch)
-	if err == nil {
-		err = uerr
+	for i := range f.c.st.Threads {
+		if err := q.thread(&f.c.st.Threads[i]); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// questions runs tables whose answers lie at known places of one piece of
+// memory.
+type questions struct {
+	f       *Frozen
+	in      *proc.Injector
+	at      uint64 // of the answers to the next table, in the process
+	answers []byte // the same, once it has been run
+}
+
+// Where answers lie.
+const (
+	actionSize  = 32 // struct sigaction of the kernel
+	timersAt    = numSignals * actionSize
+	timerSize   = 32 // struct itimerval
+	deathSigAt  = timersAt + 3*timerSize
+	subreaperAt = deathSigAt + 8
+	altStackAt  = subreaperAt + 8
+	clearTIDAt  = altStackAt + 24
+	answerSize  = clearTIDAt + 8
+)
+
+// begin sets memory aside for the answers of one table.
+func (q *questions) begin() (err error) {
+	q.at, q.answers, err = q.in.Arena().Alloc(answerSize, 16)
 	return err
 }
 
-// questions runs single system calls whose answer lies in a page of the process.
-type questions struct {
-	f    *Frozen
-	insn uint64
-	at   uint64
-	err  error
+func (q *questions) word(at int) uint64 { return getWord(q.answers[at:]) }
+
+func call(nr uint64, args ...uint64) proc.Call {
+	c := proc.Call{NR: nr}
+	copy(c.Args[:], args)
+	return c
 }
 
-// call runs a system call in a thread; n is how much of the page it fills.
-func (q *questions) call(tid, n int, nr uint64, args ...uint64) (int64, []byte) {
-	if q.err != nil {
-		return 0, make([]byte, n)
+// process asks what is one for the whole process.
+func (q *questions) process() error {
+	if err := q.begin(); err != nil {
+		return err
 	}
-	ret, err := q.f.tracer.StepSyscall(tid, q.insn, nr, args...)
-	if errno, failed := proc.Errno(ret); err == nil && failed {
-		err = fmt.Errorf("system call %d in thread %d: %w", nr, tid, errno)
+	st := q.f.c.st
+	var calls []proc.Call
+	for sig := range uint64(numSignals) {
+		calls = append(calls, call(unix.SYS_RT_SIGACTION, sig+1, 0, q.at+sig*actionSize, sigSetSize))
 	}
-	b := make([]byte, n)
-	if err == nil && n > 0 {
-		_, err = proc.ReadMemory(q.f.pid, q.at, b)
+	for which := range uint64(len(st.Timers)) {
+		calls = append(calls, call(unix.SYS_GETITIMER, which, q.at+timersAt+which*timerSize))
 	}
-	q.err = err
-	return ret, b
-}
-
-func (q *questions) all() error {
-	st, pid := q.f.c.st, q.f.pid
-	for sig := uint64(1); sig <= numSignals; sig++ {
-		_, b := q.call(pid, 32, unix.SYS_RT_SIGACTION, sig, 0, q.at, sigSetSize)
-		st.Actions = append(st.Actions, Action{getWord(b), getWord(b[8:]), getWord(b[16:]), getWord(b[24:])})
+	calls = append(calls,
+		call(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, q.at+deathSigAt),
+		call(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, q.at+subreaperAt),
+		call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE),
+		call(unix.SYS_BRK, 0))
+	results, err := q.in.Run(q.f.pid, calls, nil)
+	if err != nil {
+		return err
+	}
+	for sig := range numSignals {
+		at := sig * actionSize
+		st.Actions = append(st.Actions, Action{q.word(at), q.word(at + 8), q.word(at + 16), q.word(at + 24)})
 	}
 	for which := range st.Timers {
-		_, b := q.call(pid, 32, unix.SYS_GETITIMER, uint64(which), q.at)
-		st.Timers[which] = Interval{getWord(b), getWord(b[8:]), getWord(b[16:]), getWord(b[24:])}
+		at := timersAt + which*timerSize
+		st.Timers[which] = Interval{q.word(at), q.word(at + 8), q.word(at + 16), q.word(at + 24)}
 	}
-	brk, _ := q.call(pid, 0, unix.SYS_BRK, 0)
-	st.MM.Brk = uint64(brk)
-	_, b := q.call(pid, 8, unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, q.at)
-	st.PDeathSig = getWord(b) & 0xffffffff
-	dumpable, _ := q.call(pid, 0, unix.SYS_PRCTL, unix.PR_GET_DUMPABLE)
-	st.Dumpable = uint64(dumpable)
-	_, b = q.call(pid, 8, unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, q.at)
-	st.Subreaper = getWord(b)&0xffffffff != 0
-	for i := range st.Threads {
-		th := &st.Threads[i]
-		_, b := q.call(th.TID, 24, unix.SYS_SIGALTSTACK, 0, q.at)
-		th.AltStack = AltStack{SP: getWord(b), Flags: getWord(b[8:]) & 0xffffffff, Size: getWord(b[16:])}
-		_, b = q.call(th.TID, 8, unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, q.at)
-		th.ClearTID = getWord(b)
+	st.PDeathSig = q.word(deathSigAt) & 0xffffffff
+	st.Subreaper = q.word(subreaperAt)&0xffffffff != 0
+	n := len(results)
+	st.Dumpable, st.MM.Brk = uint64(results[n-2]), uint64(results[n-1])
+	return nil
+}
+
+// thread asks what each thread has of its own.
+func (q *questions) thread(th *Thread) error {
+	if err := q.begin(); err != nil {
+		return err
 	}
-	return q.err
+	_, err := q.in.Run(th.TID, []proc.Call{
+		call(unix.SYS_SIGALTSTACK, 0, q.at+altStackAt),
+		call(unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, q.at+clearTIDAt),
+	}, nil)
+	th.AltStack = AltStack{SP: q.word(altStackAt), Flags: q.word(altStackAt+8) & 0xffffffff, Size: q.word(altStackAt + 16)}
+	th.ClearTID = q.word(clearTIDAt)
+	return err
 }

@@ -56,7 +56,7 @@ func (o *limitedObject) Write(p []byte) (int, error) {
 // A sink that is full, at whatever object and byte, is an error of WriteRun or
 // Finish; every run is released exactly once; no goroutine stays.
 func TestSinkFull(t *testing.T) {
-	memory := fill(1, bytes.Repeat([]byte{2, 1}, 400))
+	memory := fill(1, bytes.Repeat([]byte{2, 1}, 150))
 	for _, spec := range allSpecs {
 		for _, object := range []string{image.PagesObject(spec.Codec), image.IndexObject, image.ManifestObject} {
 			for _, left := range []int{0, 1, 100} {

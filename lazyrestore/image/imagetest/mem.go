@@ -41,12 +41,18 @@ type memObject struct {
 }
 
 func (o *memObject) Write(p []byte) (int, error) {
+	if len(p) > cap(o.b)-len(o.b) {
+		o.b = slices.Grow(o.b, max(len(p), 2*len(o.b))) // append grows large slices by less
+	}
 	o.b = append(o.b, p...)
 	return len(p), nil
 }
 
 func (o *memObject) Close() error {
-	o.m.Set(o.name, append([]byte{}, o.b...))
+	if o.b == nil {
+		o.b = []byte{}
+	}
+	o.m.Set(o.name, o.b)
 	return nil
 }
 

@@ -142,3 +142,88 @@ func TestIndexIdentity(t *testing.T) {
 		t.Errorf("truncated: %v", err)
 	}
 }
+
+// An index whose checksums agree can still be one that no writer makes. Each
+// of these would otherwise reach the pager.
+func TestBadIndex(t *testing.T) {
+	mem, _ := small(t, chunk.Spec{Codec: chunk.LZ4})
+	good := mem.Get(image.IndexObject)
+	pages := int64(len(mem.Get("pages.lz4")))
+	const (
+		frame0, frame1 = 16, 16 + 24
+		nFrames        = 5
+		run0           = 16 + nFrames*24
+		run1, run2     = run0 + 16, run0 + 32
+	)
+	dir, foot := len(good)-128, len(good)-64
+	for _, tt := range []struct {
+		name string
+		at   int
+		to   []byte
+	}{
+		{"as it is", 0, nil},
+		{"frame elsewhere", frame0, []byte{1}},
+		{"frame overlaps the one before", frame1, []byte{0, 0}},
+		{"frame past the end", frame1, []byte{0, 0, 0, 0, 0, 1}},
+		{"unknown flag", frame0 + 7, []byte{2}},
+		{"empty frame", frame0 + 8, []byte{0, 0, 0, 0}},
+		{"stored larger than plain", frame0 + 8, []byte{0, 0, 9}},
+		{"stored of 4 GiB", frame0 + 8, []byte{0xff, 0xff, 0xff, 0xff}},
+		{"first run of another", frame1 + 16, []byte{0}},
+		{"first run past the end", frame1 + 16, []byte{0xff, 0xff, 0xff, 0xff}},
+		{"no runs", frame0 + 20, []byte{0}},
+		{"too many runs", frame0 + 20, []byte{0xff, 0xff}},
+		{"plain larger than a chunk", frame0 + 22, []byte{0xff}},
+		{"plain is not its runs", frame0 + 22, []byte{1}},
+		{"no plain", frame0 + 22, []byte{0}},
+		{"run of another frame", run0 + 8, []byte{1}},
+		{"run without pages", run0 + 12, []byte{0}},
+		{"run too long", run0 + 12, []byte{0xff, 0xff}},
+		{"run at another place", run0 + 14, []byte{1}},
+		{"zero run in a frame", run0 + 6, []byte{0x10}},
+		{"layer in version 1", run0 + 6, []byte{0x20}},
+		{"run before the last one", run1, []byte{0, 0, 0, 0, 0, 0}},
+		{"runs overlap", run2, good[run1 : run1+8]},
+		{"run at the end of addresses", run2, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f}},
+		{"segment elsewhere", dir, []byte{17}},
+		{"segment before the file", dir + 7, []byte{0x80}},
+		{"segment starts with another page", dir + 8, []byte{1, 1, 1}},
+		{"segment of more frames", dir + 16, []byte{nFrames + 1}},
+		{"segment of 2^32 frames", dir + 16, []byte{0xff, 0xff, 0xff, 0xff}},
+		{"segment of fewer runs", dir + 20, []byte{1}},
+		{"footer of no segments", foot + 20, []byte{0}},
+		{"footer of many segments", foot + 20, []byte{0xff, 0xff, 0xff, 0xff}},
+		{"footer with flags", foot + 24, []byte{1}},
+		{"footer of more frames", foot + 28, []byte{0xff, 0xff, 0xff, 0xff, 0xff}},
+		{"footer of more runs", foot + 36, []byte{0xff}},
+		{"directory elsewhere", foot + 44, []byte{0, 0}},
+		{"frames end elsewhere", foot + 52, []byte{1, 1}},
+		{"frames end past the pages", foot + 52, []byte{0xff, 0xff, 0xff, 0xff}},
+		{"other page size", foot + 12, []byte{0, 0, 1}},
+		{"other chunk size", foot + 16, []byte{0, 0, 1}},
+		{"old version", foot + 8, []byte{0}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := bytes.Clone(good)
+			copy(b[tt.at:], tt.to)
+			b = image.SealIndex(b)
+			m := mem.Clone()
+			m.Set(image.IndexObject, b)
+			_, err := image.LoadIndexOf(m, b, pages)
+			if tt.to == nil {
+				if err != nil {
+					t.Error(err)
+				}
+			} else if !errors.Is(err, image.ErrDamaged) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+	b := bytes.Clone(good)
+	b[foot+8] = 9
+	m := mem.Clone()
+	m.Set(image.IndexObject, b)
+	if _, err := image.LoadIndexOf(m, image.SealIndex(b), pages); !errors.Is(err, image.ErrVersion) {
+		t.Errorf("newer index: %v", err)
+	}
+}

@@ -144,7 +144,27 @@ func (v *restoreVerb) daemon() error {
 		return err
 	}
 	stop()
-	return s.untilResident()
+	err = s.untilResident()
+	if err == nil {
+		dropLog(log)
+	}
+	return err
+}
+
+// dropLog removes a log that is empty and that the process does not write to.
+func dropLog(log *os.File) {
+	info, err := log.Stat()
+	if err != nil || info.Size() > 0 {
+		return
+	}
+	for _, f := range []*os.File{os.Stdout, os.Stderr} {
+		if other, err := f.Stat(); err == nil && os.SameFile(info, other) {
+			return
+		}
+	}
+	if path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(log.Fd()))); err == nil {
+		os.Remove(path)
+	}
 }
 
 // untilResident looks after a detached process until it needs nobody.

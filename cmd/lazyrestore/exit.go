@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
@@ -83,6 +84,15 @@ func (e *foregroundError) Unwrap() error { return e.err }
 type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// aboutImage says which image an error is about, unless it does itself.
+func aboutImage(path string, err error) error {
+	var about *fs.PathError
+	if errors.As(err, &about) && about.Path == path {
+		return err
+	}
+	return fmt.Errorf("image %s: %w", path, err)
+}
 
 // A failure is an error as JSON.
 type failure struct {

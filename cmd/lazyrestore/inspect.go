@@ -35,12 +35,12 @@ func (c *command) inspectImage(path string) error {
 	ctx := context.Background()
 	src, err := openSource(path)
 	if err != nil {
-		return fmt.Errorf("image %s: %w", path, err)
+		return aboutImage(path, err)
 	}
 	defer src.Close()
 	img, err := image.Open(ctx, src, image.OpenOptions{})
 	if err != nil {
-		return fmt.Errorf("image %s: %w", path, err)
+		return aboutImage(path, err)
 	}
 	found := inspection{Image: path, Digest: img.Digest(), Manifest: img.Manifest()}
 	text, err := img.ReadObject(ctx, image.ProcessObject)
@@ -48,7 +48,7 @@ func (c *command) inspectImage(path string) error {
 		found.State, err = native.DecodeState(text)
 	}
 	if err != nil {
-		return fmt.Errorf("image %s: %w", path, err)
+		return aboutImage(path, err)
 	}
 	if c.common.json {
 		c.printJSON(found)

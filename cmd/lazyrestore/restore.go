@@ -125,7 +125,7 @@ func (v *restoreVerb) dryRun() error {
 	v.opts.Logger = v.common.logger(v.stderr)
 	p, err := restoreImage(context.Background(), v.image, v.opts)
 	if err != nil {
-		return fmt.Errorf("image %s: %w", v.image, err)
+		return aboutImage(v.image, err)
 	}
 	result := p.Result()
 	v.warn(result)
@@ -166,7 +166,7 @@ func (v *restoreVerb) start(ctx context.Context, progress func(lazyrestore.Progr
 	p, err := restoreImage(ctx, v.image, v.opts)
 	if err != nil {
 		stats.discard()
-		return nil, fmt.Errorf("image %s: %w", v.image, err)
+		return nil, aboutImage(v.image, err)
 	}
 	s := &supervised{process: p, verb: v, stats: stats}
 	if err := pidfile.commit(fmt.Appendln(nil, p.PID())); err != nil {

@@ -42,7 +42,7 @@ func (c *command) verify() *cli.Command {
 func (v *verifyVerb) run(path string) error {
 	src, err := openSource(path)
 	if err != nil {
-		return fmt.Errorf("image %s: %w", path, err)
+		return aboutImage(path, err)
 	}
 	defer src.Close()
 	meter := newMeter(v.stderr, v.common.settle(v.stderr))
@@ -57,7 +57,7 @@ func (v *verifyVerb) run(path string) error {
 	report, err := image.Verify(ctx, src, opts)
 	meter.clear()
 	if err != nil {
-		return fmt.Errorf("image %s: %w", path, err)
+		return aboutImage(path, err)
 	}
 	return v.report(path, report)
 }

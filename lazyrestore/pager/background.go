@@ -94,7 +94,40 @@ func (w *worker) wanted(frame int) bool {
 	return false
 }
 
+// An offer is a span that a worker has decoded, for the reader to install
+// between faults. While faults come, workers do not copy themselves: one that
+// is preempted inside the gate would hold up the reader for milliseconds.
+type offer struct {
+	plain    []byte
+	first, n int           // frames
+	done     chan struct{} // gets a token when the reader is done with plain
+
+	next int // of the reader: the page number it has come to
+}
+
+// offer has the reader install a span, as far as it can.
+func (w *worker) offer(ctx context.Context, plain []byte, first, n int) {
+	w.offered = offer{plain: plain, first: first, n: n, done: w.offered.done, next: int(w.base[first])}
+	select {
+	case w.offers <- &w.offered:
+	case <-ctx.Done():
+		return
+	}
+	if w.resting.Load() {
+		w.kick()
+	}
+	select {
+	case <-w.offered.done:
+	case <-ctx.Done():
+		// The reader may still look at plain. So nobody uses the worker, and
+		// with it the memory, again.
+	}
+}
+
 func (w *worker) fillSpaces(ctx context.Context, plain []byte, first, n int) {
+	if w.active() {
+		w.offer(ctx, plain, first, n)
+	}
 	for _, s := range *w.spaces.Load() {
 		w.note(w.installFrames(ctx, s, plain, first, n))
 	}

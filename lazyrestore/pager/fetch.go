@@ -106,17 +106,20 @@ func (w *worker) put(ctx context.Context, s *space, i, j int, do func(i, j int) 
 }
 
 const (
-	// Pieces of a background copy, in bytes. While faults come, the reader may
-	// have to wait for one; else larger ones cost less each.
+	// Pieces of a copy, in bytes. While faults come, the next one may have to
+	// wait for a piece; else larger ones cost less each.
 	smallPiece = 32 << 10
 	largePiece = 256 << 10
 	// demandRecent is how long after a fault another one is expected.
-	demandRecent = int64(500 * time.Microsecond)
+	demandRecent = int64(time.Millisecond)
 )
 
-// piece is how many pages may be copied without opening the gate.
-func (w *worker) piece() int {
-	if w.now()-w.lastFault.Load() < demandRecent {
+// active reports whether faults are coming.
+func (se *session) active() bool { return se.now()-se.lastFault.Load() < demandRecent }
+
+// piece is how many pages may be copied without looking for faults.
+func (se *session) piece() int {
+	if se.active() {
 		return smallPiece >> page.Shift
 	}
 	return largePiece >> page.Shift

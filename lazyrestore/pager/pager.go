@@ -215,6 +215,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		target: p.attached.target, start: start, kickFD: kickFD, lost: &p.lost,
 		background: p.opts.Background == Full,
 		more:       make(chan struct{}, p.opts.Workers),
+		offers:     make(chan *offer, p.opts.Workers),
 	}
 	se.lastFault.Store(-demandRecent)
 	se.demand = newDemand(se, demandWorkers)

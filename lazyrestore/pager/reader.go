@@ -36,13 +36,15 @@ type reader struct {
 	ctx     context.Context
 	world   *world
 	journal *journal
-	queue   []fault
-	later   []fault // those that memory was short for
-	requeue int64   // when unfinished frames were last given back
-	zeros   []byte  // maxZero bytes
-	last    int     // frame of the latest fault
-	pidGone bool    // the target's pidfd has said so
-	seen    uint32  // kicks looked at
+	queue   []fault // not served yet, from head on
+	head    int
+	held    []*offer // spans to install when there is nothing else to do
+	later   []fault  // those that memory was short for
+	requeue int64    // when unfinished frames were last given back
+	zeros   []byte   // maxZero bytes
+	last    int      // frame of the latest fault
+	pidGone bool     // the target's pidfd has said so
+	seen    uint32   // kicks looked at
 }
 
 // run serves until no space is left, or ctx is done.
@@ -60,7 +62,7 @@ func (r *reader) run() error {
 			return err
 		}
 		switch {
-		case len(r.queue) > 0:
+		case r.head < len(r.queue):
 			r.serve()
 			active = r.now()
 			continue
@@ -78,7 +80,7 @@ func (r *reader) run() error {
 			}
 			continue
 		}
-		if r.now()-active < spin {
+		if r.assist() || r.now()-active < spin {
 			continue
 		}
 		if err := r.rest(); err != nil {
@@ -181,10 +183,9 @@ func (r *reader) adopt(parent *space, m *model) error {
 
 // serve serves the first fault of the queue, or hands it on.
 func (r *reader) serve() {
-	f := r.queue[0]
-	r.queue = r.queue[1:]
-	if len(r.queue) == 0 {
-		r.queue = r.queue[:0:cap(r.queue)]
+	f := r.queue[r.head]
+	if r.head++; r.head == len(r.queue) {
+		r.queue, r.head = r.queue[:0], 0
 	}
 	if f.s.ended.Load() {
 		return
@@ -237,31 +238,82 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 	frame := int(run.Frame)
 	f.s.order.touch(frame)
 	f.s.order.claim(frame)
-	if len(r.queue) >= inlineLimit {
-		r.demand.add(r.ctx, flightKey{frame: frame}, f)
-		return handed
-	}
-	plain, ok, err := r.frames.ReadNow(frame)
-	if err != nil || !ok {
-		r.demand.add(r.ctx, flightKey{frame: frame}, f) // it has patience
-		return handed
-	}
-	r.stats.fetched.Add(uint64(len(plain)))
-	first, end := int(r.base[frame]), int(r.base[frame+1])
 	sequential := frame == r.last+1
 	r.last = frame
-	if !sequential {
-		// The one who waits first: the rest of the chunk is copied while the
-		// thread wakes. A thread that runs through memory had better find all.
-		if v := r.settle(f.s, plain, first, n, n+1); v != settled {
-			return v
+	plain, base, ok := r.heldFrame(frame)
+	if !ok {
+		if len(r.queue)-r.head >= inlineLimit {
+			r.demand.add(r.ctx, flightKey{frame: frame}, f)
+			return handed
 		}
-		if r.settle(f.s, plain, first, first, end) != settled {
-			f.s.order.giveBack(frame) // nobody waits for the rest
+		var err error
+		plain, ok, err = r.frames.ReadNow(frame)
+		if err != nil || !ok {
+			r.demand.add(r.ctx, flightKey{frame: frame}, f) // it has patience
+			return handed
 		}
-		return settled
+		r.stats.fetched.Add(uint64(len(plain)))
+		base = int(r.base[frame])
 	}
-	return r.settle(f.s, plain, first, first, end)
+	from, to := int(r.base[frame]), int(r.base[frame+1])
+	if sequential {
+		// A thread that runs through memory had better find all of it.
+		return r.settle(f.s, plain, base, from, to)
+	}
+	// The page that is waited for: the rest is copied while the thread wakes.
+	if v := r.settle(f.s, plain, base, n, n+1); v != settled {
+		return v
+	}
+	if r.settle(f.s, plain, base, from, to) != settled {
+		f.s.order.giveBack(frame) // nobody waits for the rest
+	}
+	return settled
+}
+
+// heldFrame is the plain data of a span that the background has decoded, if it
+// holds frame, and the number of its first page.
+func (r *reader) heldFrame(frame int) (plain []byte, base int, ok bool) {
+	for _, o := range r.held {
+		if o.first <= frame && frame < o.first+o.n {
+			return o.plain, int(r.base[o.first]), true
+		}
+	}
+	return nil, 0, false
+}
+
+// assist installs a piece of what the background workers offer, and reports
+// whether there was any.
+func (r *reader) assist() bool {
+	for more := true; more; {
+		select {
+		case o := <-r.offers:
+			r.held = append(r.held, o)
+		default:
+			more = false
+		}
+	}
+	if len(r.held) == 0 {
+		return false
+	}
+	o := r.held[0]
+	base, end := int(r.base[o.first]), int(r.base[o.first+o.n])
+	to := min(end, o.next+r.piece())
+	for _, s := range *r.spaces.Load() {
+		if s.ended.Load() {
+			continue
+		}
+		switch out, err := r.install(s, o.plain, base, o.next, to); out {
+		case again:
+			return true // once its event has been read
+		case dead, broken:
+			r.judge(s, out, err)
+		}
+	}
+	if o.next = to; to == end {
+		r.held = append(r.held[:0], r.held[1:]...)
+		o.done <- struct{}{}
+	}
+	return true
 }
 
 // settle installs the pages numbered from i up to j.

@@ -42,6 +42,11 @@ func (r *reader) rest() error {
 	if len(r.later) > 0 {
 		timeout = laterPause
 	}
+	r.resting.Store(true)
+	defer r.resting.Store(false)
+	if len(r.offers) > 0 {
+		return nil
+	}
 	n, err := unix.Poll(fds, int(timeout.Milliseconds()))
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return err
@@ -139,7 +144,8 @@ func (r *reader) release(s *space, resident bool) error {
 	}
 	rest := slices.DeleteFunc(slices.Clone(*r.spaces.Load()), func(o *space) bool { return o == s })
 	r.spaces.Store(&rest)
-	r.queue = slices.DeleteFunc(r.queue, func(f fault) bool { return f.s == s })
+	r.queue = slices.DeleteFunc(r.queue[r.head:], func(f fault) bool { return f.s == s })
+	r.head = 0
 	r.later = slices.DeleteFunc(r.later, func(f fault) bool { return f.s == s })
 	err := s.u.Close()
 	r.log.Debug("let go", "space", s.id, "resident", resident)

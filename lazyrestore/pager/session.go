@@ -32,6 +32,8 @@ type session struct {
 	start     time.Time     // where that clock begins
 	kicks     atomic.Uint32 // how often somebody wanted the reader to look
 	kickFD    int           // an eventfd that wakes it
+	offers    chan *offer   // spans for the reader to install
+	resting   atomic.Bool   // the reader sleeps, or is about to
 	more      chan struct{} // tells idle background workers of frames to fetch
 	busy      atomic.Int32  // background workers at work
 }
@@ -64,8 +66,9 @@ func (se *session) close() { _ = unix.Close(se.kickFD) }
 type worker struct {
 	*session
 	installer
-	frames *image.FrameReader
-	big    []byte // a huge page being put together; from mmap
+	frames  *image.FrameReader
+	offered offer
+	big     []byte // a huge page being put together; from mmap
 }
 
 func (se *session) newWorker() *worker {
@@ -73,6 +76,7 @@ func (se *session) newWorker() *worker {
 		session:   se,
 		installer: installer{table: se.pages, tally: se.stats},
 		frames:    se.img.NewFrameReader(se.pages.Index),
+		offered:   offer{done: make(chan struct{}, 1)},
 	}
 }
 

@@ -31,11 +31,12 @@ import (
 //     stays, and an interrupted system call may end with EINTR.
 //
 // In each moment in which the mask differs from the true one the registers lie
-// in the loop, on the way to the frame.
+// in the loop, on the way to the frame. The region itself is mapped and
+// unmapped by way of a detour, of which the same holds. TestTracerDies shows it.
 type Injector struct {
 	t      *Tracer
 	pid    int
-	insn   uint64 // a SYSCALL instruction of the process
+	vdso   page.Range
 	end    uint64 // address behind the loop's own SYSCALL that sends the signal
 	nspid  int    // the process's id as it sees it itself
 	nested bool   // it is in a pid namespace below ours
@@ -72,7 +73,7 @@ func (t *Tracer) NewInjector(pid int, vmas []VMA, opts InjectorOptions) (*Inject
 		opts.Arena = 48 << 10
 	}
 	size := injectArena + uint64(page.Addr(opts.Arena).Up()) + injectStack + injectFrame
-	insn, err := SyscallInsn(pid, vmas)
+	vdso, err := findVDSO(vmas)
 	if err != nil {
 		return nil, fmt.Errorf("run system calls in process %d: %w", pid, err)
 	}
@@ -80,7 +81,7 @@ func (t *Tracer) NewInjector(pid int, vmas []VMA, opts InjectorOptions) (*Inject
 	if err != nil {
 		return nil, err
 	}
-	in := &Injector{t: t, pid: pid, insn: insn, nspid: pid}
+	in := &Injector{t: t, pid: pid, vdso: vdso, nspid: pid}
 	if s.Seccomp != 0 {
 		return nil, fmt.Errorf("run system calls in process %d: %w", pid, ErrSeccomp)
 	}
@@ -90,10 +91,11 @@ func (t *Tracer) NewInjector(pid int, vmas []VMA, opts InjectorOptions) (*Inject
 	call := Call{NR: unix.SYS_MMAP, Args: [6]uint64{
 		0, size, unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS, ^uint64(0), 0,
 	}}
-	at, err := in.step(call)
+	ret, err := in.step(call)
 	if err != nil {
 		return nil, fmt.Errorf("map a region in process %d: %w", pid, err)
 	}
+	at := uint64(ret)
 	in.region = page.RangeOf(page.Addr(at), size)
 	in.arena = ArenaAt(at+injectArena, opts.Arena)
 	code := LoopCode(EndSignal)
@@ -112,12 +114,19 @@ func signalReturn(code []byte) int {
 }
 
 // step makes one system call in the process's first thread.
-func (in *Injector) step(c Call) (uint64, error) {
-	ret, err := in.t.StepSyscall(in.pid, in.insn, c.NR, c.Args[:]...)
+func (in *Injector) step(c Call) (ret int64, err error) {
+	err = in.t.Do(func() error {
+		place, err := in.t.detourPlace(in.pid, in.vdso)
+		if err != nil {
+			return err
+		}
+		ret, err = in.t.detourSyscall(in.pid, place, c.NR, c.Args[:]...)
+		return err
+	})
 	if errno, failed := Errno(ret); err == nil && failed {
 		err = &CallError{Call: c, Errno: errno}
 	}
-	return uint64(ret), err
+	return ret, err
 }
 
 // Region is the memory that the injector holds in the process: it is listed

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 // ErrNoVDSO says that a process has no vDSO, where system calls could be made.
@@ -18,30 +20,37 @@ func FindSyscall(code []byte) int { return bytes.Index(code, syscallInsn) }
 // SyscallInsn finds the address of a SYSCALL instruction in the vDSO of a
 // process; vmas are its mappings.
 func SyscallInsn(pid int, vmas []VMA) (uint64, error) {
-	for i := range vmas {
-		if vmas[i].Kind != VMAVDSO {
-			continue
-		}
-		text := make([]byte, vmas[i].Len())
-		if _, err := ReadMemory(pid, uint64(vmas[i].Start), text); err != nil {
-			return 0, err
-		}
-		if at := FindSyscall(text); at >= 0 {
-			return uint64(vmas[i].Start) + uint64(at), nil
-		}
+	vdso, err := findVDSO(vmas)
+	if err != nil {
+		return 0, err
+	}
+	text := make([]byte, vdso.Len())
+	if _, err := ReadMemory(pid, uint64(vdso.Start), text); err != nil {
+		return 0, err
+	}
+	if at := FindSyscall(text); at >= 0 {
+		return uint64(vdso.Start) + uint64(at), nil
 	}
 	return 0, ErrNoVDSO
+}
+
+func findVDSO(vmas []VMA) (page.Range, error) {
+	for i := range vmas {
+		if vmas[i].Kind == VMAVDSO {
+			return vmas[i].Range, nil
+		}
+	}
+	return page.Range{}, ErrNoVDSO
 }
 
 // StepSyscall has a stopped task make one system call, with the SYSCALL
 // instruction at insn, and stop again. Its registers and signal mask are put
 // back, and all signals are blocked meanwhile. ret is the call's result; see
 // Errno. If our process dies in the middle, a task that was seized is lost: it
-// goes on with the registers of the call. An Injector is what has no such
-// window but at its beginning and end.
+// goes on with the registers of the call; an Injector has no such window.
 func (t *Tracer) StepSyscall(tid int, insn uint64, nr uint64, args ...uint64) (ret int64, err error) {
 	err = t.Do(func() error {
-		ret, err = t.stepSyscall(tid, insn, nr, args, nil)
+		ret, err = t.stepSyscall(tid, insn, nr, args)
 		if err != nil {
 			return fmt.Errorf("run system call %d in task %d: %w", nr, tid, err)
 		}
@@ -50,8 +59,7 @@ func (t *Tracer) StepSyscall(tid int, insn uint64, nr uint64, args ...uint64) (r
 	return ret, err
 }
 
-// stepSyscall is StepSyscall; adjust, unless nil, changes the registers further.
-func (t *Tracer) stepSyscall(tid int, insn uint64, nr uint64, args []uint64, adjust func(*Regs)) (ret int64, err error) {
+func (t *Tracer) stepSyscall(tid int, insn uint64, nr uint64, args []uint64) (int64, error) {
 	k := t.tasks[tid]
 	if k == nil {
 		return 0, ErrNoProcess
@@ -65,23 +73,7 @@ func (t *Tracer) stepSyscall(tid int, insn uint64, nr uint64, args []uint64, adj
 		return 0, taskError("read the signal mask of", tid, err)
 	}
 	regs := saved.call(insn, nr, args)
-	if adjust != nil {
-		adjust(&regs)
-	}
-	// The mask is changed while the registers are the call's, both ways: code
-	// that takes over if we die puts back both.
-	err = setRegs(tid, &regs)
-	if err == nil {
-		err = setSigMask(tid, ^uint64(0))
-	}
-	if err == nil {
-		ret, err = t.roundTrip(k)
-	}
-	var exit *ExitError
-	if errors.As(err, &exit) {
-		return 0, err
-	}
-	return ret, errors.Join(err, setSigMask(tid, mask), setRegs(tid, &saved))
+	return t.divert(k, &regs, mask, &saved)
 }
 
 // roundTrip lets a task enter and leave one system call, and stop again before

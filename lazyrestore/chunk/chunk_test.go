@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 )
 
@@ -126,5 +127,33 @@ func TestNoAllocation(t *testing.T) {
 			}
 		}
 		dec.Close()
+	}
+}
+
+// A small frame that claims to be large costs no memory.
+func TestDecodeBomb(t *testing.T) {
+	for _, spec := range []Spec{{Codec: Zstd}, {Codec: S2}, {Codec: LZ4}} {
+		enc, err := NewEncoder(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bomb, _ := enc.Encode(nil, make([]byte, MaxSize))
+		dec := NewDecoder(spec.Codec)
+		defer dec.Close()
+		small, raw := enc.Encode(nil, text(4096))
+		dst := make([]byte, 4096)
+		if err := dec.Decode(dst, small, raw); err != nil {
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err = dec.Decode(dst, bomb, false)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, ErrFrame) {
+			t.Errorf("%v: %v", spec, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+			t.Errorf("%v: %d bytes allocated for a chunk of 4096", spec, n)
+		}
 	}
 }

@@ -294,3 +294,39 @@ func TestUnknownFields(t *testing.T) {
 		t.Errorf("ParseManifest: %v", err)
 	}
 }
+
+// CRC-32C does not find a frame that was made to keep its checksum; a pinned
+// digest and verify do.
+func TestForgedFrame(t *testing.T) {
+	mem, res := small(t, chunk.Spec{})
+	forged := bytes.Clone(mem.Get("pages.raw"))
+	// A multiple of the polynomial changes a message, but not its checksum.
+	for i, b := range []byte{0xF1, 0x76, 0xEC, 0x05, 0x01} {
+		forged[1000+i] ^= b
+	}
+	mem.Set("pages.raw", forged)
+	if _, _, err := contents(t, mem, ""); err != nil {
+		t.Fatalf("not a forged checksum: %v", err)
+	}
+	if _, _, err := contents(t, mem, res.Digest); !errors.Is(err, image.ErrDamaged) {
+		t.Errorf("pinned: %v", err)
+	}
+	rep, err := image.Verify(t.Context(), mem, image.VerifyOptions{})
+	if err != nil || len(rep.Problems) != 1 || rep.Problems[0].Frame != 0 {
+		t.Errorf("verify: %v, %v", rep.Problems, err)
+	}
+}
+
+// Nothing follows the frames but a seek table that lists them.
+func TestAfterFrames(t *testing.T) {
+	for _, spec := range allSpecs {
+		mem, _ := small(t, spec)
+		name := image.PagesObject(spec.Codec)
+		mem.Set(name, append(bytes.Clone(mem.Get(name)), "more"...))
+		mem = edit(t, mem, func(m *image.Manifest) { m.Objects[name] = image.Object{Size: m.Objects[name].Size + 4} })
+		rep, err := image.Verify(t.Context(), mem, image.VerifyOptions{})
+		if err != nil || len(rep.Problems) != 1 || rep.Problems[0].Object != name {
+			t.Errorf("%v: %v, %v", spec, rep.Problems, err)
+		}
+	}
+}

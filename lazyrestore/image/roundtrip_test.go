@@ -67,7 +67,12 @@ func readAll(t fataler, src image.Source, opts image.OpenOptions) map[page.Addr]
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, run := range ix.FrameRuns(i) {
+		runs := ix.FrameRuns(i)
+		window := ^page.Addr(ix.ChunkSize() - 1)
+		if last := runs[len(runs)-1].Range().End - 1; runs[0].Page&window != last&window {
+			t.Fatalf("frame %d is not in one window: %v", i, runs)
+		}
+		for _, run := range runs {
 			for n := range int(run.Pages) {
 				a := run.Page + page.Addr(n)<<page.Shift
 				if got, ok := ix.Lookup(a + 17); !ok || got != run {

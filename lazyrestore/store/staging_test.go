@@ -310,6 +310,9 @@ func TestNotAFile(t *testing.T) {
 		if err := d.ReadRange(t.Context(), name, make([]byte, 1), 0, 0); err == nil {
 			t.Errorf("%s is read", name)
 		}
+		if _, err := d.Size(t.Context(), name); err == nil {
+			t.Errorf("%s has a size", name)
+		}
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}

@@ -34,18 +34,30 @@ func (c *command) checkpoint() *cli.Command {
 	v := &checkpointVerb{command: c, image: defaultImage}
 	v.opts.ChunkSize = defaultChunkSize
 	flags := []cli.Flag{
-		{Name: "image", Short: 'D', Arg: "IMAGE", Value: cli.String(&v.image), Operand: cli.OperandDirectory,
-			Usage: "The image to write: a directory that is absent or empty. %j, %t, %h and %p stand for the job, the task, the host and the pid"},
-		{Name: "leave-running", Short: 'R', Value: cli.Bool(&v.opts.LeaveRunning),
-			Usage: "Let the process run on once the image is committed; without it, it is ended"},
-		{Name: "codec", Arg: "zstd[:LEVEL]|s2|lz4|none", Choices: []string{"zstd", "s2", "lz4", "none"}, Value: &v.codec,
-			Usage: "How chunks are compressed: zstd is smallest, lz4 quickest to restore from"},
-		{Name: "chunk-size", Arg: "SIZE", Value: cli.Size(&v.opts.ChunkSize),
-			Usage: "The memory that is compressed, checked and fetched as one: a multiple of 4 KiB, at most 4 MiB"},
-		{Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, mostWorkers),
-			Usage: "How many chunks are compressed at once; one for each CPU if not given"},
-		{Name: "dry-run", Short: 'n', Value: cli.Bool(&v.opts.DryRun),
-			Usage: "Only say whether an image can hold the process; write nothing"},
+		{
+			Name: "image", Short: 'D', Arg: "IMAGE", Value: cli.String(&v.image), Operand: cli.OperandDirectory,
+			Usage: "The image to write: a directory that is absent or empty. %j, %t, %h and %p stand for the job, the task, the host and the pid",
+		},
+		{
+			Name: "leave-running", Short: 'R', Value: cli.Bool(&v.opts.LeaveRunning),
+			Usage: "Let the process run on once the image is committed; without it, it is ended",
+		},
+		{
+			Name: "codec", Arg: "zstd[:LEVEL]|s2|lz4|none", Choices: []string{"zstd", "s2", "lz4", "none"}, Value: &v.codec,
+			Usage: "How chunks are compressed: zstd is smallest, lz4 quickest to restore from",
+		},
+		{
+			Name: "chunk-size", Arg: "SIZE", Value: cli.Size(&v.opts.ChunkSize),
+			Usage: "The memory that is compressed, checked and fetched as one: a multiple of 4 KiB, at most 4 MiB",
+		},
+		{
+			Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, mostWorkers),
+			Usage: "How many chunks are compressed at once; one for each CPU if not given",
+		},
+		{
+			Name: "dry-run", Short: 'n', Value: cli.Bool(&v.opts.DryRun),
+			Usage: "Only say whether an image can hold the process; write nothing",
+		},
 	}
 	return &cli.Command{
 		Name: "checkpoint", Args: "PID", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandPID,

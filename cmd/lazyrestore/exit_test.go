@@ -51,8 +51,10 @@ func TestFailureForPeople(t *testing.T) {
 		{"plain", errors.New("read it: gone"), "lazyrestore restore: read it: gone\n"},
 		{"reasons", fmt.Errorf("process 1: %w", errRefused), "lazyrestore restore: process 1: refused:\n" +
 			"  descriptor 7 (socket:[12]): a TCP connection\n      close it\n  descriptor 8 (/dev/kvm): a device\n"},
-		{"foreground", &foregroundError{fmt.Errorf("image x: %w", &lazyrestore.FacilityError{Facility: "userfaultfd", Hint: "be root"})},
-			"lazyrestore restore: image x: userfaultfd is not available (status 5: facility missing)\n  be root\n"},
+		{
+			"foreground", &foregroundError{fmt.Errorf("image x: %w", &lazyrestore.FacilityError{Facility: "userfaultfd", Hint: "be root"})},
+			"lazyrestore restore: image x: userfaultfd is not available (status 5: facility missing)\n  be root\n",
+		},
 		{"foreground reasons", &foregroundError{errRefused}, "lazyrestore restore: refused (status 3: refused):\n" +
 			"  descriptor 7 (socket:[12]): a TCP connection\n      close it\n  descriptor 8 (/dev/kvm): a device\n"},
 		{"no hint", &lazyrestore.FacilityError{Facility: "ptrace"}, "lazyrestore restore: ptrace is not available\n  lazyrestore check says what this machine lacks\n"},

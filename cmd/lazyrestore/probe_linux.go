@@ -184,10 +184,14 @@ func probeCapabilities() []facility {
 	has := func(number uint) bool { return err == nil && held.CapEff&(1<<number) != 0 }
 	restore := has(unix.CAP_CHECKPOINT_RESTORE) || has(unix.CAP_SYS_ADMIN)
 	return []facility{
-		{Name: "CAP_SYS_PTRACE", OK: has(unix.CAP_SYS_PTRACE), Restore: true,
-			For: "processes of others, and programs that fork while they are not loaded", Help: "run as root, or give the executable the capability"},
-		{Name: "CAP_CHECKPOINT_RESTORE", OK: restore, Restore: true,
-			For: "the old pids (CAP_SYS_ADMIN does too)", Help: "run as root, or give the executable the capability"},
+		{
+			Name: "CAP_SYS_PTRACE", OK: has(unix.CAP_SYS_PTRACE), Restore: true,
+			For: "processes of others, and programs that fork while they are not loaded", Help: "run as root, or give the executable the capability",
+		},
+		{
+			Name: "CAP_CHECKPOINT_RESTORE", OK: restore, Restore: true,
+			For: "the old pids (CAP_SYS_ADMIN does too)", Help: "run as root, or give the executable the capability",
+		},
 		{Name: "CAP_SYS_RESOURCE", OK: has(unix.CAP_SYS_RESOURCE), For: "limits above the hard limits of this session"},
 		{Name: "CAP_SYS_NICE", OK: has(unix.CAP_SYS_NICE), For: "real-time priorities, and huge pages rebuilt in other processes"},
 	}

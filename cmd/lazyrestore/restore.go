@@ -14,7 +14,6 @@ import (
 type restoreVerb struct {
 	*command
 	opts    lazyrestore.RestoreOptions
-	args    []string // as given, for the detached one
 	image   string
 	detach  bool
 	pidfile string
@@ -57,18 +56,24 @@ func (v *restoreVerb) flags() []cli.Flag {
 	o := &v.opts
 	return []cli.Flag{
 		{Name: "eager", Value: cli.Bool(&o.Eager), Usage: "Load all memory before the process runs"},
-		{Name: "background", Arg: "full|none", Choices: []string{"full", "none"},
+		{
+			Name: "background", Arg: "full|none", Choices: []string{"full", "none"},
 			Value: cli.Word(&o.Background, lazyrestore.BackgroundFull, lazyrestore.BackgroundNone),
-			Usage: "Load all memory in the background, or only what is touched"},
+			Usage: "Load all memory in the background, or only what is touched",
+		},
 		{Name: "detach", Short: 'd', Value: cli.Bool(&v.detach), Usage: "Return when the process runs and print its pid; the pager stays until all memory is there"},
 		{Name: "pid-ns", Value: cli.Bool(&o.PIDNamespace), Usage: "Give the process a pid namespace of its own, where its pid is free"},
 		{Name: "image-digest", Arg: "DIGEST", Value: cli.String(&o.Digest), Usage: "Refuse an image whose digest, as checkpoint printed it, is another"},
-		{Name: "changed-files", Arg: "refuse|warn", Choices: []string{"refuse", "warn"},
+		{
+			Name: "changed-files", Arg: "refuse|warn", Choices: []string{"refuse", "warn"},
 			Value: cli.Word(&o.ChangedFiles, lazyrestore.ChangedRefuse, lazyrestore.ChangedWarn),
-			Usage: "What to do if a file of the process is not as it was"},
-		{Name: "stdio", Arg: "auto|saved|inherit", Choices: []string{"auto", "saved", "inherit"},
+			Usage: "What to do if a file of the process is not as it was",
+		},
+		{
+			Name: "stdio", Arg: "auto|saved|inherit", Choices: []string{"auto", "saved", "inherit"},
 			Value: cli.Word(&o.Stdio, lazyrestore.StdioAuto, lazyrestore.StdioSaved, lazyrestore.StdioInherit),
-			Usage: "Standard input, output and error of the process: files as saved and terminals and pipes from this command, all as saved, or all from this command"},
+			Usage: "Standard input, output and error of the process: files as saved and terminals and pipes from this command, all as saved, or all from this command",
+		},
 		{Name: "workers", Arg: "N", Value: cli.Int(&o.Workers, 1, mostWorkers), Usage: "How many chunks are decoded at once; one for each CPU if not given"},
 		{Name: "pidfile", Arg: "FILE", Value: cli.String(&v.pidfile), Operand: cli.OperandFile, Usage: "Write the pid to FILE once the process runs"},
 		{Name: "stats", Arg: "FILE", Value: cli.String(&v.stats), Operand: cli.OperandFile, Usage: "Write the pager's statistics to FILE as JSON, when all memory is there or the process has ended"},

@@ -38,10 +38,10 @@ func inject(t *testing.T, tr *Tracer, pid int) ([]int, *Injector) {
 }
 
 // allKinds are threads of every kind of the target.
-var allKinds = []string{"avx", "sleep", "futex", "pipe", "handler", "avx", "pause"}
+var allKinds = []string{"avx", "sleep", "futex", "pipe", "handler", "mask", "avx", "pause"}
 
 // pauses is the index of the thread among them that counts nothing.
-const pauses = 7
+const pauses = 8
 
 func TestInjectorRun(t *testing.T) {
 	uffdtest.Need(t, "ptrace")
@@ -311,7 +311,7 @@ func (noContext) Value(any) any               { return nil }
 // target must run on unharmed.
 func TestTracerDies(t *testing.T) {
 	uffdtest.Need(t, "ptrace")
-	p := startTarget(t, compile(t, "target.c"), append([]string{"lenient"}, allKinds[:6]...)...)
+	p := startTarget(t, compile(t, "target.c"), append([]string{"lenient"}, allKinds[:7]...)...)
 	rounds := 150
 	if testing.Short() {
 		rounds = 30

@@ -3,7 +3,7 @@
 // thread that finds a wrong register, or a system call that did not end as it
 // should, says so and ends the program with status 1.
 //
-//     target [lenient] KIND...    KIND: avx sleep futex pipe handler pause
+//     target [lenient] KIND...    KIND: avx sleep futex pipe handler mask pause
 //
 // With lenient, a sleep may end with EINTR.
 #define _GNU_SOURCE
@@ -153,6 +153,21 @@ static void selfsignal(int i) {
 	}
 }
 
+// Blocks signals; they must stay blocked, and no others.
+static void masker(int i) {
+	sigset_t want, got;
+	sigemptyset(&want);
+	sigaddset(&want, SIGUSR2);
+	sigaddset(&want, SIGURG);
+	pthread_sigmask(SIG_SETMASK, &want, NULL);
+	for (;;) {
+		pthread_sigmask(SIG_SETMASK, NULL, &got);
+		if (memcmp(&want, &got, 8))
+			bad("signal mask", *(long *)&got);
+		count[i * PAD]++;
+	}
+}
+
 static void *run(void *arg) {
 	char **v = arg;
 	int i = (int)(intptr_t)v[1];
@@ -166,6 +181,8 @@ static void *run(void *arg) {
 		pipereader(i);
 	else if (!strcmp(v[0], "handler"))
 		selfsignal(i);
+	else if (!strcmp(v[0], "mask"))
+		masker(i);
 	else
 		for (;;) {
 			pause();

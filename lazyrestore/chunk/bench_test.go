@@ -4,14 +4,19 @@ import (
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
+	"os"
 	"testing"
+
+	"github.com/pierrec/lz4/v4"
 )
 
-// samples are chunks as processes have them.
-func samples() []struct {
+type sample struct {
 	name  string
 	plain []byte
-} {
+}
+
+// samples are chunks as processes have them.
+func samples() []sample {
 	// Doubles of a simulation: close to each other, with noise in the low bits.
 	doubles := make([]byte, DefaultSize)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -26,10 +31,7 @@ func samples() []struct {
 		binary.LittleEndian.PutUint64(structs[i+8:], uint64(r.IntN(100)))
 		binary.LittleEndian.PutUint32(structs[i+16:], uint32(r.IntN(1<<16)))
 	}
-	return []struct {
-		name  string
-		plain []byte
-	}{{"doubles", doubles}, {"structs", structs}, {"text", text(DefaultSize)}, {"noise", noise(DefaultSize)}}
+	return []sample{{"doubles", doubles}, {"structs", structs}, {"text", text(DefaultSize)}, {"noise", noise(DefaultSize)}}
 }
 
 func BenchmarkEncode(b *testing.B) {
@@ -47,6 +49,46 @@ func BenchmarkEncode(b *testing.B) {
 					frame, _ = enc.Encode(frame[:0], s.plain)
 				}
 				b.ReportMetric(float64(len(s.plain))/float64(len(frame)), "ratio")
+			})
+		}
+	}
+}
+
+// BenchmarkLZ4 holds our encoder of LZ4 blocks against the library's, on the
+// samples and on the file CHUNK_BENCH_FILE if there is one.
+func BenchmarkLZ4(b *testing.B) {
+	data := samples()
+	if path := os.Getenv("CHUNK_BENCH_FILE"); path != "" {
+		file, err := os.ReadFile(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		data = append(data, sample{"file", file})
+	}
+	var lib lz4.Compressor
+	encoders := map[string]func(dst, src []byte) int{
+		"own": new(lz4Encoder).encode,
+		"lib": func(dst, src []byte) int {
+			n, _ := lib.CompressBlock(src, dst) // an error means: does not fit
+			return n
+		},
+	}
+	for _, s := range data {
+		for name, encode := range encoders {
+			b.Run("data="+s.name+"/encoder="+name, func(b *testing.B) {
+				frame := make([]byte, DefaultSize-1)
+				in, out := 0, 0
+				b.SetBytes(int64(len(s.plain) / DefaultSize * DefaultSize))
+				for b.Loop() {
+					for p := s.plain; len(p) >= DefaultSize; p = p[DefaultSize:] {
+						n := encode(frame, p[:DefaultSize])
+						if n == 0 {
+							n = DefaultSize
+						}
+						in, out = in+DefaultSize, out+n
+					}
+				}
+				b.ReportMetric(float64(in)/float64(out), "ratio")
 			})
 		}
 	}

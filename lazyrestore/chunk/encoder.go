@@ -7,7 +7,6 @@ import (
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 )
 
 // An Encoder makes frames. It belongs to one goroutine; its tables are made
@@ -16,7 +15,7 @@ type Encoder struct {
 	spec   Spec
 	window int // of zstd, in bytes
 	zstd   *zstd.Encoder
-	lz4    *lz4.Compressor
+	lz4    *lz4Encoder
 }
 
 // NewEncoder is an encoder for spec; the error wraps ErrCodec.
@@ -109,11 +108,7 @@ func fits(out, scratch, plain []byte) int {
 // encodeLZ4 is encodeZstd's like for lz4.
 func (e *Encoder) encodeLZ4(scratch, plain []byte) int {
 	if e.lz4 == nil {
-		e.lz4 = new(lz4.Compressor)
+		e.lz4 = new(lz4Encoder)
 	}
-	n, err := e.lz4.CompressBlock(plain, scratch[:len(plain)-1])
-	if err != nil {
-		return 0
-	}
-	return n
+	return e.lz4.encode(scratch[:len(plain)-1], plain)
 }

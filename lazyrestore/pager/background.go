@@ -2,25 +2,73 @@ package pager
 
 import (
 	"context"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
-// spanBytes is how much plain data a background worker fetches, decodes and
-// copies at a time: larger copies are hardly quicker (kernel: 32 KiB 2.4-3.1
-// GB/s, 256 KiB 2.9-4.0), and this bounds what a worker holds.
-const spanBytes = 256 << 10
+const (
+	// Spans are what a background worker fetches and decodes at a time. Larger
+	// copies are hardly quicker (32 KiB 2.4-3.1 GB/s, 256 KiB 2.9-4.0), and
+	// this bounds what a worker holds. While faults come, the next one may be
+	// for the span that is being decoded.
+	smallSpan = 64 << 10
+	largeSpan = 256 << 10
+	// offersEach is how many spans a worker may have waiting for the reader.
+	offersEach = 3
+	// workerNice makes the background give way to the application.
+	workerNice = 5
+)
 
-// fill is a background worker: it fetches frames in the order that the
-// spaces' orders say and installs them everywhere, until ctx is done.
-func (se *session) fill(ctx context.Context) {
-	w := se.newWorker()
-	defer w.close()
-	span := max(1, spanBytes/se.pages.ChunkSize())
+// An offer is a span that a worker has decoded, for the reader to install
+// between faults. While faults come, workers do not copy themselves: one that
+// is preempted inside the gate would hold up the reader for milliseconds.
+type offer struct {
+	frames   *image.FrameReader // plain is its
+	plain    []byte
+	first, n int           // frames
+	done     chan struct{} // gets a token when the reader is done with plain
+	out      bool          // of the worker: the reader has it
+
+	next int // of the reader: the page number it has come to
+}
+
+// A filler is a background worker.
+type filler struct {
+	worker
+	slots [offersEach]offer
+	turn  int
+}
+
+// fill fetches frames in the order that the spaces' orders say and installs
+// them everywhere, until ctx is done. k counts the background workers.
+func (se *session) fill(ctx context.Context, k int) {
+	// The thread is not given back: its priority would stay.
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
+	w := &filler{worker: *se.newWorker()}
+	for i := range w.slots {
+		w.slots[i] = offer{frames: se.img.NewFrameReader(se.pages.Index), done: make(chan struct{}, 1)}
+	}
+	defer func() {
+		w.close()
+		for i := range w.slots {
+			w.slots[i].frames.Close()
+		}
+	}()
+	spare := max(1, runtime.NumCPU()-1)
 	for ctx.Err() == nil {
+		if k >= spare && se.active() {
+			// The reader and the application need a processor each.
+			_ = sleep(ctx, time.Duration(demandRecent))
+			continue
+		}
 		se.busy.Add(1)
-		worked := w.fillSome(ctx, span)
+		worked := w.fillSome(ctx)
 		se.busy.Add(-1)
 		if worked {
 			continue
@@ -33,23 +81,31 @@ func (se *session) fill(ctx context.Context) {
 	}
 }
 
-// fillSome does one span of the first space that has one free.
-func (w *worker) fillSome(ctx context.Context, span int) bool {
+// fillSome does one span of the first space that has one free. When there is
+// none it has nothing under way either.
+func (w *filler) fillSome(ctx context.Context) bool {
+	span := largeSpan
+	if w.active() {
+		span = smallSpan
+	}
 	for _, s := range *w.spaces.Load() {
 		if s.ended.Load() {
 			continue
 		}
-		if first, n := s.order.next(span); n > 0 {
+		if first, n := s.order.next(max(1, span/w.ChunkSize())); n > 0 {
 			w.fillSpan(ctx, first, n)
 			return true
 		}
+	}
+	for i := range w.slots {
+		w.reclaim(ctx, &w.slots[i])
 	}
 	return false
 }
 
 // fillSpan fetches what is still missing of the n frames from first on, and
-// installs it in every space.
-func (w *worker) fillSpan(ctx context.Context, first, n int) {
+// has it installed in every space.
+func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	for n > 0 && !w.wanted(first) {
 		first, n = first+1, n-1
 	}
@@ -59,13 +115,53 @@ func (w *worker) fillSpan(ctx context.Context, first, n int) {
 	if n == 0 {
 		return
 	}
-	plain, err := w.frames.ReadSpan(ctx, first, n, image.Background)
-	if err == nil {
-		w.stats.fetched.Add(uint64(len(plain)))
+	o := &w.slots[w.turn]
+	w.turn = (w.turn + 1) % len(w.slots)
+	w.reclaim(ctx, o)
+	if ctx.Err() != nil {
+		return
+	}
+	plain, err := o.frames.ReadSpan(ctx, first, n, image.Background)
+	if err != nil {
+		w.fillSlowly(ctx, first, n)
+		return
+	}
+	w.stats.fetched.Add(uint64(len(plain)))
+	o.plain, o.first, o.n, o.next = plain, first, n, int(w.base[first])
+	if !w.active() {
 		w.fillSpaces(ctx, plain, first, n)
 		return
 	}
-	// One by one, with all patience: only what really cannot be had is lost.
+	o.out = true
+	w.offers <- o // has room for all
+	if w.resting.Load() {
+		w.kick()
+	}
+}
+
+// reclaim waits until the reader is done with o, and does what the reader left:
+// huge pages, and what memory was short for.
+func (w *filler) reclaim(ctx context.Context, o *offer) {
+	if !o.out {
+		return
+	}
+	select {
+	case <-o.done:
+		o.out = false
+	case <-ctx.Done():
+		return // the reader may still look at it, so it stays out
+	}
+	for frame := o.first; frame < o.first+o.n; frame++ {
+		if w.wanted(frame) {
+			w.fillSpaces(ctx, o.plain, o.first, o.n)
+			return
+		}
+	}
+}
+
+// fillSlowly fetches one by one, with all patience: only what really cannot
+// be had is lost.
+func (w *filler) fillSlowly(ctx context.Context, first, n int) {
 	for frame := first; frame < first+n && ctx.Err() == nil; frame++ {
 		if !w.wanted(frame) {
 			continue
@@ -94,48 +190,14 @@ func (w *worker) wanted(frame int) bool {
 	return false
 }
 
-// An offer is a span that a worker has decoded, for the reader to install
-// between faults. While faults come, workers do not copy themselves: one that
-// is preempted inside the gate would hold up the reader for milliseconds.
-type offer struct {
-	plain    []byte
-	first, n int           // frames
-	done     chan struct{} // gets a token when the reader is done with plain
-
-	next int // of the reader: the page number it has come to
-}
-
-// offer has the reader install a span, as far as it can.
-func (w *worker) offer(ctx context.Context, plain []byte, first, n int) {
-	w.offered = offer{plain: plain, first: first, n: n, done: w.offered.done, next: int(w.base[first])}
-	select {
-	case w.offers <- &w.offered:
-	case <-ctx.Done():
-		return
-	}
-	if w.resting.Load() {
-		w.kick()
-	}
-	select {
-	case <-w.offered.done:
-	case <-ctx.Done():
-		// The reader may still look at plain. So nobody uses the worker, and
-		// with it the memory, again.
-	}
-}
-
 func (w *worker) fillSpaces(ctx context.Context, plain []byte, first, n int) {
-	if w.active() {
-		w.offer(ctx, plain, first, n)
-	}
 	for _, s := range *w.spaces.Load() {
 		w.note(w.installFrames(ctx, s, plain, first, n))
 	}
 }
 
 // installFrames installs n frames from first on, whose plain data lies one
-// after the other in plain, as far as s wants them. Huge pages come last and
-// reuse what plain was read into.
+// after the other in plain, as far as s wants them. Huge pages come last.
 func (w *worker) installFrames(ctx context.Context, s *space, plain []byte, first, n int) error {
 	base, end := int(w.base[first]), int(w.base[first+n])
 	var huge []page.Addr

@@ -17,6 +17,8 @@ type fault struct {
 	write bool
 	tid   uint32
 	at    int64 // when it was read, in the session's clock
+	frame int   // of a parked fault
+	old   bool  // it has been parked
 }
 
 // What a flight fetches: a frame, or a huge page of one space.

@@ -215,7 +215,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		target: p.attached.target, start: start, kickFD: kickFD, lost: &p.lost,
 		background: p.opts.Background == Full,
 		more:       make(chan struct{}, p.opts.Workers),
-		offers:     make(chan *offer, p.opts.Workers),
+		offers:     make(chan *offer, offersEach*p.opts.Workers),
 	}
 	se.lastFault.Store(-demandRecent)
 	se.demand = newDemand(se, demandWorkers)
@@ -249,8 +249,8 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 		}
 	}
 	if se.background {
-		for range p.opts.Workers {
-			wg.Go(func() { se.fill(ctx) })
+		for k := range p.opts.Workers {
+			wg.Go(func() { se.fill(ctx, k) })
 		}
 	}
 	r := &reader{worker: *se.newWorker(), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2}

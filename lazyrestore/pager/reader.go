@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,9 @@ const (
 	// tick is how often a sleeping reader looks for processes that are gone,
 	// which no event tells.
 	tick = time.Second
+	// parkTime is how long a fault waits for the background, which is fetching
+	// its frame, before the reader does that too: about as long as it takes.
+	parkTime = int64(50 * time.Microsecond)
 	// inlineLimit is how many faults may queue before the rest goes to the
 	// demand workers: waking one costs as much as serving some inline.
 	inlineLimit = 3
@@ -39,6 +43,7 @@ type reader struct {
 	queue   []fault // not served yet, from head on
 	head    int
 	held    []*offer // spans to install when there is nothing else to do
+	parked  []fault  // on frames that the background is fetching
 	later   []fault  // those that memory was short for
 	requeue int64    // when unfinished frames were last given back
 	zeros   []byte   // maxZero bytes
@@ -80,7 +85,12 @@ func (r *reader) run() error {
 			}
 			continue
 		}
-		if r.assist() || r.now()-active < spin {
+		if r.assist() || len(r.parked) > 0 {
+			active = r.now()
+			r.unpark(active)
+			continue
+		}
+		if r.now()-active < spin {
 			continue
 		}
 		if err := r.rest(); err != nil {
@@ -143,7 +153,7 @@ func (r *reader) read(s *space) (int, error) {
 func (r *reader) faulted(s *space, f uffd.Fault, now int64) {
 	r.stats.faults.Add(1)
 	r.lastFault.Store(now)
-	r.queue = append(r.queue, fault{s, page.Addr(f.Addr).Down(), f.Flags&uffd.FaultWrite != 0, f.TID, now})
+	r.queue = append(r.queue, fault{s: s, addr: page.Addr(f.Addr).Down(), write: f.Flags&uffd.FaultWrite != 0, tid: f.TID, at: now})
 }
 
 // changed applies an event to the world. The gate is shut.
@@ -236,11 +246,15 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 		return r.wake(f, n)
 	}
 	frame := int(run.Frame)
+	plain, base, ok := r.heldFrame(frame)
+	if free := f.s.order.claim(frame); !free && !ok && r.background && !f.old {
+		f.frame = frame
+		r.parked = append(r.parked, f)
+		return handed
+	}
 	f.s.order.touch(frame)
-	f.s.order.claim(frame)
 	sequential := frame == r.last+1
 	r.last = frame
-	plain, base, ok := r.heldFrame(frame)
 	if !ok {
 		if len(r.queue)-r.head >= inlineLimit {
 			r.demand.add(r.ctx, flightKey{frame: frame}, f)
@@ -279,6 +293,19 @@ func (r *reader) heldFrame(frame int) (plain []byte, base int, ok bool) {
 		}
 	}
 	return nil, 0, false
+}
+
+// unpark queues the parked faults whose frame has come, or has not in time.
+func (r *reader) unpark(now int64) {
+	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool {
+		_, _, held := r.heldFrame(f.frame)
+		if !held && now-f.at < parkTime && r.wanted(f.frame) {
+			return false
+		}
+		f.old = true
+		r.queue = append(r.queue, f)
+		return true
+	})
 }
 
 // assist installs a piece of what the background workers offer, and reports

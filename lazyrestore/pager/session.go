@@ -66,9 +66,8 @@ func (se *session) close() { _ = unix.Close(se.kickFD) }
 type worker struct {
 	*session
 	installer
-	frames  *image.FrameReader
-	offered offer
-	big     []byte // a huge page being put together; from mmap
+	frames *image.FrameReader
+	big    []byte // a huge page being put together; from mmap
 }
 
 func (se *session) newWorker() *worker {
@@ -76,7 +75,6 @@ func (se *session) newWorker() *worker {
 		session:   se,
 		installer: installer{table: se.pages, tally: se.stats},
 		frames:    se.img.NewFrameReader(se.pages.Index),
-		offered:   offer{done: make(chan struct{}, 1)},
 	}
 }
 

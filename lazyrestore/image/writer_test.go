@@ -67,7 +67,7 @@ func TestSinkFull(t *testing.T) {
 				}
 				var given, released atomic.Int32
 				failed := error(nil)
-				for i := range 20 {
+				for i := range 8 {
 					given.Add(1)
 					if err := w.WriteRun(t.Context(), base+page.Addr(i)<<24, memory, func() { released.Add(1) }); err != nil {
 						failed = err
@@ -219,7 +219,7 @@ func TestEmpty(t *testing.T) {
 
 // Many segments: every page of a sparse image is found in its frame.
 func TestManySegments(t *testing.T) {
-	const n = 40_000 // one page to a frame: three segments
+	const n = 34_000 // one page to a frame: three segments
 	opts := image.WriterOptions{ChunkSize: page.Size}
 	mem := new(imagetest.Mem)
 	w, err := image.NewWriter(mem, opts)

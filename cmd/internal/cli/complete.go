@@ -71,14 +71,11 @@ const bashScript = `# bash completion for PROGRAM
 _PROGRAM() {
     local cur=${COMP_WORDS[COMP_CWORD]} line
     local words=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
-    # Bash parts --flag=value into three words; the program wants one.
+    # Bash parts --flag=value into three words; the program is told two.
     if [[ $cur == "=" ]]; then
         cur=""
-    fi
-    if (( COMP_CWORD > 1 )) && [[ ${COMP_WORDS[COMP_CWORD-1]} == "=" ]]; then
+    elif (( COMP_CWORD > 1 )) && [[ ${COMP_WORDS[COMP_CWORD-1]} == "=" ]]; then
         words=("${COMP_WORDS[@]:1:COMP_CWORD-2}")
-    elif (( COMP_CWORD > 1 )) && [[ ${COMP_WORDS[COMP_CWORD]} == "=" ]]; then
-        words=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
     fi
     COMPREPLY=()
     while IFS= read -r line; do

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// lazyrestoreCommand is the command itself, in a process of its own.
+func lazyrestoreCommand(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Args = append([]string{"lazyrestore"}, args...)
+	cmd.Stderr = testWriter{t}
+	return cmd
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s", bytes.TrimSpace(p))
+	return len(p), nil
+}
+
+// sleeper is an image of a process that sleeps for long, and its pid, which is
+// free.
+func sleeper(t *testing.T) (img string, pid int) {
+	t.Helper()
+	uffdtest.Need(t, "uffd", "ptrace", "root")
+	// What whoever runs the tests has open is not the business of sleep.
+	if err := unix.CloseRange(3, 1<<20, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	img = filepath.Join(t.TempDir(), "img")
+	checkpoint := lazyrestoreCommand(t, "checkpoint", "--json", "-D", img, strconv.Itoa(cmd.Process.Pid))
+	out, err := checkpoint.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r lazyrestore.CheckpointResult
+	if err := json.Unmarshal(out, &r); err != nil || r.Image != img || r.Threads != 1 {
+		t.Fatalf("checkpoint printed %s: %v", out, err)
+	}
+	return img, cmd.Process.Pid
+}
+
+// end kills a process that is not our child, and waits for its end.
+func end(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatalf("process %d does not run: %v", pid, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); n != 1 {
+		t.Fatalf("process %d does not end: %v", pid, err)
+	}
+}
+
+func TestForegroundRestore(t *testing.T) {
+	img, pid := sleeper(t)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	cmd := lazyrestoreCommand(t, "restore", "--json-fd", "3", img)
+	cmd.ExtraFiles = []*os.File{write}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	var r lazyrestore.RestoreResult
+	if err := json.NewDecoder(read).Decode(&r); err != nil {
+		t.Fatal(err)
+	}
+	if r.PID != pid {
+		t.Errorf("the pid is %d, want %d", r.PID, pid)
+	}
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if got, want := cmd.ProcessState.ExitCode(), 128+int(unix.SIGTERM); got != want {
+		t.Errorf("exit code %d, want %d", got, want)
+	}
+}
+
+func TestDetachedRestore(t *testing.T) {
+	img, pid := sleeper(t)
+	dir := t.TempDir()
+	pidfile, stats := filepath.Join(dir, "pid"), filepath.Join(dir, "stats")
+	// Output reads to the end of the pipe: it would wait for ever if a process
+	// that runs on held it.
+	out, err := lazyrestoreCommand(t, "restore", "-d", "--pidfile", pidfile, "--stats", stats, img).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strconv.Itoa(pid) + "\n"
+	if string(out) != want {
+		t.Errorf("printed %q, want %q", out, want)
+	}
+	if text, err := os.ReadFile(pidfile); err != nil || string(text) != want {
+		t.Errorf("pidfile %q, %v; want %q", text, err, want)
+	}
+	if session, err := unix.Getsid(pid); err != nil || session == sessionOfTest(t) {
+		t.Errorf("session %d, %v: want another one than the test's", session, err)
+	}
+
+	// The pid is taken now.
+	again := lazyrestoreCommand(t, "restore", "-d", "--json", img)
+	out, _ = again.Output()
+	var f failure
+	if err := json.Unmarshal(out, &f); err != nil {
+		t.Fatalf("printed %q: %v", out, err)
+	}
+	if code := again.ProcessState.ExitCode(); code != exitRefused || f.Code != exitRefused {
+		t.Errorf("a taken pid: exit code %d, JSON %+v; want %d", code, f, exitRefused)
+	}
+
+	// The pager leaves, and its statistics are there, while the process lives.
+	appears(t, stats)
+	if text, err := os.ReadFile(stats); err != nil || !strings.Contains(string(text), `"resident_ms"`) {
+		t.Errorf("statistics %q, %v", text, err)
+	}
+	end(t, pid)
+}
+
+// appears waits until a file that is renamed into place is there.
+func appears(t *testing.T, path string) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MOVED_TO); err != nil {
+		t.Fatal(err)
+	}
+	events := make([]byte, 4096)
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000); n != 1 {
+			t.Fatalf("%s does not appear: %v", path, err)
+		}
+		if _, err := unix.Read(fd, events); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func sessionOfTest(t *testing.T) int {
+	t.Helper()
+	sid, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sid
+}
+
+func TestDryRunStartsNothing(t *testing.T) {
+	img, pid := sleeper(t)
+	out, err := lazyrestoreCommand(t, "restore", "-n", "--json", img).Output()
+	var r lazyrestore.RestoreResult
+	if err != nil || json.Unmarshal(out, &r) != nil || r.PID != pid {
+		t.Errorf("printed %q: %v", out, err)
+	}
+	if err := unix.Kill(pid, 0); err == nil {
+		t.Errorf("process %d runs", pid)
+		end(t, pid)
+	}
+}

@@ -2,6 +2,7 @@ package lazyrestore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -74,7 +75,17 @@ type restorer struct {
 	im    *image.Image
 	st    *native.State
 	eager *os.File
-	pager *pager.Pager
+
+	keeper *pager.Keeper // the pager's, once that serves
+	pager  *pager.Pager
+}
+
+// endKeeper ends a keeper that no pager has taken over.
+func (r *restorer) endKeeper() error {
+	if r.keeper == nil {
+		return nil
+	}
+	return r.keeper.Close()
 }
 
 // open reads what the rebuild needs. The page index is not among it: the pager
@@ -98,9 +109,6 @@ func (r *restorer) open(ctx context.Context, path string) (err error) {
 	if r.st, err = native.DecodeState(b); err != nil {
 		return &image.DamagedError{Object: image.ProcessObject, Err: err}
 	}
-	if err := checkMemory(r.st); err != nil {
-		return err
-	}
 	if r.st.EagerBytes > 0 {
 		if r.eager, err = r.src.File(image.EagerObject); err != nil {
 			return &image.DamagedError{Object: image.EagerObject, Err: err}
@@ -113,18 +121,22 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 	if r.eager != nil {
 		defer r.eager.Close()
 	}
-	if r.st.LazyBytes > 0 {
-		if err := r.makePager(ctx); err != nil {
-			return nil, err
-		}
-	}
+	// Beside the rebuild, for which none of it is needed.
+	ready := make(chan error, 1)
+	go func() { ready <- r.prepare(ctx) }()
 	built, err := native.Rebuild(ctx, r.st, native.RebuildOptions{
 		Eager:        r.eager,
 		ChangedFiles: r.opts.ChangedFiles.native(),
 		Stdio:        r.opts.Stdio.native(),
 	})
+	if rerr := <-ready; rerr != nil {
+		if err == nil {
+			built.Kill()
+		}
+		err = rerr
+	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, r.endKeeper())
 	}
 	p := &Process{
 		pid: built.PID, pidfd: built.PIDFD, begin: r.begin, pager: r.pager, src: r.src,
@@ -185,21 +197,29 @@ func (p *Process) serve(built *native.Process, opts *RestoreOptions) {
 	close(p.resident)
 }
 
-// makePager makes what can be made before there is a process to serve, beside
-// the building of it.
-func (r *restorer) makePager(ctx context.Context) error {
+// prepare makes what can be made before there is a process to serve: the
+// keeper, the pager with its index. It also looks whether there is memory
+// enough.
+func (r *restorer) prepare(ctx context.Context) error {
+	if err := checkMemory(r.st); err != nil {
+		return err
+	}
+	if r.st.LazyBytes == 0 {
+		return nil
+	}
 	opts := pager.Options{Workers: r.opts.Workers, HugePages: r.st.Huge, Logger: r.opts.Logger}
 	if r.opts.Background == BackgroundNone {
 		opts.Background = pager.None
 	}
 	var err error
-	if opts.Keeper, err = pager.StartKeeper(); err != nil {
+	if r.keeper, err = pager.StartKeeper(); err != nil {
 		return err
 	}
+	opts.Keeper = r.keeper
 	if r.pager, err = pager.New(r.im, opts); err != nil {
 		return err
 	}
-	go r.pager.Prepare(ctx)
+	go func() { _ = r.pager.Prepare(ctx) }() // Serve tells what is wrong
 	return nil
 }
 

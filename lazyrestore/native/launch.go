@@ -15,7 +15,11 @@ import (
 // at the end of its table, unmaps the last of the restore from the process,
 // through the vDSO's own system call instruction, before it gets its own.
 func (b *builder) setRegisters(p *Process) error {
-	st, tr := b.st, p.tracer
+	return p.tracer.Do(func() error { return b.setAll(p.tracer) })
+}
+
+func (b *builder) setAll(tr *proc.Tracer) error {
+	st := b.st
 	tids := make([]int, 0, len(st.Threads)-1)
 	for i := range st.Threads[1:] {
 		tids = append(tids, st.Threads[i+1].TID)
@@ -66,7 +70,7 @@ func (b *builder) unmapProgram(tr *proc.Tracer, tid int) error {
 	if err != nil {
 		return err
 	}
-	ret, err := tr.StepSyscall(tid, insn, unix.SYS_MUNMAP, b.prog.base, uint64(len(b.prog.buf)))
+	ret, err := tr.FinalSyscall(tid, insn, unix.SYS_MUNMAP, b.prog.base, uint64(len(b.prog.buf)))
 	if errno, failed := proc.Errno(ret); err == nil && failed {
 		err = errno
 	}

@@ -89,9 +89,6 @@ const Features = uffd.FeatureEventFork | uffd.FeatureEventRemap | uffd.FeatureEv
 // *image.DamagedError where eager.raw is not what it was. Whatever the error,
 // nothing of the process is left.
 func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, error) {
-	if err := checkMachine(st); err != nil {
-		return nil, err
-	}
 	applyStdio(st, opts.Stdio)
 	re := &reopener{st: st, opts: &opts, low: lowest(st)}
 	defer re.close()
@@ -104,7 +101,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 		return nil, err
 	}
 	defer unix.Close(pair)
-	progFD, err := b.plan()
+	progFD, err := b.mapProgram()
 	if err != nil {
 		return nil, err
 	}
@@ -114,17 +111,57 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	if p.tracer, err = proc.NewTracer(); err != nil {
 		return nil, err
 	}
-	err = b.start(p, progFD)
-	re.close()
-	if err == nil {
-		err = b.finish(p, pair, &opts)
-	}
-	if err != nil {
+	if err := b.run(ctx, p, progFD, pair); err != nil {
 		p.Kill()
 		return nil, err
 	}
 	p.Warnings = re.warnings
 	return p, nil
+}
+
+// run has the process build itself. Three things go on at once where there are
+// processors for them: the stub is made and exec'ed; its program is written;
+// and when it runs that, all is looked at that a restore may be refused for.
+func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
+	started := make(chan error, 1)
+	go func() { started <- b.start(p, progFD) }()
+	planErr := b.plan()
+	err := <-started
+	b.re.close()
+	if err = errors.Join(err, planErr); err != nil {
+		return err
+	}
+	if err := b.prog.openGate(); err != nil {
+		return err
+	}
+	if err := b.inspect(); err != nil {
+		return err
+	}
+	if err := b.built(p); err != nil {
+		return err
+	}
+	if len(b.lazyRanges()) > 0 {
+		if p.UFFD, _, err = uffd.ReceiveFD(pair, nil); err != nil {
+			return err
+		}
+	}
+	if err := b.setRegisters(p); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// inspect looks whether all is as it was: the kernel's vDSO, the files that
+// the process maps, the bytes that it reads.
+func (b *builder) inspect() error {
+	if err := checkMachine(b.st); err != nil {
+		return err
+	}
+	b.re.mappedFiles()
+	if err := b.re.refused.err(); err != nil {
+		return err
+	}
+	return checkEager(b.re.opts.Eager, b.st.EagerBytes, b.st.EagerSum)
 }
 
 // open makes the descriptors that the rebuild itself needs; pair is our end of
@@ -172,8 +209,9 @@ func programSize(st *State) int {
 	return int(page.Addr(n + 160*len(st.Pending)).Up())
 }
 
-// plan builds the program in a memory file that the process will map.
-func (b *builder) plan() (fd int, err error) {
+// mapProgram makes the memory file for the program, which the process will
+// map, and maps it here.
+func (b *builder) mapProgram() (fd int, err error) {
 	size := programSize(b.st)
 	low, err := memfdExec("lazyrestore-table", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -191,7 +229,14 @@ func (b *builder) plan() (fd int, err error) {
 	}
 	base := uint64(b.st.hole())
 	b.prog = &program{base: base, buf: buf, arena: proc.ArenaOver(base, buf)}
-	b.prog.bytes(proc.LoopCode(proc.EndTrap))
+	return fd, nil
+}
+
+// plan writes the program. Its first page has a place for each thing that the
+// stub knows of: the loop, the first table, the gate.
+func (b *builder) plan() error {
+	_, first := b.prog.alloc(page.Size)
+	copy(first, proc.LoopCode(proc.EndTrap))
 	t := &table{}
 	b.main = t
 	t.call("clear the low descriptors", unix.SYS_CLOSE_RANGE, 0, uint64(b.low-1), 0)
@@ -203,11 +248,8 @@ func (b *builder) plan() (fd int, err error) {
 	b.thread(t, &b.st.Threads[0])
 	b.last(t)
 	b.prog.place(t)
-	if b.prog.err != nil {
-		unix.Munmap(buf)
-		return -1, b.prog.err
-	}
-	return fd, nil
+	proc.AppendTable(first[firstTable:firstTable], []proc.Call{proc.Jump(b.prog.base, t.addr)})
+	return b.prog.err
 }
 
 // sendFD plans the sending of descriptor fd over the socket.
@@ -225,7 +267,7 @@ func (b *builder) sendFD(t *table, fd int) {
 // start brings the stub to life with the old process id.
 func (b *builder) start(p *Process, progFD int) error {
 	at := b.prog.base - 1<<20
-	img, err := stubImage(at, b.prog.base, uint64(len(b.prog.buf)), b.main.addr, progFD)
+	img, err := stubImage(at, b.prog.base, uint64(len(b.prog.buf)), progFD)
 	if err != nil {
 		return err
 	}
@@ -238,7 +280,8 @@ func (b *builder) start(p *Process, progFD int) error {
 		return fmt.Errorf("write the stub: %w", err)
 	}
 	if err := p.tracer.Start(proc.StartOptions{PID: b.st.PID, Exec: stub, NewSession: true}); err != nil {
-		if errors.Is(err, unix.EEXIST) {
+		var taken *proc.PIDTakenError
+		if errors.As(err, &taken) {
 			var r reasons
 			r.add("process id "+strconv.Itoa(b.st.PID), "another process has it", "end that process, or restore with --pid-ns")
 			return r.err()
@@ -247,34 +290,6 @@ func (b *builder) start(p *Process, progFD int) error {
 	}
 	p.PIDFD = p.tracer.PIDFD()
 	return nil
-}
-
-// finish waits until the process has built itself, and gives all threads their
-// registers.
-func (b *builder) finish(p *Process, pair int, opts *RebuildOptions) error {
-	// Beside the process's own work: are the files that it maps, and the
-	// bytes that it reads, what they were?
-	sum := make(chan error, 1)
-	go func() {
-		b.re.mappedFiles()
-		sum <- checkEager(opts.Eager, b.st.EagerBytes, b.st.EagerSum)
-	}()
-	err := b.built(p)
-	if serr := <-sum; serr != nil {
-		return serr
-	}
-	if rerr := b.re.refused.err(); rerr != nil {
-		return rerr // says more than the failed open or mmap
-	}
-	if err != nil {
-		return err
-	}
-	if len(b.lazyRanges()) > 0 {
-		if p.UFFD, _, err = uffd.ReceiveFD(pair, nil); err != nil {
-			return err
-		}
-	}
-	return b.setRegisters(p)
 }
 
 // built waits for the leader's stop at the end of its table, and for the

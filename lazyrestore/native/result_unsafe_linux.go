@@ -1,8 +1,11 @@
 package native
 
 import (
+	"fmt"
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
@@ -13,4 +16,14 @@ func (p *program) result(t *table, i int) (ret int64, done bool) {
 	word := (*atomic.Int64)(unsafe.Pointer(&p.buf[t.off+(i+1)*proc.CallSize-8]))
 	ret = word.Load()
 	return ret, ret != proc.NotRun
+}
+
+// openGate lets the stub go on that waits for the program, now or later.
+func (p *program) openGate() error {
+	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[gateOffset]))
+	word.Store(1)
+	if _, _, errno := unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWake, 1); errno != 0 {
+		return fmt.Errorf("wake the stub: %w", errno)
+	}
+	return nil
 }

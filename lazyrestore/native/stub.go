@@ -22,9 +22,18 @@ const (
 	stubTableStart = 1024
 )
 
+// Places in the program's first page, behind the loop: the table that the stub
+// goes on with, and the word at which it waits until the program is complete,
+// which is written while the stub is exec'ed.
+const (
+	firstTable = page.Size / 2
+	gateOffset = page.Size - 8
+)
+
 // stubImage is the stub as an ELF executable for address at, which maps the
-// program of size bytes from descriptor fd at base and starts its table.
-func stubImage(at, base, size, table uint64, fd int) ([]byte, error) {
+// program of size bytes from descriptor fd at base, waits at the gate, and
+// starts the program's first table.
+func stubImage(at, base, size uint64, fd int) ([]byte, error) {
 	img := make([]byte, page.Size)
 	entry := at + elfHeaderSize + 2*elfPhdrSize
 	putELF(img, at, entry)
@@ -37,11 +46,17 @@ func stubImage(at, base, size, table uint64, fd int) ([]byte, error) {
 	const rwx = unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC
 	calls := []proc.Call{
 		{NR: unix.SYS_MMAP, Args: [6]uint64{base, size, rwx, unix.MAP_SHARED | unix.MAP_FIXED_NOREPLACE, uint64(fd), 0}},
-		proc.Jump(base, table),
+		{NR: unix.SYS_FUTEX | proc.MayFail, Args: [6]uint64{base + gateOffset, futexWait, 0}}, // EAGAIN: it is open
+		proc.Jump(base, base+firstTable),
 	}
 	proc.AppendTable(img[stubTableStart:stubTableStart], calls)
 	return img, nil
 }
+
+const (
+	futexWait = 0 // FUTEX_WAIT, between processes
+	futexWake = 1
+)
 
 // putELF writes the header of a static executable of one page that may be
 // read, written and executed, with a stack that may not be executed.

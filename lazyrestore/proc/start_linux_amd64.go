@@ -1,7 +1,6 @@
 package proc
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -19,9 +18,10 @@ type StartOptions struct {
 
 // Start makes a child process that is traced and killed with the tracer. It
 // runs already when Start returns, from its first instruction on, with all
-// signals blocked but SIGTRAP. It inherits the descriptors that have no
-// close-on-exec flag. A Tracer starts one process at most. Errors as of
-// CloneExec.
+// signals blocked and SIGKILL as its parent-death signal: it has to wait for
+// something before it stops for its tracer. It inherits the descriptors that
+// have no close-on-exec flag. A Tracer starts one process at most. Errors as
+// of CloneExec.
 func (t *Tracer) Start(opts StartOptions) error {
 	return t.Do(func() error {
 		if t.child != 0 {
@@ -48,14 +48,9 @@ func (t *Tracer) Start(opts StartOptions) error {
 	})
 }
 
-// startTable is what the child does until its execve. SIGTRAP is not blocked,
-// for the kernel sends one when a task that asked to be traced has exec'ed.
+// startTable is what the child does until its execve. Until it is seized, it
+// ends with the thread that made it.
 func startTable(arena *Arena, opts *StartOptions) ([]Call, error) {
-	mask := binary.LittleEndian.AppendUint64(nil, ^uint64(1<<(unix.SIGTRAP-1)))
-	maskAddr, err := arena.Put(mask)
-	if err != nil {
-		return nil, err
-	}
 	path, err := arena.String("")
 	if err != nil {
 		return nil, err
@@ -72,33 +67,27 @@ func startTable(arena *Arena, opts *StartOptions) ([]Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	var table []Call
+	table := []Call{{NR: unix.SYS_PRCTL, Args: [6]uint64{unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL)}}}
 	if opts.NewSession {
 		table = append(table, Call{NR: unix.SYS_SETSID})
 	}
 	table = append(table, opts.Before...)
 	return append(
 		table,
-		Call{NR: unix.SYS_RT_SIGPROCMASK, Args: [6]uint64{unix.SIG_SETMASK, maskAddr, 0, 8}},
-		Call{NR: unix.SYS_PTRACE, Args: [6]uint64{unix.PTRACE_TRACEME}},
 		Call{NR: unix.SYS_EXECVEAT, Args: [6]uint64{uint64(opts.Exec), path, argv, envp, unix.AT_EMPTY_PATH}},
 	), nil
 }
 
-// launch lets a child go on that has just exec'ed.
+// launch begins to trace a child that has just exec'ed. It is seized, not
+// stopped: a child that asked to be traced would stop at its execve, which
+// costs two changes of context.
 func (t *Tracer) launch(pid int) error {
-	t.tasks[pid] = &task{tid: pid, pid: pid}
-	sig, err := t.WaitStop(pid)
+	err := ptrace(unix.PTRACE_SEIZE, pid, 0, seizeOptions|unix.PTRACE_O_EXITKILL)
 	if err != nil {
-		return err
+		return taskError("seize", pid, err)
 	}
-	if sig != unix.SIGTRAP {
-		return fmt.Errorf("process %d stopped with %v instead of at its execve", pid, sig)
-	}
-	if err := ptrace(unix.PTRACE_SETOPTIONS, pid, 0, seizeOptions|unix.PTRACE_O_EXITKILL); err != nil {
-		return taskError("set the options of", pid, err)
-	}
-	return t.Cont(pid, 0)
+	t.tasks[pid] = &task{tid: pid, pid: pid, seized: true}
+	return nil
 }
 
 // PID is the id of the process that Start made, until KillAll; 0: none.

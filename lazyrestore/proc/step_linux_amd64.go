@@ -128,3 +128,37 @@ func (t *Tracer) runTo(k *task, request int, want StopKind, deadline time.Time) 
 		}
 	}
 }
+
+// FinalSyscall has a stopped task make one system call, with the SYSCALL
+// instruction at insn, and leaves it where it returns from that. Nothing is put
+// back: whoever calls it sets the task's registers and signal mask afterwards,
+// OrigRAX to NoSyscall among them. It is what StepSyscall does at half its
+// price.
+func (t *Tracer) FinalSyscall(tid int, insn uint64, nr uint64, args ...uint64) (ret int64, err error) {
+	err = t.Do(func() error {
+		k := t.tasks[tid]
+		if k == nil {
+			return ErrNoProcess
+		}
+		var regs Regs
+		if err := getRegs(tid, &regs); err != nil {
+			return taskError("read the registers of", tid, err)
+		}
+		regs = regs.call(insn, nr, args)
+		if err := setRegs(tid, &regs); err != nil {
+			return taskError("set the registers of", tid, err)
+		}
+		deadline := time.Now().Add(patience)
+		for range 2 { // before the call and behind it
+			if err := t.runTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); err != nil {
+				return fmt.Errorf("run system call %d in task %d: %w", nr, tid, err)
+			}
+		}
+		if err := getRegs(tid, &regs); err != nil {
+			return taskError("read the registers of", tid, err)
+		}
+		ret = int64(regs[RAX])
+		return nil
+	})
+	return ret, err
+}

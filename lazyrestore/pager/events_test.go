@@ -64,6 +64,36 @@ func TestRemoveWhileLazy(t *testing.T) {
 	})
 }
 
+// Shared memory that is dropped from the page table keeps its content, and
+// loses it if it is removed, though the events are the same.
+func TestRemoveSharedWhileLazy(t *testing.T) {
+	for _, bg := range []Background{None, Full} {
+		for _, advice := range []int{unix.MADV_DONTNEED, unix.MADV_REMOVE} {
+			t.Run(bg.String()+map[int]string{unix.MADV_DONTNEED: "/dropped", unix.MADV_REMOVE: "/removed"}[advice], func(t *testing.T) {
+				s := serveChild(t, setting{
+					child: uffdtest.Options{Pages: 512, Kind: uffdtest.Shmem},
+					pager: Options{Background: bg},
+				})
+				th, pid := s.Fork(t)
+				pid.Wait(t)
+				defer th.Exit(0)
+				s.Load(s.Addr(100)).Wait(t)
+				s.Madvise(s.Addr(90), 100*page.Size, advice).Wait(t)
+				th.Madvise(s.Addr(300), 100*page.Size, advice).Wait(t)
+				for _, th := range []*uffdtest.Thread{s.Thread, th} {
+					if advice == unix.MADV_DONTNEED {
+						s.check(t, th)
+						continue
+					}
+					zero(t, th, s.Addr(90), 100*page.Size)
+					zero(t, th, s.Addr(300), 100*page.Size)
+					s.checkAt(t, th, s.Addr(190), 190*page.Size, 110*page.Size)
+				}
+			})
+		}
+	}
+}
+
 func TestUnmapWhileLazy(t *testing.T) {
 	both(t, func(t *testing.T, s *served) {
 		s.Munmap(s.Addr(100), 300*page.Size).Wait(t)
@@ -225,9 +255,11 @@ func TestRemaining(t *testing.T) {
 		runtime.Gosched()
 	}
 	s.Madvise(s.Addr(40), 8*page.Size, unix.MADV_DONTNEED).Wait(t)
+	// A chunk is the memory between two multiples of its size.
+	chunk := page.Addr(s.Addr(21)) &^ (4*page.Size - 1)
 	want := []page.Range{
-		page.RangeOf(page.Addr(s.Addr(0)), 20*page.Size),
-		page.RangeOf(page.Addr(s.Addr(24)), 16*page.Size),
+		{Start: page.Addr(s.Addr(0)), End: chunk},
+		{Start: chunk + 4*page.Size, End: page.Addr(s.Addr(40))},
 		page.RangeOf(page.Addr(s.Addr(48)), 16*page.Size),
 	}
 	var got []page.Range

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -23,12 +24,16 @@ type journal struct {
 	area   []byte
 	log    []uffd.Msg // the slots of area
 	pos    int        // the first slot that holds no event
+	ahead  int        // slots of our own before those that slots gave
 	turn   uint64
 }
 
 const (
 	// batch is how many events one read may take.
 	batch = 16
+	// maxKeptCalls bounds how many threads at a time may drop shared memory
+	// from their page tables and still be told from those that remove it.
+	maxKeptCalls = 8
 	// minSlots leaves room for some batches; start-up pays for each page.
 	minSlots = 128
 )
@@ -104,38 +109,45 @@ func (j *journal) compact(w *world) error {
 
 // room makes sure that a batch of events fits.
 func (j *journal) room(w *world) error {
-	if len(j.log)-j.pos >= batch+2 {
+	if len(j.log)-j.pos >= batch+maxKeptCalls+2 {
 		return nil
 	}
 	return j.compact(w)
 }
 
-// slots is where the next events of space are to be read to. The caller has
-// made room.
-func (j *journal) slots(space uint32) []uffd.Msg {
-	j.put(j.pos, slotSpace, uint64(space))
-	return j.log[j.pos+1 : j.pos+1+batch]
+// slots is where the next events of space are to be read to. kept is shared
+// memory that keeps its content if one of them removes it; no more than
+// maxKeptCalls count. The caller has made room.
+func (j *journal) slots(space uint32, kept []page.Range) []uffd.Msg {
+	j.put(j.pos, slotSpace, uint64(space), 0)
+	j.ahead = 1
+	for _, r := range kept[:min(len(kept), maxKeptCalls)] {
+		j.put(j.pos+j.ahead, slotKept, uint64(r.Start), uint64(r.End))
+		j.ahead++
+	}
+	return j.log[j.pos+j.ahead : j.pos+j.ahead+batch]
 }
 
 // keep makes the first n of the slots that slots returned a part of the log.
 func (j *journal) keep(n int) {
 	if n > 0 {
-		j.pos += 1 + n
+		j.pos += j.ahead + n
 	}
 }
 
 // drop notes that space is no longer served. The caller has made room.
 func (j *journal) drop(space uint32) {
 	// In this order, so that the log never has the drop of another space.
-	j.put(j.pos, slotSpace, uint64(space))
-	j.put(j.pos+1, slotDrop, 0)
+	j.put(j.pos, slotSpace, uint64(space), 0)
+	j.put(j.pos+1, slotDrop, 0, 0)
 	j.pos += 2
 }
 
 // put writes a slot of our own: what it means last, in one store.
-func (j *journal) put(i int, kind byte, v uint64) {
+func (j *journal) put(i int, kind byte, v, w uint64) {
 	b := slotOf(&j.log[i])
 	atomic.StoreUint64(word(b, 8), v)
+	atomic.StoreUint64(word(b, 16), w)
 	atomic.StoreUint64(word(b, 0), uint64(kind))
 }
 

@@ -73,9 +73,14 @@ func compareImage(a, b page.Mapping) int {
 	return cmp.Or(cmp.Compare(a.Image, b.Image), cmp.Compare(a.Start, b.Start))
 }
 
+// search is the index of the first mapping that ends after a.
+func (l *layout) search(a page.Addr) int {
+	return sort.Search(len(l.byProc), func(i int) bool { return l.byProc[i].End > a })
+}
+
 // find is the mapping that holds the process address a.
 func (l *layout) find(a page.Addr) (page.Mapping, bool) {
-	i := sort.Search(len(l.byProc), func(i int) bool { return l.byProc[i].End > a })
+	i := l.search(a)
 	if i == len(l.byProc) || l.byProc[i].Start > a {
 		return page.Mapping{}, false
 	}
@@ -85,7 +90,7 @@ func (l *layout) find(a page.Addr) (page.Mapping, bool) {
 // gap is the part of r around a, an address in no mapping, that no mapping
 // touches.
 func (l *layout) gap(a page.Addr, r page.Range) page.Range {
-	i := sort.Search(len(l.byProc), func(i int) bool { return l.byProc[i].End > a })
+	i := l.search(a)
 	if i < len(l.byProc) {
 		r.End = min(r.End, l.byProc[i].Start)
 	}
@@ -140,7 +145,7 @@ func cutProc(m page.Mapping, r page.Range) page.Mapping {
 // cut takes the process range r out of the layout and returns the mappings
 // that were there, in order of their addresses.
 func (l *layout) cut(r page.Range) []page.Mapping {
-	i := sort.Search(len(l.byProc), func(i int) bool { return l.byProc[i].End > r.Start })
+	i := l.search(r.Start)
 	j := i
 	var gone, keep []page.Mapping
 	for ; j < len(l.byProc) && l.byProc[j].Start < r.End; j++ {

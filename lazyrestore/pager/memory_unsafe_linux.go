@@ -26,10 +26,11 @@ func slotOf(m *uffd.Msg) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(m)), slotBytes)
 }
 
-// pollNow reports whether any of fds is ready now (poll(2) with no timeout,
-// without a word to the scheduler: it does not wait).
+// pollNow reports whether any of fds is ready now (ppoll(2) with no time to
+// wait, and so without a word to the scheduler).
 func pollNow(fds []unix.PollFd) bool {
-	n, _, errno := unix.RawSyscall(unix.SYS_POLL, uintptr(unsafe.Pointer(unsafe.SliceData(fds))), uintptr(len(fds)), 0)
+	var none unix.Timespec
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(fds))), uintptr(len(fds)), uintptr(unsafe.Pointer(&none)), 0, 0, 0)
 	return errno == 0 && n > 0
 }
 
@@ -49,9 +50,3 @@ func processMadvise(pidfd int, r page.Range, advice int) error {
 
 // addressOf is where b is. It means something only for memory of mmap(2).
 func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
-
-// archPrctl is arch_prctl(2) for requests that give a value.
-func archPrctl(request int, value *uint64) unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_ARCH_PRCTL, uintptr(request), uintptr(unsafe.Pointer(value)), 0)
-	return errno
-}

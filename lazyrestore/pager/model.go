@@ -23,7 +23,8 @@ type event struct {
 	kind eventKind
 	from page.Range
 	to   page.Addr
-	fd   int // of the child's uffd
+	fd   int  // of the child's uffd
+	kept bool // by eventRemove: shared memory keeps its content
 }
 
 // A model is what events have made of one address space: pure data that the
@@ -82,7 +83,7 @@ func (w *world) apply(id uint32, e event) (*model, error) {
 	case eventRemap:
 		m.remap(e.from, e.to)
 	case eventRemove:
-		w.remove(m, e.from)
+		w.remove(m, e)
 	case eventUnmap:
 		m.forget(e.from)
 		m.registered.Remove(e.from)
@@ -124,10 +125,13 @@ func (m *model) remap(from page.Range, to page.Addr) {
 	}
 }
 
-// remove makes r zero. The content of shared memory goes with it wherever
-// else it is mapped, in this and every other space.
-func (w *world) remove(m *model, r page.Range) {
-	for _, gone := range m.forget(r) {
+// remove makes private memory zero. So is shared memory unless it is kept, and
+// then wherever else it is mapped, in this and every other space.
+func (w *world) remove(m *model, e event) {
+	if e.kept && m.shares(e.from) {
+		return // a range of one event lies in one mapping
+	}
+	for _, gone := range m.forget(e.from) {
 		if !gone.Shared {
 			continue
 		}
@@ -139,4 +143,19 @@ func (w *world) remove(m *model, r page.Range) {
 			}
 		}
 	}
+}
+
+// shares reports whether r holds shared memory that the image fills.
+func (l *layout) shares(r page.Range) bool {
+	for i := l.search(r.Start); i < len(l.byProc) && l.byProc[i].Start < r.End; i++ {
+		if l.byProc[i].Shared {
+			return true
+		}
+	}
+	return false
+}
+
+// sharesAny reports whether there is any shared memory that the image fills.
+func (l *layout) sharesAny() bool {
+	return len(l.byImage) > 0 && l.byImage[len(l.byImage)-1].Shared
 }

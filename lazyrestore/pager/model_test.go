@@ -74,6 +74,7 @@ func drawEvent(t *rapid.T) event {
 		return e
 	}
 	e.from = pages(t, testBase)
+	e.kept = rapid.Bool().Draw(t, "kept")
 	if e.kind == eventRemap {
 		e.to = testBase + 64*page.Size + page.Addr(rapid.IntRange(0, 30).Draw(t, "to"))*page.Size
 		if rapid.Bool().Draw(t, "back") {
@@ -125,6 +126,13 @@ func TestLayoutFollowsEvents(t *testing.T) {
 }
 
 func (ref reference) apply(e event) {
+	if e.kind == eventRemove && e.kept {
+		for a := e.from.Start; a < e.from.End; a += page.Size {
+			if ref[a] >= page.ImageShared {
+				return // events do not span mappings
+			}
+		}
+	}
 	moved := reference{}
 	lost := map[page.Addr]bool{}
 	for a := e.from.Start; a < e.from.End; a += page.Size {

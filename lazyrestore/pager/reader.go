@@ -126,7 +126,7 @@ func (r *reader) read(s *space) (int, error) {
 	if err := r.journal.room(r.world); err != nil {
 		return 0, err
 	}
-	slots := r.journal.slots(s.id)
+	slots, kept := r.slots(s)
 	n, err := s.u.Read(slots)
 	if err != nil {
 		if errors.Is(err, unix.EAGAIN) {
@@ -135,19 +135,32 @@ func (r *reader) read(s *space) (int, error) {
 		return 0, fmt.Errorf("read the events of process %d: %w", s.pid, err)
 	}
 	now := r.now()
-	kept := 0
+	logged := 0
 	for i := range slots[:n] {
 		if slots[i].Event() == uffd.EventPagefault {
 			r.faulted(s, slots[i].Fault(), now)
 			continue
 		}
-		kept = i + 1
-		if err := r.changed(s, &slots[i]); err != nil {
+		logged = i + 1
+		if err := r.changed(s, &slots[i], kept); err != nil {
 			return n, err
 		}
 	}
-	r.journal.keep(kept)
+	r.journal.keep(logged)
 	return n, nil
+}
+
+// slots is where to read the next messages of s to. A space with shared
+// memory gets one at a time, after a look at who is about to drop some.
+func (r *reader) slots(s *space) (slots []uffd.Msg, kept []page.Range) {
+	if !s.sharesAny() || s.left.Load() == 0 {
+		return r.journal.slots(s.id, nil), nil
+	}
+	if readable(s.u.Fd()) && !faultsPending(s.u.Fd()) {
+		kept = keptBy(adviceCalls(s.pid))
+		kept = kept[:min(len(kept), maxKeptCalls)]
+	}
+	return r.journal.slots(s.id, kept)[:1], kept
 }
 
 func (r *reader) faulted(s *space, f uffd.Fault, now int64) {
@@ -157,11 +170,12 @@ func (r *reader) faulted(s *space, f uffd.Fault, now int64) {
 }
 
 // changed applies an event to the world. The gate is shut.
-func (r *reader) changed(s *space, m *uffd.Msg) error {
+func (r *reader) changed(s *space, m *uffd.Msg, kept []page.Range) error {
 	e, err := parseSlot(slotOf(m))
 	if err != nil {
 		return fmt.Errorf("event of process %d: %w", s.pid, err)
 	}
+	e.kept = slices.ContainsFunc(kept, func(k page.Range) bool { return k.Covers(e.from) })
 	child, err := r.world.apply(s.id, e)
 	if err != nil {
 		return err

@@ -27,7 +27,8 @@ import (
 // kernel's read is what lets the process go on, so an event is in the log
 // before it has an effect, and a killed pager can have lost none.
 //
-// A slot slotSpace goes before the events of one space. The log ends at the
+// A slot slotSpace goes before the events of one space, and slots slotKept
+// between them. The log ends at the
 // first empty slot; faults in it mean nothing (a successor wakes everybody,
 // and they fault again), so slots past the last event may be used again
 // without being wiped.
@@ -50,6 +51,7 @@ const (
 	slotUnmap  = 0x16
 	slotSpace  = 0xf0 // u32 at 8: id of the space whose events follow
 	slotDrop   = 0xf1 // the space is no longer served
+	slotKept   = 0xf2 // start, end: shared memory that the REMOVE to come leaves its content (advice_linux.go)
 )
 
 var errState = errors.New("pager state is damaged")
@@ -92,13 +94,17 @@ func logStart(n uint64) uint64 { return (8 + n + slotBytes - 1) &^ (slotBytes - 
 
 func replayLog(w *world, log []byte) error {
 	var space uint32
+	var kept page.Set
 	for ; len(log) >= slotBytes; log = log[slotBytes:] {
 		slot := log[:slotBytes]
 		switch slot[0] {
 		case 0:
 			return nil
 		case slotSpace:
-			space = order64.Uint32(slot[8:])
+			space, kept = order64.Uint32(slot[8:]), page.Set{}
+			continue
+		case slotKept:
+			kept.Add(page.Range{Start: page.Addr(order64.Uint64(slot[8:])), End: page.Addr(order64.Uint64(slot[16:]))})
 			continue
 		case slotFault:
 			continue
@@ -107,6 +113,7 @@ func replayLog(w *world, log []byte) error {
 		if err != nil {
 			return err
 		}
+		e.kept = kept.Covers(e.from)
 		if _, err := w.apply(space, e); err != nil {
 			return fmt.Errorf("%w: %w", errState, err)
 		}

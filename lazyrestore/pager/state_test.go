@@ -14,7 +14,11 @@ import (
 
 // write puts e into the log as the kernel would, amid faults.
 func (j *journal) write(t *rapid.T, space uint32, e event) {
-	slots := j.slots(space)
+	var kept []page.Range
+	if e.kept {
+		kept = []page.Range{e.from}
+	}
+	slots := j.slots(space, kept)
 	n := rapid.IntRange(0, batch-1).Draw(t, "faults before")
 	for i := range slots {
 		clear(slotOf(&slots[i]))

@@ -1,0 +1,17 @@
+//go:build !amd64
+
+package pager
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// The keeper's code exists for x86-64 alone.
+
+func cloneKeeper(_, _ uintptr) uintptr { return ^uintptr(unix.ENOSYS) + 1 }
+
+func keeperCode() (start, end uintptr) { return 0, 0 }
+
+func threadPointer() page.Addr { return 0 }

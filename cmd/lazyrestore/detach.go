@@ -107,6 +107,11 @@ func (v *restoreVerb) reported(text []byte, log string) error {
 		return exitStatus(r.ExitCode)
 	}
 	v.warn(*r.Result)
+	// Under the pid it is found, and the next restore of it takes its place.
+	named := filepath.Join(filepath.Dir(log), strconv.Itoa(r.Result.PID)+".log")
+	if err := os.Rename(log, named); err != nil && !errors.Is(err, os.ErrNotExist) {
+		v.note("warning: " + err.Error())
+	}
 	if v.common.json {
 		v.printJSON(r.Result)
 	} else {
@@ -172,7 +177,7 @@ func (s *supervised) untilResident() error {
 	go s.Wait() // reaps it, should it end before its pager
 	err := s.WaitPager()
 	s.writeStats()
-	return err
+	return errors.Join(err, s.Close())
 }
 
 // runtimeDir is where logs and sockets of restores are: /run/lazyrestore for

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -87,7 +88,7 @@ func (s *supervised) supervise() error {
 			if e.err != nil {
 				return fmt.Errorf("wait for process %d: %w", s.PID(), e.err)
 			}
-			if err := s.WaitPager(); err != nil {
+			if err := errors.Join(s.WaitPager(), s.Close()); err != nil {
 				tell(s.verb.stderr, "restore", err)
 			}
 			return exitStatus(exitOf(e.status))

@@ -36,7 +36,8 @@ func (c *command) restore() *cli.Command {
 			The command stays the parent of the process: it passes on the signals HUP, INT, QUIT, USR1, USR2, TERM, CONT,
 			TSTP, WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed; the
 			message then has the status of the table. With --detach it returns as soon as the process runs, prints its pid and
-			uses the table; what the process and the pager then write to pipes of the command goes to a log.`,
+			uses the table; what the process and the pager then write to pipes of the command goes to a log,
+			/run/lazyrestore/PID.log, or $XDG_RUNTIME_DIR/lazyrestore/PID.log for users other than root.`,
 		Flags: append(v.flags(), c.common.flags(true)...),
 		Hints: map[string]string{
 			"-D": "the image is an argument: lazyrestore restore IMAGE", "--images-dir": "the image is an argument: lazyrestore restore IMAGE",

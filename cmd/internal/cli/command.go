@@ -5,9 +5,9 @@
 // The grammar is the one of getopt_long, as pflag has it: -q, -qn, -D DIR,
 // -DDIR, --image DIR, --image=DIR, flags and arguments mixed, "--" before
 // arguments that begin with a dash. It is a package of its own because start-up
-// is half of a restore: pflag imports net, which is initialised whatever the
-// verb and costs 0.1 ms of 1.3 (go run ./bench startup). A test
-// holds this parser against pflag's.
+// is a good part of a restore: pflag imports net, which is initialised whatever
+// the verb and costs 0.1 ms of 1.3 (go run ./bench startup). A test holds this
+// parser against pflag's.
 //
 // Nothing here prints, exits or reads the environment.
 package cli

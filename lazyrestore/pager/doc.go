@@ -16,7 +16,10 @@
 //  4. Else the fault joins the flight of that frame (demand.go): one fetch
 //     for all who wait, by a worker that has patience (fetch.go).
 //  5. Meanwhile background workers (background.go) fetch everything else,
-//     what lies near the latest faults first (order.go).
+//     what lies near the latest faults first (order.go). While faults come
+//     they only decode, and the reader installs what they offer whenever no
+//     fault is waiting; a fault on what they are at waits a moment for them.
+//     In quiet times they copy themselves, all at once.
 //  6. When a space misses nothing any more, its ranges are unregistered, its
 //     uffd is closed (review.go), its huge pages are rebuilt (collapse.go),
 //     and at last the keeper is ended and Serve returns.

@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -126,12 +127,13 @@ func (k *Keeper) Close() error {
 	for {
 		// It sends no SIGCHLD, so only __WALL waits for it.
 		_, err := unix.Wait4(k.pid, nil, unix.WALL, nil)
-		if err != unix.EINTR {
-			if err != nil {
-				return fmt.Errorf("end the keeper: %w", os.NewSyscallError("wait4", err))
-			}
-			_ = unix.Close(k.self)
-			return nil
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
+		if err != nil {
+			return fmt.Errorf("end the keeper: %w", os.NewSyscallError("wait4", err))
+		}
+		_ = unix.Close(k.self)
+		return nil
 	}
 }

@@ -346,7 +346,8 @@ func (r *reader) assist() bool {
 		switch out, err := r.install(s, o.plain, base, o.next, to); out {
 		case again:
 			return true // once its event has been read
-		case dead, broken:
+		case there, full: // the worker sees to what memory was short for
+		default:
 			r.judge(s, out, err)
 		}
 	}
@@ -375,6 +376,7 @@ func (r *reader) judge(s *space, out outcome, err error) verdict {
 		r.kicks.Add(1)
 	case broken:
 		r.note(err)
+	default:
 	}
 	return settled
 }

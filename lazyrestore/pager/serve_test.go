@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
@@ -167,6 +168,7 @@ func TestServeUntilResident(t *testing.T) {
 					t.Fatal(err)
 				}
 				s.check(t, s.Thread)
+				goleak.VerifyNone(t)
 				if st := s.pager.Stats(); st.MissingBytes != 0 || st.PoisonedBytes != 0 || st.InstalledBytes == 0 || st.Resident == 0 {
 					t.Errorf("Stats = %+v", st)
 				}
@@ -199,6 +201,7 @@ func TestServeCancelled(t *testing.T) {
 	if err := s.wait(t); !errors.Is(err, context.Canceled) {
 		t.Fatalf("Serve = %v, want the context's error", err)
 	}
+	goleak.VerifyNone(t)
 	if s.Load(s.Addr(50)).Ready(20 * time.Millisecond) {
 		t.Error("a missing page was read though nobody serves it")
 	}

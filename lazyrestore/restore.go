@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -124,11 +125,15 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 	// Beside the rebuild, for which none of it is needed.
 	ready := make(chan error, 1)
 	go func() { ready <- r.prepare(ctx) }()
+	// The new process inherits descriptors that nobody else may, whom this
+	// process starts meanwhile.
+	syscall.ForkLock.RLock()
 	built, err := native.Rebuild(ctx, r.st, native.RebuildOptions{
 		Eager:        r.eager,
 		ChangedFiles: r.opts.ChangedFiles.native(),
 		Stdio:        r.opts.Stdio.native(),
 	})
+	syscall.ForkLock.RUnlock()
 	if rerr := <-ready; rerr != nil {
 		if err == nil {
 			built.Kill()

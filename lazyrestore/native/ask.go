@@ -83,6 +83,7 @@ func (q *questions) process() error {
 	calls = append(calls,
 		call(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, q.at+deathSigAt),
 		call(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, q.at+subreaperAt),
+		call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS),
 		call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE),
 		call(unix.SYS_BRK, 0))
 	results, err := q.in.Run(q.f.pid, calls, nil)
@@ -100,6 +101,7 @@ func (q *questions) process() error {
 	st.PDeathSig = q.word(deathSigAt) & 0xffffffff
 	st.Subreaper = q.word(subreaperAt)&0xffffffff != 0
 	n := len(results)
+	st.Creds.SecureBits = uint64(results[n-3])
 	st.Dumpable, st.MM.Brk = uint64(results[n-2]), uint64(results[n-1])
 	return nil
 }

@@ -209,8 +209,19 @@ func (c *capture) readPipes() error {
 		if o.Data, o.Size, err = proc.CopyPipe(c.pid, c.st.FDs[i].Num); err != nil {
 			return fmt.Errorf("copy the content of pipe %d: %w", f.Num, err)
 		}
+		if len(o.Data) > 0 && c.packets(o.Pipe) {
+			c.refused.add(fmt.Sprintf("descriptor %d (%s)", f.Num, o.Path), "it is a pipe of packets (O_DIRECT) that were not read, whose borders cannot be seen",
+				"let the program read them first")
+		}
 	}
 	return nil
+}
+
+// packets reports whether an end of a pipe is in packet mode.
+func (c *capture) packets(pipe uint64) bool {
+	return slices.ContainsFunc(c.st.Opens, func(o Open) bool {
+		return o.Kind == OpenPipe && o.Pipe == pipe && o.Flags&unix.O_DIRECT != 0
+	})
 }
 
 func (c *capture) describeAnon(d *descriptor, o *Open, all []descriptor) {

@@ -1,8 +1,10 @@
 package native
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -212,19 +214,54 @@ func (k *content) objects() error {
 		if err != nil {
 			return fmt.Errorf("find the content of %s: %w", s.Name, err)
 		}
-		for r := range data.All() {
-			if !s.Lazy {
+		parts := k.sharedPieces(o, &data)
+		if !s.Lazy && slices.ContainsFunc(parts, func(p piece) bool { return p.from == fromImage }) {
+			k.c.refused.add("shared memory "+s.Name, "part of it is still missing, and now it has to be there from the start", "wait until all of its memory is there")
+			continue
+		}
+		if !s.Lazy {
+			for r := range data.All() {
 				k.eager(r, o.index+1)
-				continue
 			}
-			k.pieces = append(k.pieces, piece{Range: r, image: s.Image + r.Start, from: fromObject, object: o})
-			k.c.st.LazyBytes += r.Len()
+			continue
 		}
-		if s.Lazy {
-			k.registerObject(o, &data)
+		for _, p := range parts {
+			k.pieces = append(k.pieces, p)
+			k.c.st.LazyBytes += p.Len()
 		}
+		k.registerObject(o, &data)
 	}
 	return nil
+}
+
+// sharedPieces are the pieces of an object: the data that it has, and what a
+// pager has not brought yet, which is added to data. A hole is zero only where
+// no mapping misses it.
+func (k *content) sharedPieces(o *object, data *page.Set) []piece {
+	image := k.c.st.Shared[o.index].Image
+	var out []piece
+	for r := range data.All() {
+		out = append(out, piece{Range: r, image: image + r.Start, from: fromObject, object: o})
+	}
+	for i := range k.c.st.VMAs {
+		v := &k.c.st.VMAs[i]
+		if v.Kind != SharedMemory || v.File != o.index {
+			continue
+		}
+		off := page.Addr(v.Offset)
+		for r := range k.missing.Within(v.Range) {
+			holes := page.SetOf(r.Shift(off - v.Start))
+			for there := range data.Within(r.Shift(off - v.Start)) {
+				holes.Remove(there)
+			}
+			for hole := range holes.All() {
+				out = append(out, piece{Range: hole.Shift(v.Start - off), image: image + hole.Start, from: fromImage})
+				data.Add(hole)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b piece) int { return cmp.Compare(a.image, b.image) })
+	return out
 }
 
 // registerObject notes the lazy ranges of all mappings of an object.

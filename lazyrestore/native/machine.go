@@ -121,7 +121,9 @@ func ownCredentials() (Creds, error) {
 			}
 		}
 	}
-	return c, nil
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	c.SecureBits = uint64(bits)
+	return c, err
 }
 
 func credsOf(s *proc.Status) Creds {

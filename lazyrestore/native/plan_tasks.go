@@ -151,13 +151,18 @@ func (b *builder) credentials(t *table) {
 	} {
 		binary.NativeEndian.PutUint32(d[4*i:], v)
 	}
+	if want.SecureBits != have.SecureBits {
+		t.call("set the secure bits", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, want.SecureBits) // while CAP_SETPCAP is there
+	}
 	t.call("set the capabilities", unix.SYS_CAPSET, hdr, data)
 	for c := range uint64(64) {
 		if want.Amb&(1<<c) != 0 {
 			t.call("raise ambient capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0).on(strconv.Itoa(int(c)))
 		}
 	}
-	t.call("do not keep capabilities any more", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
+	if want.SecureBits == have.SecureBits {
+		t.call("do not keep capabilities any more", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
+	}
 }
 
 // last plans what the leader does when all else stands: what earlier steps
@@ -168,6 +173,11 @@ func (b *builder) last(t *table) {
 	t.call("set huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, boolWord(st.THPDisable))
 	t.call("set the timer slack", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, st.TimerSlack)
 	for which, iv := range st.Timers {
+		if which == unix.ITIMER_REAL && iv.ValueSec|iv.ValueUsec == 0 {
+			// It has run out, and its signal, not yet taken, would have set it
+			// going again; a new timer knows nothing of that signal.
+			iv.ValueSec, iv.ValueUsec = iv.IntervalSec, iv.IntervalUsec
+		}
 		if iv.ValueSec|iv.ValueUsec != 0 {
 			arg := b.prog.words(iv.IntervalSec, iv.IntervalUsec, iv.ValueSec, iv.ValueUsec)
 			t.call("set the interval timer", unix.SYS_SETITIMER, uint64(which), arg, 0).on(strconv.Itoa(which))

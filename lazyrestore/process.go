@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 // PID is the process's id, the one that it had.
@@ -42,6 +43,26 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 	return p.status, p.waitErr
 }
 
+// missing is what the pager still has to bring. Before it serves and while it
+// leaves it names nothing, although the memory is registered with it: then its
+// answer is waited for.
+func (p *Process) missing() []page.Mapping {
+	deadline := time.Now().Add(controlTimeout / 2)
+	for {
+		if list := p.pager.Remaining(); len(list) > 0 {
+			return list
+		}
+		select {
+		case <-p.ended:
+			return nil
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return nil
+		}
+	}
+}
+
 // Resident is closed when all of the process's memory is there.
 func (p *Process) Resident() <-chan struct{} { return p.resident }
 
@@ -58,7 +79,11 @@ func (p *Process) Close() error {
 	<-p.ended
 	p.control.close()
 	p.control = nil
-	return errors.Join(p.src.Close(), unix.Close(p.pidfd))
+	err := p.src.Close()
+	if p.pidfd >= 0 {
+		err = errors.Join(err, unix.Close(p.pidfd))
+	}
+	return err
 }
 
 // Stats are what the pager did so far.

@@ -1,13 +1,13 @@
 package lazyrestore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +57,8 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	if err := r.open(ctx, path); err != nil {
+	var err error
+	if r.src, err = store.OpenDir(path); err != nil {
 		return nil, err
 	}
 	p, err := r.run(ctx)
@@ -73,41 +74,28 @@ type restorer struct {
 	begin time.Time
 	opts  *RestoreOptions
 	src   *store.Dir
-	im    *image.Image
+	state []byte // process.bin, unchecked
 	st    *native.State
 	eager *os.File
 
+	// Made beside the rebuild, by prepare.
+	im     *image.Image
 	keeper *pager.Keeper // the pager's, once that serves
 	pager  *pager.Pager
 }
 
-// endKeeper ends a keeper that no pager has taken over.
-func (r *restorer) endKeeper() error {
-	if r.keeper == nil {
-		return nil
-	}
-	return r.keeper.Close()
-}
-
-// open reads what the rebuild needs. The page index is not among it: the pager
-// loads it while the process is being built.
-func (r *restorer) open(ctx context.Context, path string) (err error) {
-	if r.src, err = store.OpenDir(path); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			r.src.Close()
-		}
-	}()
-	if r.im, err = image.Open(ctx, r.src, image.OpenOptions{Digest: r.opts.Digest}); err != nil {
-		return err
-	}
-	b, err := r.im.ReadObject(ctx, image.ProcessObject)
+// open reads what the rebuild needs, and no more: that the image is whole is
+// looked at meanwhile, by prepare.
+func (r *restorer) open(ctx context.Context) error {
+	size, err := r.src.Size(ctx, image.ProcessObject)
 	if err != nil {
-		return err
+		return &image.DamagedError{Object: image.ProcessObject, Err: err}
 	}
-	if r.st, err = native.DecodeState(b); err != nil {
+	r.state = make([]byte, size)
+	if err := r.src.ReadRange(ctx, image.ProcessObject, r.state, 0, image.Demand); err != nil {
+		return &image.DamagedError{Object: image.ProcessObject, Err: err}
+	}
+	if r.st, err = native.DecodeState(r.state); err != nil {
 		return &image.DamagedError{Object: image.ProcessObject, Err: err}
 	}
 	if r.st.EagerBytes > 0 {
@@ -118,22 +106,82 @@ func (r *restorer) open(ctx context.Context, path string) (err error) {
 	return nil
 }
 
+// check reads the manifest and compares with it what open has read.
+func (r *restorer) check(ctx context.Context) (err error) {
+	if r.im, err = image.Open(ctx, r.src, image.OpenOptions{Digest: r.opts.Digest}); err != nil {
+		return err
+	}
+	if r.st == nil {
+		return nil // open failed, and the manifest says nothing better
+	}
+	if err := r.im.CheckObject(image.ProcessObject, r.state); err != nil {
+		return err
+	}
+	if r.opts.Digest != "" && r.st.EagerBytes > 0 {
+		// Its checksum in process.bin finds damage; malice takes this.
+		_, err = r.im.ReadObject(ctx, image.EagerObject)
+	}
+	return err
+}
+
+// prepare makes what can be made before there is a process to serve: the
+// keeper, the pager with its index. It also looks whether the image is whole,
+// and whether there is memory enough.
+func (r *restorer) prepare(ctx context.Context) error {
+	if err := r.check(ctx); err != nil {
+		return err
+	}
+	if err := checkMemory(r.st); err != nil {
+		return err
+	}
+	if r.st.LazyBytes == 0 || r.opts.DryRun {
+		return nil
+	}
+	opts := pager.Options{Workers: r.opts.Workers, HugePages: r.st.Huge, Logger: r.opts.Logger}
+	if r.opts.Background == BackgroundNone {
+		opts.Background = pager.None
+	}
+	var err error
+	if r.keeper, err = pager.StartKeeper(); err != nil {
+		return err
+	}
+	opts.Keeper = r.keeper
+	if r.pager, err = pager.New(r.im, opts); err != nil {
+		return err
+	}
+	go func() { _ = r.pager.Prepare(ctx) }() // Serve tells what is wrong
+	return nil
+}
+
+// endKeeper ends a keeper that no pager has taken over.
+func (r *restorer) endKeeper() error {
+	if r.keeper == nil {
+		return nil
+	}
+	return r.keeper.Close()
+}
+
 func (r *restorer) run(ctx context.Context) (*Process, error) {
+	if err := r.open(ctx); err != nil {
+		// The manifest may tell more: another version, no image at all.
+		return nil, cmp.Or(r.check(ctx), err)
+	}
 	if r.eager != nil {
 		defer r.eager.Close()
+	}
+	opts := native.RebuildOptions{
+		Eager:        r.eager,
+		ChangedFiles: r.opts.ChangedFiles.native(),
+		Stdio:        r.opts.Stdio.native(),
+		Logger:       r.opts.Logger,
+	}
+	if r.opts.DryRun {
+		return r.dryRun(ctx, opts)
 	}
 	// Beside the rebuild, for which none of it is needed.
 	ready := make(chan error, 1)
 	go func() { ready <- r.prepare(ctx) }()
-	// The new process inherits descriptors that nobody else may, whom this
-	// process starts meanwhile.
-	syscall.ForkLock.RLock()
-	built, err := native.Rebuild(ctx, r.st, native.RebuildOptions{
-		Eager:        r.eager,
-		ChangedFiles: r.opts.ChangedFiles.native(),
-		Stdio:        r.opts.Stdio.native(),
-	})
-	syscall.ForkLock.RUnlock()
+	built, err := native.Rebuild(ctx, r.st, opts)
 	if rerr := <-ready; rerr != nil {
 		if err == nil {
 			built.Kill()
@@ -143,17 +191,38 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, errors.Join(err, r.endKeeper())
 	}
-	p := &Process{
-		pid: built.PID, pidfd: built.PIDFD, begin: r.begin, pager: r.pager, src: r.src,
-		resident: make(chan struct{}), ended: make(chan struct{}),
-	}
-	p.result = RestoreResult{
-		PID: built.PID, Mappings: len(r.st.VMAs), Threads: len(r.st.Threads),
-		LazyBytes: r.st.LazyBytes, EagerBytes: r.st.EagerBytes, Warnings: built.Warnings,
-	}
+	p := r.process(built.PID, built.Warnings)
+	p.pidfd = built.PIDFD
 	if err := p.start(ctx, r, built); err != nil {
 		return nil, err
 	}
+	return p, nil
+}
+
+// process is the result of a restore so far.
+func (r *restorer) process(pid int, warnings []string) *Process {
+	return &Process{
+		pid: pid, pidfd: -1, begin: r.begin, pager: r.pager, src: r.src,
+		resident: make(chan struct{}), ended: make(chan struct{}),
+		result: RestoreResult{
+			PID: pid, Mappings: len(r.st.VMAs), Threads: len(r.st.Threads),
+			LazyBytes: r.st.LazyBytes, EagerBytes: r.st.EagerBytes, Warnings: warnings,
+		},
+	}
+}
+
+// dryRun looks at all that a restore may be refused for. The Process it gives
+// has a result and nothing else.
+func (r *restorer) dryRun(ctx context.Context, opts native.RebuildOptions) (*Process, error) {
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	warnings, err := native.CheckRebuild(ctx, r.st, opts)
+	if err != nil {
+		return nil, err
+	}
+	p := r.process(r.st.PID, warnings)
+	close(p.ended)
 	return p, nil
 }
 
@@ -202,39 +271,13 @@ func (p *Process) serve(built *native.Process, opts *RestoreOptions) {
 	close(p.resident)
 }
 
-// prepare makes what can be made before there is a process to serve: the
-// keeper, the pager with its index. It also looks whether there is memory
-// enough.
-func (r *restorer) prepare(ctx context.Context) error {
-	if err := checkMemory(r.st); err != nil {
-		return err
-	}
-	if r.st.LazyBytes == 0 {
-		return nil
-	}
-	opts := pager.Options{Workers: r.opts.Workers, HugePages: r.st.Huge, Logger: r.opts.Logger}
-	if r.opts.Background == BackgroundNone {
-		opts.Background = pager.None
-	}
-	var err error
-	if r.keeper, err = pager.StartKeeper(); err != nil {
-		return err
-	}
-	opts.Keeper = r.keeper
-	if r.pager, err = pager.New(r.im, opts); err != nil {
-		return err
-	}
-	go func() { _ = r.pager.Prepare(ctx) }() // Serve tells what is wrong
-	return nil
-}
-
 // listen opens the control socket. A process whose pager cannot be asked runs
 // all the same; only a checkpoint of it has to wait until it is resident.
 func (p *Process) listen(r *restorer) {
 	c, err := listenControl(p.pid, func(word string) controlReply {
 		reply := controlReply{PID: p.pid, Image: r.src.Path(), Digest: r.im.Digest(), Stats: p.Stats()}
 		if word == askMissing {
-			for _, m := range p.pager.Remaining() {
+			for _, m := range p.missing() {
 				reply.Missing = append(reply.Missing, [3]uint64{uint64(m.Start), m.Len(), uint64(m.Image)})
 			}
 		}

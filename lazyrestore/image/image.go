@@ -66,6 +66,9 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Image, error) {
 
 func readManifest(ctx context.Context, src Source) ([]byte, error) {
 	size, err := src.Size(ctx, ManifestObject)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, damaged(ManifestObject, 0, "%w: this is not an image, or not a whole one", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}
@@ -134,13 +137,22 @@ func (im *Image) ReadObject(ctx context.Context, name string) ([]byte, error) {
 	if err := im.read(ctx, name, b, 0); err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(b)
-	if want := im.manifest.Objects[name].SHA256; hex.EncodeToString(sum[:]) != want {
-		err := damaged(name, 0, "%w: it is %x, not %s", errWrongSum, sum, want)
-		im.reject(name, 0, size, err)
+	if err := im.CheckObject(name, b); err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+// CheckObject compares the bytes of a whole object, which the caller has read
+// by itself, with the manifest. The error is a DamagedError.
+func (im *Image) CheckObject(name string, b []byte) error {
+	sum := sha256.Sum256(b)
+	if want := im.manifest.Objects[name].SHA256; hex.EncodeToString(sum[:]) != want {
+		err := damaged(name, 0, "%w: it is %x, not %s", errWrongSum, sum, want)
+		im.reject(name, 0, int64(len(b)), err)
+		return err
+	}
+	return nil
 }
 
 // reject tells the source, if it wants to know, that it gave damaged bytes.

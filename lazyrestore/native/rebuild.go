@@ -8,7 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,6 +89,10 @@ const Features = uffd.FeatureEventFork | uffd.FeatureEventRemap | uffd.FeatureEv
 // *image.DamagedError where eager.raw is not what it was. Whatever the error,
 // nothing of the process is left.
 func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, error) {
+	// The new process inherits descriptors that nobody else may whom this
+	// process starts meanwhile.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	applyStdio(st, opts.Stdio)
 	re := &reopener{st: st, opts: &opts, low: lowest(st)}
 	defer re.close()
@@ -117,6 +121,22 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	}
 	p.Warnings = re.warnings
 	return p, nil
+}
+
+// CheckRebuild looks at all that a Rebuild of st may be refused for, and makes
+// no process. It gives the warnings that the Rebuild would.
+func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings []string, err error) {
+	applyStdio(st, opts.Stdio)
+	re := &reopener{st: st, opts: &opts, low: lowest(st)}
+	defer re.close()
+	if err := unix.Kill(st.PID, 0); !errors.Is(err, unix.ESRCH) {
+		re.refused.taken(st.PID)
+	}
+	if err := re.all(ctx); err != nil {
+		return nil, err
+	}
+	b := &builder{st: st, re: re}
+	return re.warnings, b.inspect()
 }
 
 // run has the process build itself. Three things go on at once where there are
@@ -283,7 +303,7 @@ func (b *builder) start(p *Process, progFD int) error {
 		var taken *proc.PIDTakenError
 		if errors.As(err, &taken) {
 			var r reasons
-			r.add("process id "+strconv.Itoa(b.st.PID), "another process has it", "end that process, or restore with --pid-ns")
+			r.taken(b.st.PID)
 			return r.err()
 		}
 		return fmt.Errorf("start process %d: %w", b.st.PID, err)

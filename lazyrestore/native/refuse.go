@@ -1,6 +1,9 @@
 package native
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // A Reason is one thing that stands against a checkpoint or a restore.
 type Reason struct {
@@ -39,6 +42,11 @@ type reasons struct {
 
 func (r *reasons) add(what, why, help string) {
 	r.list = append(r.list, Reason{what, why, help})
+}
+
+// taken adds that a process id is in use.
+func (r *reasons) taken(pid int) {
+	r.add("process id "+strconv.Itoa(pid), "another process has it", "wait until that process has ended, or end it")
 }
 
 // err is nil where there is no reason to refuse.

@@ -1,0 +1,68 @@
+package lazyrestore_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+// checkpointRole is a checkpoint in a process of its own, which a test may kill.
+type checkpointRole struct {
+	PID     int
+	Options lazyrestore.CheckpointOptions
+}
+
+func roleCheckpoint(arguments []byte) error {
+	var r checkpointRole
+	if err := json.Unmarshal(arguments, &r); err != nil {
+		return err
+	}
+	_, err := lazyrestore.Checkpoint(context.Background(), r.PID, r.Options)
+	return err
+}
+
+// restoreRole is a restore in a process of its own; it prints "runs" when the
+// restored process does, and ends when the pager has left and the process has
+// ended.
+type restoreRole struct {
+	Image   string
+	Options lazyrestore.RestoreOptions
+}
+
+func roleRestore(arguments []byte) error {
+	var r restoreRole
+	if err := json.Unmarshal(arguments, &r); err != nil {
+		return err
+	}
+	p, err := lazyrestore.Restore(context.Background(), r.Image, r.Options)
+	if err != nil {
+		return err
+	}
+	fmt.Println("runs")
+	if _, err := p.Wait(); err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+// roleTrace is another tracer: it seizes a process and holds it until its
+// standard input ends.
+func roleTrace(arguments []byte) error {
+	var pid int
+	if err := json.Unmarshal(arguments, &pid); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	fmt.Println("traces")
+	os.Stdin.Read(make([]byte, 1))
+	return nil
+}

@@ -1,0 +1,145 @@
+package lazyrestore_test
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+// A survival is a scene whose state has to come back.
+type survival struct {
+	scene string
+	args  []string
+	// changed are lines of the outside look that may differ, and why is said
+	// where they are listed.
+	changed []string
+}
+
+// survives plays scenes through two cycles: the second finds state that a
+// restore has made, not the kernel on the program's own behalf.
+func survives(t *testing.T, scenes []survival) {
+	t.Helper()
+	for _, sc := range scenes {
+		t.Run(sc.scene, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, sc.scene, sc.args...)
+			before := lookAt(t, s.pid)
+			s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{Background: lazyrestore.BackgroundNone})
+			compareLooks(t, before, lookAt(t, s.pid), sc.changed)
+			s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+			compareLooks(t, before, lookAt(t, s.pid), sc.changed)
+			s.release()
+			s.well()
+		})
+	}
+}
+
+// Without a checkpoint no scene loses anything: what the other tests see lost
+// is lost by a restore.
+func TestScenesAlone(t *testing.T) {
+	for _, sc := range slices.Concat(threadScenes, signalScenes, processScenes, mappingScenes, descriptorScenes) {
+		t.Run(sc.scene, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, sc.scene, sc.args...)
+			s.release()
+			s.well()
+		})
+	}
+}
+
+var threadScenes = []survival{
+	{scene: "registers"}, {scene: "own-things"},
+	// a thread in sigwait has what it waits for unblocked meanwhile
+	{scene: "sleepers", changed: []string{"SigBlk"}}, {scene: "robust-mutexes"},
+	{scene: "restartable-sequences"},
+}
+
+func TestThreadsSurvive(t *testing.T) { survives(t, threadScenes) }
+
+var signalScenes = []survival{{scene: "actions"}, {scene: "pending"},
+	// the handler of its timer may be at work
+	{scene: "timers", changed: []string{"SigBlk", "Pnd"}},
+}
+
+func TestSignalsSurvive(t *testing.T) { survives(t, signalScenes) }
+
+func TestSignalFromOutsideSurvives(t *testing.T) {
+	t.Parallel()
+	s := launch(t, startWith{scene: "pending-outside", args: []string{strconv.Itoa(os.Getpid())}})
+	s.says(`pid \d+`)
+	if err := s.cmd.Process.Signal(unix.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	s.touch("sent")
+	s.ready(1)
+	s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+	s.release()
+	s.well()
+}
+
+// A thread that stands in a signal handler, on the alternate stack, goes on in
+// it, and returns from it to where it was interrupted.
+func TestAlternateStackSurvives(t *testing.T) {
+	t.Parallel()
+	s := start(t, "alternate-stack")
+	s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+	s.release()
+	s.ready(2)
+	s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+	s.release()
+	s.well()
+}
+
+var processScenes = []survival{
+	{scene: "attributes"}, {scene: "not-dumpable"}, {scene: "another-user"}, {scene: "secure-bits"},
+	{scene: "heap"}, {scene: "stack"},
+}
+
+func TestProcessAttributesSurvive(t *testing.T) { survives(t, processScenes) }
+
+var mappingScenes = []survival{
+	{scene: "protections"}, {scene: "code"}, {scene: "advice"}, {scene: "named"}, {scene: "guards"},
+	{scene: "private-file"}, {scene: "shared-file"}, {scene: "shared-anonymous"}, {scene: "memory-file"},
+	{scene: "memory-file-mapped"}, {scene: "sparse"}, {scene: "huge"},
+}
+
+func TestMappingsSurvive(t *testing.T) { survives(t, mappingScenes) }
+
+var descriptorScenes = []survival{
+	{scene: "pipes"}, {scene: "half-pipes"}, {scene: "eventfds"}, {scene: "epolls"}, {scene: "regular"},
+	{scene: "directory"}, {scene: "devices"}, {scene: "unlinked", args: []string{"/dev/shm"}},
+}
+
+func TestDescriptorsSurvive(t *testing.T) { survives(t, descriptorScenes) }
+
+// The working directory is one that only its name leads to.
+func TestWorkingDirectorySurvives(t *testing.T) {
+	t.Parallel()
+	s := start(t, "look", "1")
+	before := lookAt(t, s.pid)
+	s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+	after := lookAt(t, s.pid)
+	if before["cwd"] != s.dir || after["cwd"] != s.dir {
+		t.Errorf("working directory %q and %q, want %q", before["cwd"], after["cwd"], s.dir)
+	}
+	s.release()
+	s.well()
+}
+
+// A process of another user is restored as that user by root.
+func TestUserSurvives(t *testing.T) {
+	t.Parallel()
+	s := launch(t, startWith{scene: "look", args: []string{"1"}, cred: &syscall.Credential{Uid: 65534, Gid: 65534}})
+	s.ready(1)
+	before := lookAt(t, s.pid)
+	s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+	compareLooks(t, before, lookAt(t, s.pid), nil)
+	s.release()
+	s.well()
+}

@@ -1,0 +1,257 @@
+/* What a process does while its memory is still missing. */
+#include "subject.h"
+
+static size_t size = 48 << 20; /* of the memory that the scenes share */
+static char *memory;
+
+static void build(int argc, char **argv)
+{
+	if (argc > 0)
+		size = strtoul(argv[0], NULL, 0) << 20;
+	memory = map(size);
+	MUST(madvise(memory, size, MADV_NOHUGEPAGE) == 0);
+	fill(memory, size, 1);
+}
+
+static void all_there(const char *when)
+{
+	long page = differs(memory, size, 1);
+	if (page >= 0)
+		bad("%s: page %ld is wrong", when, page);
+}
+
+static int wait_for(pid_t child)
+{
+	int status = -1;
+	if (waitpid(child, &status, 0) != child)
+		return -1;
+	return status;
+}
+
+/* Nothing but a look at every byte; each stop is a chance for a checkpoint. */
+static void look(int argc, char **argv)
+{
+	build(argc, argv);
+	stop();
+	all_there("after a restore");
+}
+
+/* Touches a part more at each of argv[1] stops, then looks at all. */
+static void part_by_part(int argc, char **argv)
+{
+	build(argc, argv);
+	int stops = argc > 1 ? atoi(argv[1]) : 2;
+	size_t part = size / (2 * stops) / PAGE * PAGE;
+	for (int i = 0; i < stops; i++) {
+		stop();
+		/* every second page is read, every fourth written */
+		for (size_t p = i * part; p < (i + 1) * part; p += 2 * PAGE) {
+			if (differs(memory + p, PAGE, 1 + p / 8) != -1)
+				bad("stop %d: page %zu is wrong", i, p / PAGE);
+			if (p % (4 * PAGE) == 0)
+				fill(memory + p, PAGE, 1 + p / 8);
+		}
+	}
+	stop();
+	all_there("at the end");
+}
+
+static void forks(int argc, char **argv)
+{
+	build(argc, argv);
+	stop();
+	pid_t child = fork();
+	if (child == 0) {
+		pid_t grandchild = fork();
+		if (grandchild == 0) {
+			all_there("in the grandchild");
+			_exit(losses ? 1 : 0);
+		}
+		fill(memory + size / 2, size / 4, 5); /* its own copy */
+		CHECK(wait_for(grandchild) == 0);
+		CHECK(differs(memory + size / 2, size / 4, 5) == -1);
+		CHECK(differs(memory, size / 2, 1) == -1);
+		_exit(losses ? 1 : 0);
+	}
+	all_there("in the parent");
+	CHECK(wait_for(child) == 0);
+	all_there("in the parent, at the end");
+}
+
+/* A parent that ends while its child still needs memory. */
+static void orphan(int argc, char **argv)
+{
+	build(argc, argv);
+	stop();
+	pid_t child = fork();
+	if (child == 0) {
+		await_file("orphaned");
+		all_there("in the orphan");
+		say(losses ? "orphan lost" : "orphan well");
+		_exit(0);
+	}
+	say("child %d", child);
+}
+
+static void *brief(void *argument)
+{
+	return (void *)differs(memory + (uintptr_t)argument * (size / 8), size / 8, 1 + (uintptr_t)argument * (size / 8) / 8);
+}
+
+/* Threads that all need memory at once, new ones among them. */
+static void many(int argc, char **argv)
+{
+	pthread_t thread[8];
+	void *result;
+	build(argc, argv);
+	stop();
+	for (uintptr_t i = 0; i < 8; i++)
+		CHECK(pthread_create(&thread[i], NULL, brief, (void *)i) == 0);
+	for (int i = 0; i < 8; i++)
+		CHECK(pthread_join(thread[i], &result) == 0 && (long)result == -1);
+}
+
+static void execs(int argc, char **argv)
+{
+	build(argc, argv);
+	stop();
+	CHECK(differs(memory + size / 2, 16 * PAGE, 1 + size / 16) == -1);
+	execl("/proc/self/exe", "subject", "hello", NULL);
+	bad("exec: %s", strerror(errno));
+}
+
+static void hello(int argc, char **argv) { say("hello"); }
+
+static void exits(int argc, char **argv)
+{
+	build(argc, argv);
+	stop();
+	_exit(memory[size / 2] == 0 ? 1 : 42);
+}
+
+/* Everything that changes the address space below the pager. */
+static void changes(int argc, char **argv)
+{
+	static const char zero[PAGE];
+	build(argc, argv);
+	size_t eighth = size / 8;
+	stop();
+	char *part[8];
+	for (int i = 0; i < 8; i++)
+		part[i] = memory + i * eighth;
+	/* 1: moved away, and grown as it moves */
+	char *moved = mremap(part[1], eighth, 2 * eighth, MREMAP_MAYMOVE);
+	CHECK(moved != MAP_FAILED && moved != part[1]);
+	/* 2: given up; its pages are zero from now on, whatever the image has */
+	CHECK(madvise(part[2], eighth, MADV_DONTNEED) == 0);
+	/* 3: unmapped in its middle */
+	CHECK(munmap(part[3] + eighth / 4, eighth / 4) == 0);
+	/* 4: covered by fresh memory */
+	CHECK(mmap(part[4], eighth, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == part[4]);
+	/* 5: protected */
+	CHECK(mprotect(part[5], eighth, PROT_READ) == 0);
+	/* 6: moved onto a certain place, over memory that was missing too */
+	CHECK(mremap(part[6], eighth / 2, eighth / 2, MREMAP_MAYMOVE | MREMAP_FIXED, part[7] + eighth / 2) == part[7] + eighth / 2);
+	/* fresh memory at a place of the kernel's choice */
+	char *fresh = map(eighth);
+	CHECK(differs(part[0], eighth, 1) == -1);
+	CHECK(differs(moved, eighth, 1 + eighth / 8) == -1);
+	CHECK(differs(part[3], eighth / 4, 1 + 3 * eighth / 8) == -1);
+	CHECK(differs(part[3] + eighth / 2, eighth / 2, 1 + 3 * eighth / 8 + eighth / 16) == -1);
+	CHECK(differs(part[5], eighth, 1 + 5 * eighth / 8) == -1);
+	CHECK(differs(part[6] + eighth / 2, eighth / 2, 1 + 6 * eighth / 8 + eighth / 16) == -1);
+	CHECK(differs(part[7], eighth / 2, 1 + 7 * eighth / 8) == -1);
+	CHECK(differs(part[7] + eighth / 2, eighth / 2, 1 + 6 * eighth / 8) == -1);
+	for (size_t p = 0; p < eighth; p += PAGE) {
+		CHECK(memcmp(moved + eighth + p, zero, PAGE) == 0);
+		CHECK(memcmp(part[2] + p, zero, PAGE) == 0);
+		CHECK(memcmp(part[4] + p, zero, PAGE) == 0);
+		CHECK(memcmp(fresh + p, zero, PAGE) == 0);
+		if (losses > 8)
+			return;
+	}
+}
+
+static void grow(int depth)
+{
+	volatile char local[32 << 10];
+	for (size_t i = 0; i < sizeof local; i += 64)
+		local[i] = depth;
+	if (depth > 0)
+		grow(depth - 1);
+	for (size_t i = 0; i < sizeof local; i += 64)
+		if (local[i] != (char)depth)
+			bad("stack at depth %d", depth);
+}
+
+static void grows(int argc, char **argv)
+{
+	build(argc, argv);
+	stop();
+	grow(150);
+	char *end = sbrk(0);
+	CHECK(sbrk(8 << 20) == end);
+	for (int i = 0; i < 8 << 20; i += PAGE)
+		if (end[i] != 0)
+			bad("fresh heap at %d", i);
+	all_there("after growth");
+}
+
+/* System calls that read and write missing memory in the kernel's name. */
+static void kernel_copies(int argc, char **argv)
+{
+	int p[2];
+	char small[PAGE];
+	build(argc, argv);
+	MUST(pipe(p) == 0);
+	int fd = open("copy", O_RDWR | O_CREAT | O_TRUNC, 0600);
+	stop();
+	CHECK(write(fd, memory, 1 << 20) == 1 << 20);
+	CHECK(lseek(fd, 0, SEEK_SET) == 0 && read(fd, memory + (8 << 20) + 100, PAGE) == PAGE);
+	CHECK(write(p[1], memory + (4 << 20), PAGE) == PAGE && read(p[0], small, PAGE) == PAGE);
+	CHECK(differs(small, PAGE, 1 + (4 << 20) / 8) == -1);
+	CHECK(memcmp(memory + (8 << 20) + 100, memory, PAGE) == 0);
+	fill(memory + (8 << 20), 2 * PAGE, 1 + (8 << 20) / 8);
+	all_there("after system calls");
+	CHECK(pread(fd, memory, 1 << 20, 0) == 1 << 20);
+	all_there("after reading it back");
+}
+
+/* Runs for ever, without changing anything; says where its memory is. */
+static void forever(int argc, char **argv)
+{
+	build(argc, argv);
+	say("memory %p %zu", memory, size);
+	stop();
+	for (size_t i = 0; i < size; i += PAGE) {
+		if (differs(memory + i, PAGE, 1 + i / 8) != -1)
+			bad("page %zu", i / PAGE);
+		if (i % (256 * PAGE) == 0)
+			say("at %zu", i / PAGE);
+	}
+	stop();
+}
+
+/* Works without end, and ends at once if it ever finds its memory wrong. */
+static void works(int argc, char **argv)
+{
+	build(argc, argv);
+	say("ready 1");
+	for (uint64_t round = 1;; round++) {
+		for (size_t i = 0; i < size; i += 64 * PAGE)
+			if (differs(memory + i, PAGE, 1 + i / 8) != -1) {
+				bad("round %lu, page %zu", (unsigned long)round, i / PAGE);
+				_exit(1);
+			}
+		usleep(200);
+		if (faccessat(AT_FDCWD, "go1", F_OK, 0) == 0)
+			break;
+	}
+	all_there("at the end");
+}
+
+const struct scene lazy_scenes[] = {
+	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
+	{"execs", execs}, {"hello", hello}, {"exits", exits}, {"changes", changes}, {"grows", grows},
+	{"kernel-copies", kernel_copies}, {"forever", forever}, {"works", works}, {NULL, NULL},
+};

@@ -1,0 +1,223 @@
+/* State that an image cannot hold. Each scene builds it and waits. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/ipc.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sched.h>
+#include <time.h>
+
+#include "subject.h"
+
+static void socket_(int argc, char **argv)
+{
+	int p[2];
+	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0);
+	stop();
+}
+
+static void tcp(int argc, char **argv)
+{
+	MUST(socket(AF_INET, SOCK_STREAM, 0) >= 0);
+	stop();
+}
+
+static void child(int argc, char **argv)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		await_file("go1");
+		_exit(0);
+	}
+	stop();
+	int status = -1;
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+static void seccomp(int argc, char **argv)
+{
+	struct sock_filter allow = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
+	struct sock_fprog program = {1, &allow};
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+	stop();
+}
+
+static void posix_timer(int argc, char **argv)
+{
+	timer_t timer;
+	struct sigevent event = {.sigev_notify = SIGEV_NONE};
+	MUST(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+	stop();
+}
+
+static void inotify(int argc, char **argv)
+{
+	int fd = inotify_init1(0);
+	MUST(inotify_add_watch(fd, ".", IN_CREATE) >= 0);
+	stop();
+}
+
+static void timerfd(int argc, char **argv)
+{
+	MUST(timerfd_create(CLOCK_MONOTONIC, 0) >= 0);
+	stop();
+}
+
+static void signalfd_(int argc, char **argv)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	MUST(signalfd(-1, &set, 0) >= 0);
+	stop();
+}
+
+static void userfaultfd(int argc, char **argv)
+{
+	MUST(syscall(SYS_userfaultfd, O_CLOEXEC) >= 0);
+	stop();
+}
+
+static void io_uring(int argc, char **argv)
+{
+	char parameters[256] = {0};
+	MUST(syscall(425 /* io_uring_setup */, 4, parameters) >= 0);
+	stop();
+}
+
+static void lock_(int argc, char **argv)
+{
+	int fd = open("locked", O_RDWR | O_CREAT, 0600);
+	MUST(fd >= 0 && flock(fd, LOCK_EX) == 0);
+	stop();
+}
+
+static void record_lock(int argc, char **argv)
+{
+	int fd = open("locked", O_RDWR | O_CREAT, 0600);
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 10};
+	MUST(fd >= 0 && fcntl(fd, F_SETLK, &lock) == 0);
+	stop();
+}
+
+static void lease(int argc, char **argv)
+{
+	int fd = open("leased", O_RDWR | O_CREAT, 0600);
+	close(fd);
+	fd = open("leased", O_RDONLY);
+	MUST(fcntl(fd, F_SETLEASE, F_RDLCK) == 0);
+	stop();
+}
+
+static void locked_memory(int argc, char **argv)
+{
+	char *at = map(16 * PAGE);
+	MUST(mlock(at, 16 * PAGE) == 0);
+	stop();
+}
+
+static void fifo(int argc, char **argv)
+{
+	MUST(mkfifo("fifo", 0600) == 0 && open("fifo", O_RDWR) >= 0);
+	stop();
+}
+
+static void sysv(int argc, char **argv)
+{
+	int id = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
+	MUST(id >= 0);
+	void *at = shmat(id, NULL, 0);
+	MUST(shmctl(id, IPC_RMID, NULL) == 0 && at != (void *)-1);
+	stop();
+}
+
+static void removed_mapping(int argc, char **argv)
+{
+	int fd = open("removed", O_RDWR | O_CREAT, 0600);
+	MUST(ftruncate(fd, PAGE) == 0);
+	MUST(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED);
+	MUST(close(fd) == 0 && unlink("removed") == 0);
+	stop();
+}
+
+static void removed_directory(int argc, char **argv)
+{
+	MUST(mkdir("removed", 0700) == 0);
+	int back = open(".", O_RDONLY | O_DIRECTORY);
+	MUST(chdir("removed") == 0 && rmdir("../removed") == 0);
+	say("ready 1");
+	struct timespec moment = {0, 1000000};
+	while (faccessat(back, "go1", F_OK, 0) != 0)
+		nanosleep(&moment, NULL);
+}
+
+static void namespace_(int argc, char **argv)
+{
+	MUST(unshare(CLONE_NEWUTS) == 0);
+	stop();
+}
+
+static void protection_key(int argc, char **argv)
+{
+	int key = pkey_alloc(0, 0);
+	MUST(key >= 0 && pkey_mprotect(map(PAGE), PAGE, PROT_READ, key) == 0);
+	stop();
+}
+
+static void sealed(int argc, char **argv)
+{
+	int fd = memfd_create("sealed", MFD_ALLOW_SEALING);
+	MUST(ftruncate(fd, PAGE) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) == 0);
+	stop();
+	CHECK(ftruncate(fd, 2 * PAGE) == -1 && errno == EPERM);
+}
+
+static void aio(int argc, char **argv)
+{
+	unsigned long context = 0;
+	MUST(syscall(SYS_io_setup, 4, &context) == 0);
+	stop();
+}
+
+/* What was written at once is read at once: the borders cannot be seen. */
+static void packet_pipe(int argc, char **argv)
+{
+	int p[2];
+	MUST(pipe2(p, O_DIRECT) == 0 && write(p[1], "one", 3) == 3 && write(p[1], "second", 6) == 6);
+	stop();
+}
+
+static void outside_pipe(int argc, char **argv)
+{
+	/* the test has given it one end of a pipe as descriptor 3 */
+	stop();
+}
+
+static void pid_namespace(int argc, char **argv)
+{
+	MUST(unshare(CLONE_NEWPID) == 0); /* of its children: it has none yet */
+	stop();
+}
+
+static void two(int argc, char **argv)
+{
+	int p[2], fd = open("locked", O_RDWR | O_CREAT, 0600);
+	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0 && flock(fd, LOCK_EX) == 0);
+	stop();
+}
+
+const struct scene refused_scenes[] = {
+	{"socket", socket_}, {"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"posix-timer", posix_timer},
+	{"inotify", inotify}, {"timerfd", timerfd}, {"signalfd", signalfd_}, {"userfaultfd", userfaultfd},
+	{"io-uring", io_uring}, {"lock", lock_}, {"record-lock", record_lock}, {"lease", lease},
+	{"locked-memory", locked_memory}, {"fifo", fifo}, {"sysv", sysv}, {"removed-mapping", removed_mapping},
+	{"removed-directory", removed_directory}, {"namespace", namespace_}, {"protection-key", protection_key},
+	{"sealed", sealed}, {"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},
+	{"packet-pipe", packet_pipe}, {"two", two}, {NULL, NULL},
+};

@@ -302,3 +302,5 @@ func (s *subject) well() {
 	}
 	s.close()
 }
+
+func contains(text, part string) bool { return strings.Contains(text, part) }

@@ -186,11 +186,13 @@ func benchImage(b *testing.B, at page.Addr, n int, opts image.WriterOptions) *im
 	b.Helper()
 	p := make([]byte, n)
 	r := rand.New(rand.NewPCG(3, 4))
-	for i := 0; i < n; i += 64 {
-		for k := range 4 {
+	for i := 0; i < n; i += 512 {
+		for k := range 32 {
 			order64.PutUint64(p[i+8*k:], r.Uint64())
 		}
-		copy(p[i+32:i+64], "a checkpoint of a large program.")
+		for k := 256; k < 512; k += 32 {
+			copy(p[i+k:], "a checkpoint of a large program.")
+		}
 	}
 	mem, _ := imagetest.Write(b, opts, imagetest.Run{At: at, P: p})
 	img, err := image.Open(b.Context(), mem, image.OpenOptions{})

@@ -254,8 +254,10 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 		}
 	}
 	r := &reader{worker: *se.newWorker(), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2}
+	r.makeRests()
 	r.kicks.Add(1)
 	err := r.run()
+	r.dropRests(nil)
 	r.close()
 	stop()
 	cancel()

@@ -37,19 +37,22 @@ const (
 // what it can serve without waiting, and waits for nobody.
 type reader struct {
 	worker
-	ctx     context.Context
-	world   *world
-	journal *journal
-	queue   []fault // not served yet, from head on
-	head    int
-	held    []*offer // spans to install when there is nothing else to do
-	parked  []fault  // on frames that the background is fetching
-	later   []fault  // those that memory was short for
-	requeue int64    // when unfinished frames were last given back
-	zeros   []byte   // maxZero bytes
-	last    int      // frame of the latest fault
-	pidGone bool     // the target's pidfd has said so
-	seen    uint32   // kicks looked at
+	ctx      context.Context
+	world    *world
+	journal  *journal
+	queue    []fault // not served yet, from head on
+	head     int
+	held     []*offer // spans that the background has decoded
+	rests    []rest
+	latest   int // of rests
+	restTurn bool
+	parked   []fault // on frames that the background is fetching
+	later    []fault // those that memory was short for
+	requeue  int64   // when unfinished frames were last given back
+	zeros    []byte  // maxZero bytes
+	last     int     // frame of the latest fault
+	pidGone  bool    // the target's pidfd has said so
+	seen     uint32  // kicks looked at
 }
 
 // run serves until no space is left, or ctx is done.
@@ -260,102 +263,53 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 		return r.wake(f, n)
 	}
 	frame := int(run.Frame)
-	plain, base, ok := r.heldFrame(frame)
-	if free := f.s.order.claim(frame); !free && !ok && r.background && !f.old {
+	plain, base, e := r.decoded(frame)
+	if free := f.s.order.claim(frame); !free && plain == nil && r.background && !f.old {
 		f.frame = frame
 		r.parked = append(r.parked, f)
 		return handed
 	}
 	f.s.order.touch(frame)
-	sequential := frame == r.last+1
+	// A thread that runs through memory had better find all of the chunk, and
+	// so does one that comes back to it.
+	whole := frame == r.last+1 || e != nil
 	r.last = frame
-	if !ok {
-		if len(r.queue)-r.head >= inlineLimit {
-			r.demand.add(r.ctx, flightKey{frame: frame}, f)
-			return handed
-		}
-		var err error
-		plain, ok, err = r.frames.ReadNow(frame)
-		if err != nil || !ok {
+	if plain == nil {
+		if e = r.fetchNow(frame); e == nil {
 			r.demand.add(r.ctx, flightKey{frame: frame}, f) // it has patience
 			return handed
 		}
-		r.stats.fetched.Add(uint64(len(plain)))
-		base = int(r.base[frame])
+		plain, base = e.plain, int(r.base[frame])
 	}
 	from, to := int(r.base[frame]), int(r.base[frame+1])
-	if sequential {
-		// A thread that runs through memory had better find all of it.
+	if whole {
 		return r.settle(f.s, plain, base, from, to)
 	}
-	// The page that is waited for: the rest is copied while the thread wakes.
-	if v := r.settle(f.s, plain, base, n, n+1); v != settled {
-		return v
+	// The page that is waited for; the rest when nobody waits.
+	v := r.settle(f.s, plain, base, n, n+1)
+	switch {
+	case e != nil && v == settled:
+		e.s, e.next = f.s, from
+	case e != nil:
+		f.s.order.giveBack(frame)
 	}
-	if r.settle(f.s, plain, base, from, to) != settled {
-		f.s.order.giveBack(frame) // nobody waits for the rest
-	}
-	return settled
+	return v
 }
 
-// heldFrame is the plain data of a span that the background has decoded, if it
-// holds frame, and the number of its first page.
-func (r *reader) heldFrame(frame int) (plain []byte, base int, ok bool) {
-	for _, o := range r.held {
-		if o.first <= frame && frame < o.first+o.n {
-			return o.plain, int(r.base[o.first]), true
-		}
+// fetchNow reads and decodes frame if that can be done without waiting, and
+// if there are not so many faults that others had better help.
+func (r *reader) fetchNow(frame int) *rest {
+	if len(r.queue)-r.head >= inlineLimit {
+		return nil
 	}
-	return nil, 0, false
-}
-
-// unpark queues the parked faults whose frame has come, or has not in time.
-func (r *reader) unpark(now int64) {
-	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool {
-		_, _, held := r.heldFrame(f.frame)
-		if !held && now-f.at < parkTime && r.wanted(f.frame) {
-			return false
-		}
-		f.old = true
-		r.queue = append(r.queue, f)
-		return true
-	})
-}
-
-// assist installs a piece of what the background workers offer, and reports
-// whether there was any.
-func (r *reader) assist() bool {
-	for more := true; more; {
-		select {
-		case o := <-r.offers:
-			r.held = append(r.held, o)
-		default:
-			more = false
-		}
+	e := r.freeRest()
+	plain, ok, err := e.frames.ReadNow(frame)
+	if err != nil || !ok {
+		return nil
 	}
-	if len(r.held) == 0 {
-		return false
-	}
-	o := r.held[0]
-	base, end := int(r.base[o.first]), int(r.base[o.first+o.n])
-	to := min(end, o.next+r.piece())
-	for _, s := range *r.spaces.Load() {
-		if s.ended.Load() {
-			continue
-		}
-		switch out, err := r.install(s, o.plain, base, o.next, to); out {
-		case again:
-			return true // once its event has been read
-		case there, full: // the worker sees to what memory was short for
-		default:
-			r.judge(s, out, err)
-		}
-	}
-	if o.next = to; to == end {
-		r.held = append(r.held[:0], r.held[1:]...)
-		o.done <- struct{}{}
-	}
-	return true
+	r.stats.fetched.Add(uint64(len(plain)))
+	e.plain, e.frame = plain, frame
+	return e
 }
 
 // settle installs the pages numbered from i up to j.

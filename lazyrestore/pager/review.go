@@ -146,6 +146,7 @@ func (r *reader) release(s *space, resident bool) error {
 	r.spaces.Store(&rest)
 	r.queue = slices.DeleteFunc(r.queue[r.head:], func(f fault) bool { return f.s == s })
 	r.head = 0
+	r.dropRests(s)
 	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool { return f.s == s })
 	r.later = slices.DeleteFunc(r.later, func(f fault) bool { return f.s == s })
 	err := s.u.Close()

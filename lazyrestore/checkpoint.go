@@ -1,6 +1,7 @@
 package lazyrestore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -26,7 +27,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	spec, err := chunk.ParseSpec(opts.Codec)
+	spec, err := chunk.ParseSpec(cmp.Or(opts.Codec, "zstd"))
 	if err != nil {
 		return nil, err
 	}

@@ -132,10 +132,13 @@ func (c *capture) namespaces() error {
 			return fmt.Errorf("read namespace %s: %w", n.Name(), err)
 		}
 		theirs, err := proc.ReadLink(c.pid, "ns/"+n.Name())
+		if errors.Is(err, unix.ENOENT) {
+			theirs, err = n.Name()+" without a process yet", nil
+		}
 		if err != nil {
 			return err
 		}
-		if own != theirs && !strings.HasSuffix(n.Name(), "_for_children") {
+		if own != theirs {
 			c.refused.add("namespace "+theirs, "the process is in another "+n.Name()+" namespace than this command", "run the checkpoint inside, or: "+helpCRIU)
 		}
 	}

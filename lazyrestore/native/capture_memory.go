@@ -29,12 +29,27 @@ func (c *capture) object(id objectID, name, path string, size uint64) *object {
 		return o
 	}
 	o := &object{id: id, index: uint32(len(c.order)), path: path}
+	if sealed(path) {
+		c.refused.add("memory file "+name, "its seals, or that it may be sealed, are not preserved", helpCRIU)
+	}
 	c.objects[id] = o
 	c.order = append(c.order, o)
 	name = name[strings.LastIndexByte(name, '/')+1:]
 	name = strings.TrimPrefix(name, "memfd:")
 	c.st.Shared = append(c.st.Shared, SharedObject{Name: name, Size: size})
 	return o
+}
+
+// sealed reports whether a memory file differs from one that memfd_create makes
+// without flags, which may not be sealed.
+func sealed(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false // the content cannot be read either, which will be told
+	}
+	defer unix.Close(fd)
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	return err == nil && seals != unix.F_SEAL_SEAL
 }
 
 // Flags of a mapping that are preserved, by MAP_ flags or madvise, or that say

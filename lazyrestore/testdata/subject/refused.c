@@ -163,13 +163,6 @@ static void namespace_(int argc, char **argv)
 	stop();
 }
 
-static void protection_key(int argc, char **argv)
-{
-	int key = pkey_alloc(0, 0);
-	MUST(key >= 0 && pkey_mprotect(map(PAGE), PAGE, PROT_READ, key) == 0);
-	stop();
-}
-
 static void sealed(int argc, char **argv)
 {
 	int fd = memfd_create("sealed", MFD_ALLOW_SEALING);
@@ -217,7 +210,7 @@ const struct scene refused_scenes[] = {
 	{"inotify", inotify}, {"timerfd", timerfd}, {"signalfd", signalfd_}, {"userfaultfd", userfaultfd},
 	{"io-uring", io_uring}, {"lock", lock_}, {"record-lock", record_lock}, {"lease", lease},
 	{"locked-memory", locked_memory}, {"fifo", fifo}, {"sysv", sysv}, {"removed-mapping", removed_mapping},
-	{"removed-directory", removed_directory}, {"namespace", namespace_}, {"protection-key", protection_key},
+	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"sealed", sealed}, {"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},
 	{"packet-pipe", packet_pipe}, {"two", two}, {NULL, NULL},
 };

@@ -1,0 +1,317 @@
+package lazyrestore_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+// refusals are scenes that no image can hold, with what the message has to
+// name.
+var refusals = []struct{ scene, names string }{
+	{"socket", `descriptor \d+ \(socket:\[\d+\]\).*descriptor \d+ \(socket:\[\d+\]\)`},
+	{"tcp", `descriptor \d+ \(socket:\[\d+\]\)`},
+	{"child", `child process \d+`},
+	{"seccomp", `seccomp`},
+	{"posix-timer", `POSIX timer 0`},
+	{"inotify", `descriptor \d+ \(anon_inode:inotify\)`},
+	{"timerfd", `descriptor \d+ \(anon_inode:\[timerfd\]\)`},
+	{"signalfd", `descriptor \d+ \(anon_inode:\[signalfd\]\)`},
+	{"userfaultfd", `descriptor \d+ \(anon_inode:\[userfaultfd\]\)`},
+	{"io-uring", `descriptor \d+ \(anon_inode:\[io_uring\]\)`},
+	{"lock", `descriptor \d+ \(.*/locked\): it holds a file lock: .*FLOCK`},
+	{"record-lock", `descriptor \d+ \(.*/locked\): it holds a file lock: .*POSIX`},
+	{"lease", `descriptor \d+ \(.*/leased\): it holds a file lock: .*LEASE`},
+	{"locked-memory", `locked memory`},
+	{"fifo", `descriptor \d+ \(.*/fifo\)`},
+	{"sysv", `/SYSV`},
+	{"removed-mapping", `mapping .*/removed`},
+	{"removed-directory", `working directory .*/removed`},
+	{"namespace", `namespace uts:`},
+	{"pid-namespace", `namespace pid`},
+	{"sealed", `sealed`},
+	{"aio", `asynchronous`},
+	{"packet-pipe", `packets`},
+	{"two", `(?s)socket.*socket.*lock|lock.*socket.*socket`},
+}
+
+// What an image cannot hold is refused, all of it in one message and by name,
+// by a dry run as by a checkpoint; there is no image then, and the process
+// runs on unharmed.
+func TestRefusals(t *testing.T) {
+	for _, r := range refusals {
+		t.Run(r.scene, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, r.scene)
+			before := lookAt(t, s.pid)
+			dry := s.refused(true)
+			real := s.refused(false)
+			if dry.Error() != real.Error() {
+				t.Errorf("a dry run says %q, a checkpoint %q", dry, real)
+			}
+			if !regexp.MustCompile(r.names).MatchString(real.Error()) {
+				t.Errorf("refused with %q, which does not match %q", real, r.names)
+			}
+			compareLooks(t, before, lookAt(t, s.pid), nil)
+			s.release()
+			s.well()
+		})
+	}
+}
+
+// refused tries a checkpoint that has to be refused.
+func (s *subject) refused(dry bool) *lazyrestore.RefusedError {
+	s.t.Helper()
+	dir := filepath.Join(s.dir, "refused")
+	_, err := lazyrestore.Checkpoint(s.t.Context(), s.pid, lazyrestore.CheckpointOptions{Dir: dir, DryRun: dry})
+	var refused *lazyrestore.RefusedError
+	if !errors.As(err, &refused) {
+		s.t.Fatalf("checkpoint (dry run: %v): %v, want a refusal", dry, err)
+	}
+	for _, r := range refused.Reasons {
+		if r.What == "" || r.Why == "" {
+			s.t.Errorf("a reason without words: %+v", r)
+		}
+	}
+	noImage(s.t, s.dir, "refused")
+	return refused
+}
+
+// noImage fails the test if there is an image, or part of one.
+func noImage(t testing.TB, dir, name string) {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(dir, "*"+name+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden, _ := filepath.Glob(filepath.Join(dir, ".*"+name+"*"))
+	if left = append(left, hidden...); len(left) > 0 {
+		t.Errorf("%v is left of it", left)
+	}
+}
+
+// A pipe to the outside is refused beyond the standard streams.
+func TestRefusesOutsidePipe(t *testing.T) {
+	t.Parallel()
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	s := launch(t, startWith{scene: "outside-pipe", files: []*os.File{theirs}})
+	s.ready(1)
+	if err := s.refused(false); !contains(err.Error(), "descriptor 3 (pipe:") {
+		t.Error(err)
+	}
+	s.release()
+	s.well()
+}
+
+// A program whose executable was removed or replaced is refused.
+func TestRefusesDeletedExecutable(t *testing.T) {
+	for name, spoil := range map[string]func(exe string) error{
+		"removed": os.Remove,
+		"replaced": func(exe string) error {
+			if err := os.WriteFile(exe+".new", []byte("#!/bin/sh\n"), 0o755); err != nil {
+				return err
+			}
+			return os.Rename(exe+".new", exe)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			needAll(t)
+			exe := filepath.Join(t.TempDir(), "program")
+			// cp, for a file that this process has open for writing may be so in a
+			// child too, and cannot be executed then
+			if err := exec.Command("cp", must(subjectProgram())(t), exe).Run(); err != nil {
+				t.Fatal(err)
+			}
+			s := launch(t, startWith{scene: "look", args: []string{"1"}, exe: exe})
+			s.ready(1)
+			if err := spoil(exe); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.refused(false); !contains(err.Error(), exe) {
+				t.Error(err)
+			}
+			s.release()
+			s.well()
+		})
+	}
+}
+
+// Processes that nobody can checkpoint.
+func TestNoSuchTarget(t *testing.T) {
+	needAll(t)
+	zombie := exec.Command("/bin/true")
+	if err := zombie.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer zombie.Wait()
+	if !ended(t, zombie.Process.Pid, patience) {
+		t.Fatal("/bin/true does not end")
+	}
+	gone := exec.Command("/bin/true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []struct {
+		name    string
+		pid     int
+		refused bool
+		says    string
+	}{
+		{"zombie", zombie.Process.Pid, true, "zombie"},
+		{"kernel thread", 2, true, "kernel"},
+		{"no process", gone.Process.Pid, false, "no such process|no process"},
+		{"pid 0", 0, false, ""},
+		{"pid -1", -1, false, ""},
+		{"itself", os.Getpid(), true, "itself"},
+	} {
+		t.Run(target.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "image")
+			_, err := lazyrestore.Checkpoint(t.Context(), target.pid, lazyrestore.CheckpointOptions{Dir: dir})
+			var refused *lazyrestore.RefusedError
+			if err == nil || errors.As(err, &refused) != target.refused || !regexp.MustCompile(target.says).MatchString(err.Error()) {
+				t.Errorf("%v (refused: %v), want one that matches %q (refused: %v)", err, !target.refused, target.says, target.refused)
+			}
+			noImage(t, filepath.Dir(dir), "image")
+		})
+	}
+}
+
+// A process that is traced already stays with its tracer.
+func TestRefusesTracedProcess(t *testing.T) {
+	t.Parallel()
+	s := start(t, "look", "1")
+	tracer := self(t, "trace", s.pid)
+	stdin := must(tracer.StdinPipe())(t)
+	stdout := must(tracer.StdoutPipe())(t)
+	tracer.Stderr = os.Stderr
+	if err := tracer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	err := s.refused(false)
+	if want := "process " + strconv.Itoa(tracer.Process.Pid) + " traces"; !contains(err.Error(), want) {
+		t.Errorf("%v, want it to say %q", err, want)
+	}
+	stdin.Close()
+	if err := tracer.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	s.cycle(plainest, filling) // and now it can be
+	s.release()
+	s.well()
+}
+
+// The process id is taken: nothing happens to whoever has it.
+func TestRestoreRefusesTakenPID(t *testing.T) {
+	t.Parallel()
+	s := start(t, "look", "1")
+	s.checkpoint(lazyrestore.CheckpointOptions{LeaveRunning: true})
+	err := s.tryRestore(filling)
+	var refused *lazyrestore.RefusedError
+	if !errors.As(err, &refused) || !contains(err.Error(), "process id "+strconv.Itoa(s.pid)) {
+		t.Errorf("%v, want a refusal that names the id", err)
+	}
+	s.release()
+	s.well()
+}
+
+// An id that a thread needs is taken by another process.
+func TestRestoreRefusesTakenThreadID(t *testing.T) {
+	t.Parallel()
+	s := start(t, "own-things")
+	s.checkpoint(plainest)
+	defer takeID(t, s.pid+1)()
+	err := s.tryRestore(filling)
+	var refused *lazyrestore.RefusedError
+	if !errors.As(err, &refused) || !contains(err.Error(), strconv.Itoa(s.pid+1)) {
+		t.Errorf("%v, want a refusal that names the id %d", err, s.pid+1)
+	}
+	if err := unix.Kill(s.pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("process %d after the refusal: %v, want no such process", s.pid, err)
+	}
+}
+
+// takeID sees to it that a process has a certain id, and gives what undoes it.
+func takeID(t *testing.T, id int) (end func()) {
+	t.Helper()
+	const last = "/proc/sys/kernel/ns_last_pid"
+	before := must(os.ReadFile(last))(t)
+	if err := os.WriteFile(last, []byte(strconv.Itoa(id-1)), 0); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sleep", "100")
+	err := cmd.Start()
+	_ = os.WriteFile(last, before, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(id, 0); err != nil {
+		t.Fatalf("got the id %d, and nobody has %d: %v", cmd.Process.Pid, id, err)
+	}
+	return func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
+}
+
+// Files that changed between checkpoint and restore.
+func TestChangedFiles(t *testing.T) {
+	appendTo := func(name string) func(*subject) error {
+		return func(s *subject) error {
+			f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_WRONLY|os.O_APPEND, 0)
+			if err == nil {
+				_, err = f.WriteString("more")
+				f.Close()
+			}
+			return err
+		}
+	}
+	for _, c := range []struct {
+		name, scene string
+		change      func(s *subject) error
+		refused     string // what the refusal names; empty: restored, with a warning
+	}{
+		{"log grew", "regular", appendTo("log"), ""},
+		{"log shorter", "regular", func(s *subject) error { return os.Truncate(filepath.Join(s.dir, "log"), 2) }, "/log"},
+		{"log removed", "regular", func(s *subject) error { return os.Remove(filepath.Join(s.dir, "log")) }, "/log"},
+		{"mapped file changed", "private-file", func(s *subject) error {
+			return os.WriteFile(filepath.Join(s.dir, "private"), make([]byte, 64*4096), 0o600)
+		}, "/private"},
+		{"mapped file grew", "private-file", appendTo("private"), "/private"},
+		{"mapped file removed", "private-file", func(s *subject) error { return os.Remove(filepath.Join(s.dir, "private")) }, "/private"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, c.scene)
+			s.checkpoint(plainest)
+			if err := c.change(s); err != nil {
+				t.Fatal(err)
+			}
+			err := s.tryRestore(filling)
+			if c.refused == "" {
+				if err != nil || len(s.proc.Result().Warnings) == 0 {
+					t.Fatalf("error %v, warnings %v, want a warning", err, s.proc.Result().Warnings)
+				}
+				return
+			}
+			var refused *lazyrestore.RefusedError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), c.refused) {
+				t.Errorf("%v, want a refusal that names %s", err, c.refused)
+			}
+		})
+	}
+}

@@ -1,3 +1,9 @@
+// Looking for a CPU quota in control groups takes a noticeable part of a start,
+// and the few threads of a pager gain nothing from knowing it.
+
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command lazyrestore checkpoints a running process and restores it lazily: it
 // runs within milliseconds, and its memory streams in as it is touched.
 //

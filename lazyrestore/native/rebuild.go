@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,8 @@ type RebuildOptions struct {
 
 // A Process is one that has been rebuilt and stands before its first
 // instruction. Run lets it go; Kill ends it. Whoever calls neither loses it
-// when the calling process ends.
+// when the calling process ends. Rebuild, and one of Run and Kill, are called
+// by the same goroutine, which is locked to its thread between them.
 type Process struct {
 	PID      int
 	PIDFD    int            // belongs to the caller
@@ -111,10 +113,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	}
 	defer unix.Munmap(b.prog.buf)
 
-	p := &Process{PID: st.PID, PIDFD: -1, Mappings: st.mappings()}
-	if p.tracer, err = proc.NewTracer(); err != nil {
-		return nil, err
-	}
+	p := &Process{PID: st.PID, PIDFD: -1, Mappings: st.mappings(), tracer: proc.TracerHere()}
 	if err := b.run(ctx, p, progFD, pair); err != nil {
 		p.Kill()
 		return nil, err
@@ -139,22 +138,26 @@ func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings
 	return re.warnings, b.inspect()
 }
 
-// run has the process build itself. Three things go on at once where there are
-// processors for them: the stub is made and exec'ed; its program is written;
-// and when it runs that, all is looked at that a restore may be refused for.
+// run has the process build itself. Beside it, where there is a processor for
+// it, all is looked at that a restore may be refused for.
 func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
-	started := make(chan error, 1)
-	go func() { started <- b.start(p, progFD) }()
-	planErr := b.plan()
-	err := <-started
+	inspected := make(chan error, 1)
+	go func() { inspected <- b.inspect() }()
+	err := b.build(p, progFD, pair)
+	if ierr := <-inspected; ierr != nil {
+		return ierr // says more than the call that failed for the same reason
+	}
+	return cmp.Or(err, ctx.Err())
+}
+
+// build has the process build itself up to its registers.
+func (b *builder) build(p *Process, progFD, pair int) error {
+	if err := b.plan(); err != nil {
+		return err
+	}
+	err := b.start(p, progFD)
 	b.re.close()
-	if err = errors.Join(err, planErr); err != nil {
-		return err
-	}
-	if err := b.prog.openGate(); err != nil {
-		return err
-	}
-	if err := b.inspect(); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := b.built(p); err != nil {
@@ -165,10 +168,7 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 			return err
 		}
 	}
-	if err := b.setRegisters(p); err != nil {
-		return err
-	}
-	return ctx.Err()
+	return b.setRegisters(p)
 }
 
 // inspect looks whether all is as it was: the kernel's vDSO, the files that
@@ -309,7 +309,7 @@ func (b *builder) start(p *Process, progFD int) error {
 		return fmt.Errorf("start process %d: %w", b.st.PID, err)
 	}
 	p.PIDFD = p.tracer.PIDFD()
-	return nil
+	return b.prog.openGate()
 }
 
 // built waits for the leader's stop at the end of its table, and for the

@@ -18,7 +18,7 @@ func (p *program) result(t *table, i int) (ret int64, done bool) {
 	return ret, ret != proc.NotRun
 }
 
-// openGate lets the stub go on that waits for the program, now or later.
+// openGate lets the stub go on, that waits at the gate or will come to it.
 func (p *program) openGate() error {
 	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[gateOffset]))
 	word.Store(1)

@@ -23,8 +23,8 @@ const (
 )
 
 // Places in the program's first page, behind the loop: the table that the stub
-// goes on with, and the word at which it waits until the program is complete,
-// which is written while the stub is exec'ed.
+// goes on with, and the word at which it waits until it is traced: the stop at
+// its end would else be one that nobody sees.
 const (
 	firstTable = page.Size / 2
 	gateOffset = page.Size - 8

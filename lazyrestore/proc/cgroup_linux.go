@@ -7,8 +7,9 @@ import (
 
 // MemoryHeadroom is how many more bytes of memory a process's control groups
 // allow it, the least of all groups from its own to the root; limited is false
-// where no group sets a limit, or none can be read. Page cache counts as used,
-// although the kernel would give it back: the answer is on the safe side.
+// where no group sets a limit, or none can be read. Page cache that was used
+// lately counts as used, although the kernel would give it back: the answer is
+// on the safe side.
 func MemoryHeadroom(pid int) (bytes uint64, limited bool, err error) {
 	groups, err := ReadCgroups(pid)
 	if err != nil {
@@ -36,16 +37,36 @@ const noLimit = 1 << 62
 func headroom(root, group, limitFile, usageFile string) uint64 {
 	least := uint64(Unlimited)
 	for dir := path.Join(root, path.Clean("/"+group)); strings.HasPrefix(dir, root); dir = path.Dir(dir) {
-		limit, ok1 := readAmount(path.Join(dir, limitFile))
-		usage, ok2 := readAmount(path.Join(dir, usageFile))
-		if ok1 && ok2 && limit < noLimit {
-			least = min(least, limit-min(limit, usage))
+		if limit, ok := readAmount(path.Join(dir, limitFile)); ok && limit < noLimit {
+			if usage, ok := readAmount(path.Join(dir, usageFile)); ok {
+				usage -= min(usage, pageCache(dir))
+				least = min(least, limit-min(limit, usage))
+			}
 		}
 		if dir == root {
 			break
 		}
 	}
 	return least
+}
+
+// pageCache is how much of a group's use is clean page cache at rest, which
+// the kernel gives back to whoever needs memory.
+func pageCache(dir string) uint64 {
+	b, err := readPath(path.Join(dir, "memory.stat"), nil)
+	if err != nil {
+		return 0
+	}
+	for len(b) > 0 {
+		var line []byte
+		line, b = cutLine(b)
+		key, value := cutField(line)
+		if name := string(key); name == "inactive_file" || name == "total_inactive_file" {
+			n, _ := parseUint(trim(value), 10)
+			return n
+		}
+	}
+	return 0
 }
 
 // readAmount reads a file that holds a number of bytes, or "max".

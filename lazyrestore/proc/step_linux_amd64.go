@@ -148,9 +148,17 @@ func (t *Tracer) FinalSyscall(tid int, insn uint64, nr uint64, args ...uint64) (
 		if err := setRegs(tid, &regs); err != nil {
 			return taskError("set the registers of", tid, err)
 		}
-		deadline := time.Now().Add(patience)
 		for range 2 { // before the call and behind it
-			if err := t.runTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); err != nil {
+			if err := t.resume(unix.PTRACE_SYSCALL, tid, 0); err != nil {
+				return err
+			}
+			// Sleeping leaves the processor to the task, which looking again
+			// and again would not.
+			stop, _, err := t.wait4(tid, 0)
+			if err == nil && stop.Kind != StopSyscall {
+				err = fmt.Errorf("it stopped with %v", stop.Signal)
+			}
+			if err != nil {
 				return fmt.Errorf("run system call %d in task %d: %w", nr, tid, err)
 			}
 		}

@@ -42,6 +42,10 @@ type task struct {
 	ours    bool // stop is a signal that we made; the task must not get it
 }
 
+// ErrWrongThread says that another goroutine than its own used a tracer that
+// TracerHere has made, or that it was closed.
+var ErrWrongThread = errors.New("the tracer belongs to another thread")
+
 // ErrClosed says that a Tracer was used after Close.
 var ErrClosed = errors.New("the tracer is closed")
 
@@ -52,6 +56,15 @@ func NewTracer() (*Tracer, error) {
 	go t.lock(ready)
 	<-ready
 	return t, nil
+}
+
+// TracerHere is a tracer on the calling thread, to which it locks the calling
+// goroutine until Close. No thread has to be made for it and none has to be
+// woken for each of its calls, which shows where a process is waited for. Its
+// methods must be called by that goroutine.
+func TracerHere() *Tracer {
+	runtime.LockOSThread()
+	return &Tracer{tid: unix.Gettid(), tasks: make(map[int]*task), pidfd: -1}
 }
 
 // lock finds the tracer a thread. The process's first thread will not do: Go
@@ -91,6 +104,9 @@ func (t *Tracer) Do(f func() error) error {
 	if unix.Gettid() == t.tid {
 		return f()
 	}
+	if t.work == nil {
+		return ErrWrongThread
+	}
 	var err error
 	done := make(chan struct{})
 	job := func() {
@@ -111,6 +127,13 @@ func (t *Tracer) Do(f func() error) error {
 // nothing.
 func (t *Tracer) Close() error {
 	err := t.DetachAll()
+	if t.work == nil {
+		if t.tid == unix.Gettid() {
+			t.tid = 0
+			runtime.UnlockOSThread()
+		}
+		return err
+	}
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}

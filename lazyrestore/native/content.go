@@ -109,8 +109,9 @@ func (k *content) anonymous(v *VMA) error {
 	for r := range k.missing.Within(v.Range) {
 		present.Add(r)
 	}
-	for r := range k.words.Within(v.Range) {
-		if k.missing.Covers(r) || present.Covers(r) {
+	// A run of such pages may be there in part only, say where a stack ends.
+	for w := range k.words.Within(v.Range) {
+		for r := range present.Within(w) {
 			k.eager(r, 0)
 		}
 	}

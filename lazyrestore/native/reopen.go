@@ -119,8 +119,17 @@ func (r *reopener) raiseNew(fd int, err error) (int, error) {
 	return r.raise(fd)
 }
 
+// reopenFlags leaves out of a description's flags what would make a file.
+// O_TMPFILE, which the kernel keeps in them, holds the bit of O_DIRECTORY.
+func reopenFlags(flags uint32) uint32 {
+	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
+		flags &^= unix.O_TMPFILE
+	}
+	return flags &^ (unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC)
+}
+
 func (r *reopener) path(o *Open, flags uint32) (int, error) {
-	fd, err := unix.Open(o.Path, int(flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC))|unix.O_NOCTTY, 0)
+	fd, err := unix.Open(o.Path, int(reopenFlags(flags))|unix.O_NOCTTY, 0)
 	if err != nil {
 		r.refused.add(o.Path, "open: "+err.Error(), "put the file back, or make it readable")
 		return -1, nil
@@ -171,7 +180,7 @@ func seek(fd int, o *Open) error {
 // deleted opens an object's memory a further time, with its own offset.
 func (r *reopener) deleted(o *Open) (int, error) {
 	path := "/proc/self/fd/" + strconv.Itoa(r.shared[o.Shared-1])
-	fd, err := unix.Open(path, int(o.Flags)&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_NOFOLLOW), 0)
+	fd, err := unix.Open(path, int(reopenFlags(o.Flags)&^unix.O_NOFOLLOW), 0)
 	if err != nil {
 		return -1, fmt.Errorf("open the memory of %s: %w", o.Path, err)
 	}

@@ -69,6 +69,9 @@ func (b *builder) threads(t *table) {
 		own := &table{}
 		b.thread(own, th)
 		b.credentials(own)
+		if b.st.NoNewPrivs {
+			own.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1) // each thread has its own
+		}
 		own.call("sleep until the restore is done", unix.SYS_PAUSE)
 		b.prog.place(own)
 		b.threadTables = append(b.threadTables, own)

@@ -158,10 +158,18 @@ func (b *builder) eagerPages(t *table) {
 			off += e.Len()
 			continue
 		}
-		iov = append(iov, uint64(e.Start), e.Len())
-		n += e.Len()
-		if len(iov) == 2*iovMax || n >= 1<<30 {
-			flush()
+		// One call reads less than 2 GiB, whatever it is asked for.
+		const most = 1 << 30
+		for at := e.Start; at < e.End; at += most {
+			part := e.Intersect(page.RangeOf(at, most))
+			if n+part.Len() > most {
+				flush()
+			}
+			iov = append(iov, uint64(part.Start), part.Len())
+			n += part.Len()
+			if len(iov) == 2*iovMax {
+				flush()
+			}
 		}
 	}
 	flush()

@@ -14,8 +14,10 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
 // Process is a restored process, a child of the calling process, and the
@@ -238,19 +240,22 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		p.result.TTFIMicros = time.Since(p.begin).Microseconds()
 		return nil
 	}
-	go p.serve(built, r.opts)
+	go p.serve(built.UFFD, built.Mappings, r.opts)
 	if r.opts.Eager {
 		select {
 		case <-p.resident:
+		case <-p.ended: // resident is closed before, if it came to that
+			if p.pagerErr != nil {
+				p.abort(r, built)
+				return p.pagerErr
+			}
 		case <-ctx.Done():
-			built.Kill()
-			<-p.ended
+			p.abort(r, built)
 			return ctx.Err()
 		}
 	}
 	if err := built.Run(); err != nil {
-		built.Kill()
-		<-p.ended
+		p.abort(r, built)
 		return err
 	}
 	p.result.TTFIMicros = time.Since(p.begin).Microseconds()
@@ -258,11 +263,26 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 	return nil
 }
 
+// abort ends a process whose pager has been set to work. The descriptors are
+// closed when that no longer uses them, lest it uses others of their numbers.
+func (p *Process) abort(r *restorer, built *native.Process) {
+	u := built.UFFD
+	built.UFFD, built.PIDFD = nil, -1
+	built.Kill()
+	<-p.ended
+	_ = u.Close() // the pager may have done so
+	unix.Close(p.pidfd)
+	var lost *pager.LostError
+	if p.pagerErr != nil && !errors.As(p.pagerErr, &lost) {
+		_ = r.endKeeper() // there is nothing left to keep for a successor
+	}
+}
+
 // serve runs the pager until it has left.
-func (p *Process) serve(built *native.Process, opts *RestoreOptions) {
+func (p *Process) serve(u *uffd.FD, maps []page.Mapping, opts *RestoreOptions) {
 	defer close(p.ended)
 	// The pager belongs to the process, not to the call that restored it.
-	err := p.pager.Serve(context.Background(), built.UFFD, pager.Target{Pid: p.pid, PidFD: p.pidfd}, built.Mappings)
+	err := p.pager.Serve(context.Background(), u, pager.Target{Pid: p.pid, PidFD: p.pidfd}, maps)
 	if err != nil {
 		p.pagerErr = fmt.Errorf("pager of process %d: %w", p.pid, err)
 		opts.Logger.Error("pager ended", "pid", p.pid, "error", err)

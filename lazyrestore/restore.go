@@ -14,10 +14,8 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
-	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
 // Process is a restored process, a child of the calling process, and the
@@ -240,7 +238,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		p.result.TTFIMicros = time.Since(p.begin).Microseconds()
 		return nil
 	}
-	go p.serve(built.UFFD, built.Mappings, r.opts)
+	go p.serve(*built, r.opts)
 	if r.opts.Eager {
 		select {
 		case <-p.resident:
@@ -279,10 +277,10 @@ func (p *Process) abort(r *restorer, built *native.Process) {
 }
 
 // serve runs the pager until it has left.
-func (p *Process) serve(u *uffd.FD, maps []page.Mapping, opts *RestoreOptions) {
+func (p *Process) serve(built native.Process, opts *RestoreOptions) {
 	defer close(p.ended)
 	// The pager belongs to the process, not to the call that restored it.
-	err := p.pager.Serve(context.Background(), u, pager.Target{Pid: p.pid, PidFD: p.pidfd}, maps)
+	err := p.pager.Serve(context.Background(), built.UFFD, pager.Target{Pid: p.pid, PidFD: p.pidfd}, built.Mappings)
 	if err != nil {
 		p.pagerErr = fmt.Errorf("pager of process %d: %w", p.pid, err)
 		opts.Logger.Error("pager ended", "pid", p.pid, "error", err)

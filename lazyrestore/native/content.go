@@ -73,7 +73,9 @@ func (k *content) find() error {
 			for range k.words.Within(v.Range) {
 				k.c.order[v.File].pinned = true
 			}
+			err = k.refuseGuards(v)
 		case SharedFile:
+			err = k.refuseGuards(v)
 		}
 		if err != nil {
 			return fmt.Errorf("scan mapping %v: %w", v.Range, err)
@@ -82,13 +84,25 @@ func (k *content) find() error {
 	return k.objects()
 }
 
+// refuseGuards refuses guard regions in shared memory (Linux 6.15): the pages
+// that a pager installs for another mapping of it would take their place.
+func (k *content) refuseGuards(v *VMA) error {
+	return k.scan.Scan(v.Range, func(r proc.PageRun) error {
+		if r.Categories&proc.PageGuard != 0 {
+			k.c.refused.add("guard region "+r.Range.String(), "it lies in shared memory", "remove it for the checkpoint")
+		}
+		return nil
+	})
+}
+
 // anonymous takes pages that are there, in memory or in swap, but for those
 // known to be zero; and those that a pager still owes.
 func (k *content) anonymous(v *VMA) error {
-	var present page.Set
+	var present, guards page.Set
 	err := k.scan.Scan(v.Range, func(r proc.PageRun) error {
 		if r.Categories&proc.PageGuard != 0 {
 			k.c.st.Guards = append(k.c.st.Guards, r.Range)
+			guards.Add(r.Range)
 			return nil
 		}
 		if r.Categories&proc.PageHuge != 0 {
@@ -108,6 +122,9 @@ func (k *content) anonymous(v *VMA) error {
 	}
 	for r := range k.missing.Within(v.Range) {
 		present.Add(r)
+	}
+	for r := range guards.All() {
+		present.Remove(r) // what a pager owes there, it owes no more
 	}
 	// A run of such pages may be there in part only, say where a stack ends.
 	for w := range k.words.Within(v.Range) {
@@ -189,6 +206,10 @@ func lazyRanges(present *page.Set) []page.Range {
 // from the file. They cannot be registered, so they are eager.
 func (k *content) privateFile(v *VMA) error {
 	return k.scan.Scan(v.Range, func(r proc.PageRun) error {
+		if r.Categories&proc.PageGuard != 0 {
+			k.c.st.Guards = append(k.c.st.Guards, r.Range)
+			return nil
+		}
 		present := r.Categories&proc.PagePresent != 0 && r.Categories&(proc.PageFile|proc.PageZero) == 0
 		if present || r.Categories&proc.PageSwapped != 0 {
 			k.eager(r.Range, 0)

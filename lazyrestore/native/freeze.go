@@ -100,7 +100,12 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 	if err := f.content.find(); err != nil {
 		return err
 	}
-	return f.c.refused.err()
+	if err := f.c.refused.err(); err != nil {
+		return err
+	}
+	// What a restore would not take must not cost the process its life: an
+	// address beyond four-level page tables, say.
+	return f.c.st.validate()
 }
 
 // abandoned refuses a process whose pages are missing with nobody to ask.

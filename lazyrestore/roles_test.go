@@ -14,8 +14,9 @@ import (
 
 // checkpointRole is a checkpoint in a process of its own, which a test may kill.
 type checkpointRole struct {
-	PID     int
-	Options lazyrestore.CheckpointOptions
+	PID          int
+	Dir          string
+	LeaveRunning bool
 }
 
 func roleCheckpoint(arguments []byte) error {
@@ -23,7 +24,7 @@ func roleCheckpoint(arguments []byte) error {
 	if err := json.Unmarshal(arguments, &r); err != nil {
 		return err
 	}
-	_, err := lazyrestore.Checkpoint(context.Background(), r.PID, r.Options)
+	_, err := lazyrestore.Checkpoint(context.Background(), r.PID, lazyrestore.CheckpointOptions{Dir: r.Dir, LeaveRunning: r.LeaveRunning})
 	return err
 }
 
@@ -31,8 +32,9 @@ func roleCheckpoint(arguments []byte) error {
 // restored process does, and ends when the pager has left and the process has
 // ended.
 type restoreRole struct {
-	Image   string
-	Options lazyrestore.RestoreOptions
+	Image      string
+	Background lazyrestore.Background
+	Eager      bool
 }
 
 func roleRestore(arguments []byte) error {
@@ -40,7 +42,7 @@ func roleRestore(arguments []byte) error {
 	if err := json.Unmarshal(arguments, &r); err != nil {
 		return err
 	}
-	p, err := lazyrestore.Restore(context.Background(), r.Image, r.Options)
+	p, err := lazyrestore.Restore(context.Background(), r.Image, lazyrestore.RestoreOptions{Background: r.Background, Eager: r.Eager})
 	if err != nil {
 		return err
 	}

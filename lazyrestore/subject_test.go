@@ -150,7 +150,7 @@ func (s *subject) await(what string, done func() bool) {
 	for !done() {
 		select {
 		case <-tick.C:
-			if ended(s.t, s.pid, 0) && !done() {
+			if !done() && s.cmd != nil && ended(s.t, s.pid, 0) && !done() {
 				s.t.Fatalf("waiting for it to %s, the subject ended; it said:\n%s", what, s.output())
 			}
 		case <-deadline:

@@ -31,6 +31,7 @@ static void child(int argc, char **argv)
 {
 	pid_t pid = fork();
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		await_file("go1");
 		_exit(0);
 	}

@@ -1,0 +1,282 @@
+package lazyrestore_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+)
+
+// A restorer is a restore in a process of its own.
+type restorer struct {
+	cmd  *exec.Cmd
+	runs chan bool // whether it said so, once
+	errs *bytes.Buffer
+}
+
+// restoreElsewhere starts a restore of the subject's last image in another
+// process.
+func (s *subject) restoreElsewhere(opts lazyrestore.RestoreOptions) *restorer {
+	s.t.Helper()
+	r := &restorer{cmd: self(s.t, "restore", restoreRole{Image: s.image, Background: opts.Background, Eager: opts.Eager}), runs: make(chan bool, 1), errs: new(bytes.Buffer)}
+	out := must(r.cmd.StdoutPipe())(s.t)
+	r.cmd.Stderr = r.errs
+	if err := r.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		r.runs <- line == "runs\n"
+	}()
+	return r
+}
+
+// kill ends the restorer.
+func (r *restorer) kill() {
+	_ = r.cmd.Process.Kill()
+	_ = r.cmd.Wait()
+}
+
+// word is the number that fill writes in the place with an index.
+func word(seed, i uint64) uint64 { return (seed + i + 1) * 0x9e3779b97f4a7c15 }
+
+// wrongPages reads the pages of a process that are present, without a fault,
+// and counts them and those that do not hold what fill has written there.
+func wrongPages(t testing.TB, pid int, start, size uint64) (present, wrong int) {
+	t.Helper()
+	dir := "/proc/" + strconv.Itoa(pid)
+	pagemap := must(os.Open(dir + "/pagemap"))(t)
+	defer pagemap.Close()
+	mem := must(os.Open(dir + "/mem"))(t)
+	defer mem.Close()
+	entries := make([]byte, size/4096*8)
+	if _, err := pagemap.ReadAt(entries, int64(start/4096*8)); err != nil {
+		t.Fatal(err)
+	}
+	page := make([]byte, 4096)
+	for n := range size / 4096 {
+		const there = 1 << 63
+		if binary.NativeEndian.Uint64(entries[8*n:])&there == 0 {
+			continue
+		}
+		present++
+		if _, err := mem.ReadAt(page, int64(start+n*4096)); err != nil {
+			t.Fatalf("read page %d: %v", n, err)
+		}
+		for i := uint64(0); i < 512; i++ {
+			if binary.NativeEndian.Uint64(page[8*i:]) != word(1, n*512+i) {
+				wrong++
+				break
+			}
+		}
+	}
+	return present, wrong
+}
+
+// After a SIGKILL of the pager, at any moment, the program waits: what it has
+// is right, and what it has not is missing, not zero.
+func TestKilledPagerLeavesNoWrongByte(t *testing.T) {
+	for n, r := range []lazyrestore.RestoreOptions{lazily, filling, lazily, filling} {
+		t.Run(fmt.Sprintf("%s-%d", backgroundName(r), n), func(t *testing.T) {
+			t.Parallel()
+			s := launch(t, startWith{scene: "forever", args: []string{"96"}})
+			at := s.says(`(?m)^memory (0x[0-9a-f]+) (\d+)$`)
+			s.ready(1)
+			start := must(strconv.ParseUint(at[1], 0, 64))(t)
+			size := must(strconv.ParseUint(at[2], 10, 64))(t)
+			s.checkpoint(plainest)
+			restorer := s.restoreElsewhere(r)
+			defer restorer.kill()
+			if !<-restorer.runs {
+				t.Fatalf("restore: %v", restorer.errs)
+			}
+			defer killByFD(t, s.pid)()
+			s.release()
+			if n < 2 {
+				s.says(`(?m)^at \d+$`) // in the middle of its own reading
+			}
+			restorer.kill()
+			s.settled()
+			present, wrong := wrongPages(t, s.pid, start, size)
+			if wrong > 0 {
+				t.Errorf("%d of %d pages are wrong", wrong, present)
+			}
+			if n < 2 && uint64(present) == size/4096 {
+				t.Error("all was there already: the test saw nothing")
+			}
+			if got := s.output(); contains(got, "lost") {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// settled waits until the process sleeps: it waits for a page, or is done.
+func (s *subject) settled() {
+	s.t.Helper()
+	asleep := 0
+	s.await("sleep", func() bool {
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(s.pid), "stat"))
+		_, after, _ := strings.Cut(string(stat), ") ")
+		if err == nil && (after[0] == 'S' || after[0] == 'D') {
+			asleep++
+		} else {
+			asleep = 0
+		}
+		return asleep > 20
+	})
+}
+
+// killByFD gives what ends a process that is nobody's child here, by a
+// reference that cannot come to mean another process.
+func killByFD(t testing.TB, pid int) func() {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+		unix.Close(fd)
+	}
+}
+
+// A restore that is killed at any moment leaves nothing that runs with wrong
+// bytes: no process, or one that is whole or waits.
+func TestKilledRestoreLeavesNothingHalf(t *testing.T) {
+	t.Parallel()
+	s := start(t, "look", "8")
+	s.checkpoint(plainest)
+	s.release()
+	said := int64(len(s.output()))
+	whole := restoreTime(t, s)
+	for n := range 25 {
+		if err := os.Truncate(filepath.Join(s.dir, "out"), said); err != nil {
+			t.Fatal(err)
+		}
+		restorer := s.restoreElsewhere(allLazy[n%2])
+		pause(rand.N(whole + whole/4))
+		restorer.kill()
+		select {
+		case <-restorer.runs:
+		case <-time.After(patience):
+			t.Fatal("the killed restore's output does not end")
+		}
+		fd, err := unix.PidfdOpen(s.pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// It is there: it may wait for ever, or end as it should.
+		gone, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 200)
+		if state := stateOf(s.pid); gone == 0 && strings.ContainsAny(state, "tT") {
+			t.Errorf("run %d: the half-built process is still there, state %s", n, state)
+		}
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		unix.Close(fd)
+		// Its id is free once init has waited for it.
+		s.await("leave its id", func() bool { return errors.Is(unix.Kill(s.pid, 0), unix.ESRCH) })
+		if got := s.output(); contains(got, "lost") {
+			t.Fatalf("run %d: %s", n, got)
+		}
+	}
+	s.restore(filling)
+	s.well()
+}
+
+// stateOf is the state letter of a process, empty if it has none.
+func stateOf(pid int) string {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, after, _ := strings.Cut(string(stat), ") ")
+	if err != nil || after == "" {
+		return ""
+	}
+	return after[:1]
+}
+
+// restoreTime is how long a restore takes in another process, from its start
+// to the end of the restored process.
+func restoreTime(t *testing.T, s *subject) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	restorer := s.restoreElsewhere(filling)
+	if err := restorer.cmd.Wait(); err != nil {
+		t.Fatalf("restore: %v: %v", err, restorer.errs)
+	}
+	return time.Since(begin)
+}
+
+// pause waits for a moment that is drawn by lot: there is no event to wait for.
+func pause(d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// A checkpoint that is killed or interrupted at any moment leaves the process
+// running unharmed, and under the image's name nothing or a whole image.
+func TestKilledCheckpointHarmsNothing(t *testing.T) {
+	for _, sig := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT} {
+		t.Run(unix.SignalName(sig), func(t *testing.T) {
+			t.Parallel()
+			s := start(t, "works", "32")
+			arguments := checkpointRole{PID: s.pid, LeaveRunning: true, Dir: filepath.Join(s.dir, "first")}
+			begin := time.Now()
+			if out, err := self(t, "checkpoint", arguments).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			whole := time.Since(begin)
+			for n := range 15 {
+				dir := filepath.Join(s.dir, "image-"+strconv.Itoa(n))
+				arguments.Dir = dir
+				cmd := self(t, "checkpoint", arguments)
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				pause(rand.N(whole + whole/4))
+				_ = cmd.Process.Signal(sig)
+				_ = cmd.Wait()
+				wholeOrNothing(t, dir)
+				s.await("run on", func() bool { return !strings.ContainsAny(stateOf(s.pid), "tTZ") })
+			}
+			s.release()
+			s.well()
+		})
+	}
+}
+
+// wholeOrNothing verifies the image, if there is one.
+func wholeOrNothing(t *testing.T, dir string) {
+	t.Helper()
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	src, err := store.OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	if report, err := image.Verify(t.Context(), src, image.VerifyOptions{}); err != nil || !report.OK() {
+		t.Errorf("image %s: %v, %v", dir, err, report.Problems)
+	}
+}

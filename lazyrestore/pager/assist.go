@@ -79,9 +79,13 @@ func (r *reader) decoded(frame int) (plain []byte, base int, e *rest) {
 
 // unpark queues the parked faults whose frame has come, or has not in time.
 func (r *reader) unpark(now int64) {
+	limit := parkTime
+	if r.streaming.Load() {
+		limit = streamParkTime
+	}
 	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool {
 		plain, _, _ := r.decoded(f.frame)
-		if plain == nil && now-f.at < parkTime && r.wanted(f.frame) {
+		if plain == nil && now-f.at < limit && r.wanted(f.frame) {
 			return false
 		}
 		f.old = true

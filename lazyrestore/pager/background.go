@@ -16,8 +16,9 @@ const (
 	// copies are hardly quicker (32 KiB 2.4-3.1 GB/s, 256 KiB 2.9-4.0), and
 	// this bounds what a worker holds. While faults come, the next one may be
 	// for the span that is being decoded.
-	smallSpan = 64 << 10
-	largeSpan = 256 << 10
+	smallSpan  = 64 << 10
+	streamSpan = 128 << 10
+	largeSpan  = 256 << 10
 	// offersEach is how many spans a worker may have waiting for the reader.
 	offersEach = 3
 	// workerNice makes the background give way to the application.
@@ -87,6 +88,9 @@ func (w *filler) fillSome(ctx context.Context) bool {
 	span := largeSpan
 	if w.active() {
 		span = smallSpan
+		if w.streaming.Load() {
+			span = streamSpan
+		}
 	}
 	for _, s := range *w.spaces.Load() {
 		if s.ended.Load() {
@@ -128,7 +132,9 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	}
 	w.stats.fetched.Add(uint64(len(plain)))
 	o.plain, o.first, o.n, o.next = plain, first, n, int(w.base[first])
-	if !w.active() {
+	// In a stream what counts is the rate, so the reader and the worker share
+	// the copying.
+	if !w.active() || w.streaming.Load() && len(w.offers) > 0 {
 		w.fillSpaces(ctx, plain, first, n)
 		return
 	}

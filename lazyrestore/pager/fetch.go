@@ -108,8 +108,9 @@ func (w *worker) put(ctx context.Context, s *space, i, j int, do func(i, j int) 
 const (
 	// Pieces of a copy, in bytes. While faults come, the next one may have to
 	// wait for a piece; else larger ones cost less each.
-	smallPiece = 32 << 10
-	largePiece = 256 << 10
+	smallPiece  = 32 << 10
+	streamPiece = 128 << 10
+	largePiece  = 256 << 10
 	// demandRecent is how long after a fault another one is expected.
 	demandRecent = int64(time.Millisecond)
 )
@@ -119,10 +120,13 @@ func (se *session) active() bool { return se.now()-se.lastFault.Load() < demandR
 
 // piece is how many pages may be copied without looking for faults.
 func (se *session) piece() int {
-	if se.active() {
-		return smallPiece >> page.Shift
+	switch {
+	case !se.active():
+		return largePiece >> page.Shift
+	case se.streaming.Load():
+		return streamPiece >> page.Shift
 	}
-	return largePiece >> page.Shift
+	return smallPiece >> page.Shift
 }
 
 // lose poisons a frame in s: err is why it cannot be had.

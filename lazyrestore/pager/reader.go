@@ -24,10 +24,14 @@ const (
 	tick = time.Second
 	// parkTime is how long a fault waits for the background, which is fetching
 	// its frame, before the reader does that too: about as long as it takes.
-	parkTime = int64(50 * time.Microsecond)
+	// In a stream spans are larger.
+	parkTime       = int64(50 * time.Microsecond)
+	streamParkTime = 3 * parkTime
 	// inlineLimit is how many faults may queue before the rest goes to the
 	// demand workers: waking one costs as much as serving some inline.
 	inlineLimit = 3
+	// rowFaults is how many faults in a row make a stream.
+	rowFaults = 4
 	// stuckWakes is how often one fault may be answered by waking alone: the
 	// page should be there.
 	stuckWakes = 4096
@@ -50,6 +54,7 @@ type reader struct {
 	later    []fault // those that memory was short for
 	requeue  int64   // when unfinished frames were last given back
 	zeros    []byte  // maxZero bytes
+	row      int     // faults up to it that lie in a row
 	last     int     // frame of the latest fault
 	pidGone  bool    // the target's pidfd has said so
 	seen     uint32  // kicks looked at
@@ -272,8 +277,7 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 	f.s.order.touch(frame)
 	// A thread that runs through memory had better find all of the chunk, and
 	// so does one that comes back to it.
-	whole := frame == r.last+1 || e != nil
-	r.last = frame
+	whole := r.inRow(frame) || e != nil
 	if plain == nil {
 		if e = r.fetchNow(frame); e == nil {
 			r.demand.add(r.ctx, flightKey{frame: frame}, f) // it has patience
@@ -294,6 +298,20 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 		f.s.order.giveBack(frame)
 	}
 	return v
+}
+
+// inRow reports whether faults run through memory, of which frame is the
+// latest.
+func (r *reader) inRow(frame int) bool {
+	step := frame - r.last
+	r.last = frame
+	if step < 0 || step > nearFrames {
+		r.row = 0
+	} else {
+		r.row++
+	}
+	r.streaming.Store(r.row >= rowFaults)
+	return step == 1 || r.row >= rowFaults
 }
 
 // fetchNow reads and decodes frame if that can be done without waiting, and

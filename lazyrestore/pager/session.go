@@ -29,6 +29,7 @@ type session struct {
 	spaces    atomic.Pointer[[]*space] // replaced, never changed; only the reader does
 	demand    *demand
 	lastFault atomic.Int64  // when the last fault was read, in the session's clock
+	streaming atomic.Bool   // faults come in a row, so larger pieces serve them better
 	start     time.Time     // where that clock begins
 	kicks     atomic.Uint32 // how often somebody wanted the reader to look
 	kickFD    int           // an eventfd that wakes it

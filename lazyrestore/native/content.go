@@ -135,6 +135,9 @@ func (k *content) anonymous(v *VMA) error {
 	for r := range present.All() {
 		k.lazy(v, r, from)
 	}
+	for w := range k.words.Within(v.Range) {
+		present.Remove(w) // nothing is registered for their sake alone
+	}
 	v.Lazy = lazyRanges(&present)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -147,7 +148,22 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 	if ierr := <-inspected; ierr != nil {
 		return ierr // says more than the call that failed for the same reason
 	}
+	if err == nil {
+		b.oomScore()
+	}
 	return cmp.Or(err, ctx.Err())
+}
+
+// oomScore gives the process its own, which it has had from us so far.
+func (b *builder) oomScore() {
+	own, err := proc.ReadOOMScoreAdj(unix.Getpid())
+	if err != nil || own == b.st.OOMScore {
+		return
+	}
+	path := "/proc/" + strconv.Itoa(b.st.PID) + "/oom_score_adj"
+	if err := os.WriteFile(path, strconv.AppendInt(nil, b.st.OOMScore, 10), 0); err != nil {
+		b.re.warnings = append(b.re.warnings, fmt.Sprintf("oom_score_adj is %d instead of %d: %v", own, b.st.OOMScore, err))
+	}
 }
 
 // build has the process build itself up to its registers.

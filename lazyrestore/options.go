@@ -40,9 +40,6 @@ type CheckpointOptions struct {
 	Workers      int    // encoders at work at once; 0 is one for each CPU
 	DryRun       bool   // look whether the process can be held by an image, write nothing
 
-	// ChangedFiles is noted in the image as the default of its restores.
-	ChangedFiles ChangedFiles
-
 	// Progress, if set, is called from one goroutine, about ten times a second.
 	Progress func(Progress)
 	Logger   *slog.Logger // nil: no log
@@ -69,7 +66,6 @@ type RestoreOptions struct {
 	Eager        bool         // load all memory before the program runs
 	Background   Background   // what the pager does besides answering faults
 	Digest       string       // the image's digest, where it has to be a certain one
-	PIDNamespace bool         // a pid namespace of its own, with an init and a /proc
 	ChangedFiles ChangedFiles // what to do with files that are not as they were
 	Stdio        Stdio        // what becomes of descriptors 0 to 2
 	Workers      int          // decoders at work at once; 0 is one for each CPU

@@ -34,3 +34,19 @@ func (r *reporter) end() {
 		r.to(r.now)
 	}
 }
+
+// report tells how much of the memory is there, until all is or the pager has
+// left.
+func (p *Process) report(to func(Progress)) {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		now := p.Stats()
+		to(Progress{Phase: "fill", Done: min(now.InstalledBytes, p.result.LazyBytes), Total: p.result.LazyBytes})
+		select {
+		case <-p.ended:
+			return
+		case <-tick.C:
+		}
+	}
+}

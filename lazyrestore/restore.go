@@ -238,7 +238,16 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		p.result.TTFIMicros = time.Since(p.begin).Microseconds()
 		return nil
 	}
+	target := pager.Target{Pid: p.pid, PidFD: p.pidfd}
+	if err := p.pager.Attach(built.UFFD, target, built.Mappings); err != nil {
+		close(p.ended)
+		p.abort(r, built)
+		return err
+	}
 	go p.serve(*built, r.opts)
+	if r.opts.Progress != nil {
+		go p.report(r.opts.Progress)
+	}
 	if r.opts.Eager {
 		select {
 		case <-p.resident:
@@ -284,6 +293,14 @@ func (p *Process) serve(built native.Process, opts *RestoreOptions) {
 	if err != nil {
 		p.pagerErr = fmt.Errorf("pager of process %d: %w", p.pid, err)
 		opts.Logger.Error("pager ended", "pid", p.pid, "error", err)
+		var lost *pager.LostError
+		switch {
+		case errors.As(err, &lost):
+			p.pagerErr = fmt.Errorf("%w: %w", ErrSourceLost, p.pagerErr)
+		case errors.Is(err, image.ErrDamaged):
+			// Nobody can bring its pages: it would wait for ever.
+			_ = p.Signal(unix.SIGKILL)
+		}
 		return
 	}
 	close(p.resident)

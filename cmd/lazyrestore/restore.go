@@ -63,7 +63,6 @@ func (v *restoreVerb) flags() []cli.Flag {
 			Usage: "Load all memory in the background, or only what is touched",
 		},
 		{Name: "detach", Short: 'd', Value: cli.Bool(&v.detach), Usage: "Return when the process runs and print its pid; the pager stays until all memory is there"},
-		{Name: "pid-ns", Value: cli.Bool(&o.PIDNamespace), Usage: "Give the process a pid namespace of its own, where its pid is free"},
 		{Name: "image-digest", Arg: "DIGEST", Value: cli.String(&o.Digest), Usage: "Refuse an image whose digest, as checkpoint printed it, is another"},
 		{
 			Name: "changed-files", Arg: "refuse|warn", Choices: []string{"refuse", "warn"},

@@ -146,10 +146,14 @@ func (c *capture) namespaces() error {
 	if err != nil {
 		return err
 	}
+	c.rootDirectory(root)
+	return nil
+}
+
+func (c *capture) rootDirectory(root string) {
 	if root != "/" {
 		c.refused.add("root directory "+root, "the process has changed its root", helpCRIU)
 	}
-	return nil
 }
 
 func (c *capture) privileges() error {
@@ -172,6 +176,13 @@ func (c *capture) privileges() error {
 		c.refused.add("locked memory", fmt.Sprintf("%d bytes are locked", s.VmLck), "unlock them for the checkpoint")
 	}
 	return nil
+}
+
+// threadCredentials refuses a thread that is somebody else than its process.
+func (c *capture) threadCredentials(tid int, s *proc.Status) {
+	if own := credsOf(s); !own.equal(&c.st.Creds) {
+		c.refused.add("thread "+strconv.Itoa(tid), "its credentials differ from the process's", helpCRIU)
+	}
 }
 
 // family refuses a process that is not alone.

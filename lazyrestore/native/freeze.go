@@ -201,6 +201,7 @@ func (f *Frozen) thread(th *Thread) error {
 	if th.XState, err = tr.GetXState(tid); err != nil {
 		return err
 	}
+	f.c.st.XFeatures |= xfeatures(th.XState)
 	if th.SigMask, err = tr.GetSigMask(tid); err != nil {
 		return err
 	}
@@ -232,9 +233,7 @@ func (f *Frozen) thread(th *Thread) error {
 		return err
 	}
 	th.Comm = status.Name
-	if c := credsOf(&status); !c.equal(&f.c.st.Creds) {
-		f.c.refused.add("thread "+strconv.Itoa(tid), "its credentials differ from the process's", helpCRIU)
-	}
+	f.c.threadCredentials(tid, &status)
 	if status.Seccomp != 0 && tid != f.pid {
 		f.c.refused.add("thread "+strconv.Itoa(tid), "it has system call filters", helpCRIU)
 	}

@@ -33,10 +33,30 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 		}
 	}
 	leader := &st.Threads[0]
+	if err := b.processor(tr, leader.TID); err != nil {
+		return err
+	}
 	if err := b.unmapProgram(tr, leader.TID); err != nil {
 		return err
 	}
 	return b.setThread(tr, leader)
+}
+
+// processor refuses a processor without a feature that the program may have
+// found on the old one, whether a register of it is live now or not.
+func (b *builder) processor(tr *proc.Tracer, tid int) error {
+	state, err := tr.GetXState(tid)
+	if err != nil {
+		return err
+	}
+	lacks := b.st.XFeatures &^ xfeatures(state)
+	if lacks == 0 {
+		return nil
+	}
+	var r reasons
+	r.add("the processor", fmt.Sprintf("it lacks extended registers that the program knows of (xsave features %#x)", lacks),
+		"restore on a machine with the features that inspect shows")
+	return r.err()
 }
 
 func (b *builder) setThread(tr *proc.Tracer, th *Thread) error {
@@ -115,7 +135,7 @@ func (b *builder) explain(err error) error {
 	var r reasons
 	switch {
 	case errors.Is(err, unix.EEXIST) && step.Call == unix.SYS_CLONE3:
-		r.add(step.Step, "another thread or process has the id", "end that process, or restore with --pid-ns")
+		r.add(step.Step, "another thread or process has the id", "wait until that process has ended, or end it")
 	case step.Call == unix.SYS_OPENAT:
 		r.add(step.Step, step.Errno.Error(), "put the file back, or make it readable")
 	case step.Call == unix.SYS_CHDIR:

@@ -2,6 +2,7 @@ package native
 
 import (
 	"encoding/binary"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -127,11 +128,13 @@ func (b *builder) credentials(t *table) {
 		return
 	}
 	t.call("keep capabilities over the change of user", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
-	groups, list := b.prog.alloc(4*len(want.Groups) + 4)
-	for i, g := range want.Groups {
-		binary.NativeEndian.PutUint32(list[4*i:], g)
+	if !slices.Equal(want.Groups, have.Groups) {
+		groups, list := b.prog.alloc(4*len(want.Groups) + 4)
+		for i, g := range want.Groups {
+			binary.NativeEndian.PutUint32(list[4*i:], g)
+		}
+		t.call("set the groups", unix.SYS_SETGROUPS, uint64(len(want.Groups)), groups)
 	}
-	t.call("set the groups", unix.SYS_SETGROUPS, uint64(len(want.Groups)), groups)
 	t.call("set the group ids", unix.SYS_SETRESGID, uint64(want.GID[0]), uint64(want.GID[1]), uint64(want.GID[2]))
 	for c := range uint64(64) {
 		if have.Bnd&^want.Bnd&(1<<c) != 0 {
@@ -214,13 +217,6 @@ func signalOf(info []byte) int {
 }
 
 func (c *Creds) equal(o *Creds) bool {
-	if c.UID != o.UID || c.GID != o.GID || len(c.Groups) != len(o.Groups) {
-		return false
-	}
-	for i := range c.Groups {
-		if c.Groups[i] != o.Groups[i] {
-			return false
-		}
-	}
-	return c.Inh == o.Inh && c.Prm == o.Prm && c.Eff == o.Eff && c.Bnd == o.Bnd && c.Amb == o.Amb && c.SecureBits == o.SecureBits
+	return c.UID == o.UID && c.GID == o.GID && slices.Equal(c.Groups, o.Groups) &&
+		c.Inh == o.Inh && c.Prm == o.Prm && c.Eff == o.Eff && c.Bnd == o.Bnd && c.Amb == o.Amb && c.SecureBits == o.SecureBits
 }

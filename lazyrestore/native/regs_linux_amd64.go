@@ -55,6 +55,19 @@ func resume(r proc.Regs) proc.Regs {
 // block that its thread pointer points to.
 func firstTouched(r *proc.Regs) (stack, thread uint64) { return r[proc.RSP], r[proc.FSBase] }
 
+// xfeatures are the state components that processor and kernel offer to all
+// programs (XCR0), which the kernel puts into the part of the legacy area that
+// is left to software; see struct xregs_state users in the kernel's
+// arch/x86/kernel/fpu/regset.c. Those that a program has to ask for (AMX) are
+// left out.
+func xfeatures(state []byte) uint64 {
+	const at, onRequest = 464, 3 << 17
+	if len(state) < at+8 {
+		return 3 // x87 and SSE: a processor without xsave
+	}
+	return binary.NativeEndian.Uint64(state[at:]) &^ onRequest
+}
+
 // entryCode is code that runs the table at addr in the loop behind it.
 func entryCode(addr uint64, loop []byte) []byte {
 	code := append([]byte(nil), 0x49, 0xbc) // MOVABS $addr, R12

@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
 
 const atFDCWD = 0xffffffffffffff9c // AT_FDCWD, sign-extended
@@ -385,6 +387,15 @@ func (b *builder) descriptors(t *table) {
 func (r *reopener) eagerFile(f *os.File) (int, error) {
 	if f == nil {
 		return -1, nil
+	}
+	// The process would read less than it needs, and then wait for ever for a
+	// page that nobody brings.
+	info, err := f.Stat()
+	if err != nil {
+		return -1, err
+	}
+	if uint64(info.Size()) < r.st.EagerBytes || !info.Mode().IsRegular() {
+		return -1, &image.DamagedError{Object: image.EagerObject, Err: fmt.Errorf("%d bytes instead of %d", info.Size(), r.st.EagerBytes)}
 	}
 	return r.share(int(f.Fd()))
 }

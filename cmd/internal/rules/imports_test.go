@@ -33,7 +33,7 @@ var mayImport = []struct {
 	{"lazyrestore/native", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "uffd"}},
 	{"lazyrestore/criu/...", []string{"lazyrestore/criu/...", "lazyrestore/image", "lazyrestore/page", "lazyrestore/pager", "uffd"}},
 	{"lazyrestore", []string{
-		"lazyrestore/native", "lazyrestore/pager", "lazyrestore/store", "pageserver",
+		"lazyrestore/native", "lazyrestore/pager", "lazyrestore/proc", "lazyrestore/store", "pageserver",
 		"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page",
 	}},
 	{"bench/...", []string{"..."}},

@@ -1,0 +1,173 @@
+package native
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// These are refusals of state that a test cannot have everywhere: the capture
+// is shown what /proc would say of it.
+
+func newCapture(pid int) *capture {
+	return &capture{pid: pid, st: new(State), files: make(map[string]uint32), objects: make(map[objectID]*object)}
+}
+
+// wantRefusal checks that the capture has one reason, about what and for why.
+func wantRefusal(t *testing.T, c *capture, what, why string) {
+	t.Helper()
+	var refused *RefusedError
+	if !errors.As(c.refused.err(), &refused) {
+		t.Fatalf("not refused; want %s: %s", what, why)
+	}
+	for _, r := range refused.Reasons {
+		if strings.Contains(r.What, what) && strings.Contains(r.Why, why) {
+			return
+		}
+	}
+	t.Errorf("refused for %v; want %s: %s", refused.Reasons, what, why)
+}
+
+func TestRefusesMapping(t *testing.T) {
+	r := page.Range{Start: 0x10000, End: 0x20000}
+	tests := []struct {
+		name string
+		vma  proc.VMA
+		why  string
+	}{
+		{"hugetlb", proc.VMA{Flags: proc.VMHugeTLB, PageSize: 2 << 20}, "pages of 2097152 bytes"},
+		{"sealed", proc.VMA{Flags: proc.VMSealed}, "flags are not preserved"},
+		{"droppable", proc.VMA{Flags: proc.VMDroppable}, "flags are not preserved"},
+		{"shadow-stack", proc.VMA{Flags: proc.VMShadowStack}, "flags are not preserved"},
+		{"locked", proc.VMA{Flags: proc.VMLocked}, "flags are not preserved"},
+		{"write-tracked", proc.VMA{Flags: proc.VMUffdWP}, "flags are not preserved"},
+		{"device-memory", proc.VMA{Flags: proc.VMIO | proc.VMPFNMap}, "flags are not preserved"},
+		{"protection-key", proc.VMA{ProtectionKey: 1}, "protection key"},
+		{"unknown-name", proc.VMA{Kind: proc.VMAOther, Path: "[news]"}, "type are not preserved"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := tt.vma
+			v.Range = r
+			if v.PageSize == 0 {
+				v.PageSize = page.Size
+			}
+			c := newCapture(os.Getpid())
+			if err := c.mapping(&v); err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, c, "mapping 00010000-00020000", tt.why)
+		})
+	}
+	t.Run("abandoned", func(t *testing.T) {
+		c := newCapture(os.Getpid())
+		c.smaps.VMAs = []proc.VMA{{Range: r, Flags: proc.VMUffdMissing}}
+		c.abandoned()
+		wantRefusal(t, c, "mapping 00010000-00020000", "no pager of ours answers")
+	})
+	t.Run("no-vdso", func(t *testing.T) {
+		c := newCapture(os.Getpid())
+		if err := c.vdso(); err != nil {
+			t.Fatal(err)
+		}
+		wantRefusal(t, c, "vDSO", "unmapped")
+	})
+	t.Run("ordinary", func(t *testing.T) {
+		c := newCapture(os.Getpid())
+		v := proc.VMA{Range: r, PageSize: page.Size, Flags: proc.VMRead | proc.VMWrite | proc.VMAccount}
+		if err := errors.Join(c.mapping(&v), c.refused.err()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRefusesProcess(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*proc.Status)
+		what   string
+	}{
+		{"shadow-stacks", func(s *proc.Status) { s.ThreadFeatures = "shstk" }, "shstk"},
+		{"speculation", func(s *proc.Status) { s.Speculation[0] = "thread mitigated, as no test process is" }, "speculation"},
+		{"seccomp", func(s *proc.Status) { s.Seccomp = 2 }, "seccomp"},
+		{"locked-memory", func(s *proc.Status) { s.VmLck = 4096 }, "locked memory"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCapture(os.Getpid())
+			var err error
+			if c.status, err = proc.ReadStatus(os.Getpid()); err != nil {
+				t.Fatal(err)
+			}
+			tt.change(&c.status)
+			if err := c.privileges(); err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, c, tt.what, "")
+		})
+	}
+}
+
+func TestRefusesDescriptor(t *testing.T) {
+	file := unix.Stat_t{Mode: unix.S_IFREG, Nlink: 1}
+	anon := unix.Stat_t{Mode: 0o600, Ino: 77}
+	tests := []struct {
+		name string
+		d    descriptor
+		why  string
+	}{
+		{"async", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Flags: unix.O_ASYNC}}, "O_ASYNC"},
+		{"lock", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Locks: []string{"1: FLOCK"}}}, "file lock"},
+		{"unknown-line", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Unknown: []string{"news: 1"}}}, "news: 1"},
+		{"gone-path", descriptor{link: "/nowhere/file", stat: file}, "leads nowhere"},
+		{"device", descriptor{link: "/dev/fb0", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(29, 0)}}, "state of this device"},
+		{"fifo", descriptor{link: "/tmp/fifo", stat: unix.Stat_t{Mode: unix.S_IFIFO}}, "FIFOs by name"},
+		{"epoll-target", descriptor{link: "anon_inode:[eventpoll]", stat: anon, info: proc.FDInfo{Epoll: []proc.EpollTarget{{FD: 8, Inode: 5}}}}, "closed or replaced"},
+		{"fanotify", descriptor{link: "anon_inode:[fanotify]", stat: anon}, "type are not preserved"},
+		{"perf-event", descriptor{link: "anon_inode:[perf_event]", stat: anon}, "type are not preserved"},
+		{"pidfd", descriptor{link: "anon_inode:[pidfd]", stat: anon}, "type are not preserved"},
+		{"bpf", descriptor{link: "anon_inode:bpf-map", stat: anon}, "type are not preserved"},
+		{"kvm", descriptor{link: "anon_inode:kvm-vm", stat: anon}, "type are not preserved"},
+		{"userfaultfd", descriptor{link: "anon_inode:[userfaultfd]", stat: anon}, "type are not preserved"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCapture(os.Getpid())
+			d := tt.d
+			d.num = 7
+			if err := c.describe(&d, []descriptor{d}); err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, c, "descriptor 7 ("+d.link+")", tt.why)
+		})
+	}
+}
+
+// A process in another root directory is refused by that name.
+func TestRefusesRootDirectory(t *testing.T) {
+	c := newCapture(os.Getpid())
+	c.rootDirectory("/elsewhere")
+	wantRefusal(t, c, "root directory /elsewhere", "changed its root")
+	c = newCapture(os.Getpid())
+	c.rootDirectory("/")
+	if err := c.refused.err(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusesThreadWithOtherCredentials(t *testing.T) {
+	c := newCapture(1)
+	c.st.Creds = Creds{UID: [4]uint32{1, 1, 1, 1}}
+	c.threadCredentials(5, &proc.Status{Uid: [4]uint32{1, 1, 1, 1}})
+	if err := c.refused.err(); err != nil {
+		t.Error(err)
+	}
+	c.threadCredentials(6, &proc.Status{Uid: [4]uint32{1, 2, 1, 1}})
+	wantRefusal(t, c, "thread 6", "credentials differ")
+}

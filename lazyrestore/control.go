@@ -66,6 +66,9 @@ func listenControl(pid int, answer func(string) controlReply) (*control, error) 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	if err := ours(dir); err != nil {
+		return nil, err
+	}
 	c := &control{path: controlPath(pid), answer: answer, done: make(chan struct{})}
 	var err error
 	if c.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
@@ -90,6 +93,19 @@ func listenControl(pid int, answer func(string) controlReply) (*control, error) 
 	}
 	go c.serve()
 	return c, nil
+}
+
+// ours refuses a directory that somebody else could have laid there, below
+// /tmp, to answer in a pager's place.
+func ours(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s is not a directory of this user alone", dir)
+	}
+	return nil
 }
 
 // close ends the service and waits for it.
@@ -151,6 +167,11 @@ func askPager(ctx context.Context, pid int, word string) (*controlReply, error) 
 		return nil, err
 	}
 	path := controlPath(pid)
+	if err := ours(RunDir()); errors.Is(err, unix.ENOENT) {
+		return nil, errNoPager
+	} else if err != nil {
+		return nil, err
+	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -58,6 +59,9 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	var err error
+	if r.path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
 	if r.src, err = store.OpenDir(path); err != nil {
 		return nil, err
 	}
@@ -74,6 +78,7 @@ type restorer struct {
 	begin time.Time
 	opts  *RestoreOptions
 	src   *store.Dir
+	path  string // of the image, absolute: a checkpoint may ask from elsewhere
 	state []byte // process.bin, unchecked
 	st    *native.State
 	eager *os.File
@@ -186,7 +191,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		if err == nil {
 			built.Kill()
 		}
-		err = rerr
+		err = errors.Join(rerr, err)
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.endKeeper())
@@ -310,7 +315,7 @@ func (p *Process) serve(built native.Process, opts *RestoreOptions) {
 // all the same; only a checkpoint of it has to wait until it is resident.
 func (p *Process) listen(r *restorer) {
 	c, err := listenControl(p.pid, func(word string) controlReply {
-		reply := controlReply{PID: p.pid, Image: r.src.Path(), Digest: r.im.Digest(), Stats: p.Stats()}
+		reply := controlReply{PID: p.pid, Image: r.path, Digest: r.im.Digest(), Stats: p.Stats()}
 		if word == askMissing {
 			for _, m := range p.missing() {
 				reply.Missing = append(reply.Missing, [3]uint64{uint64(m.Start), m.Len(), uint64(m.Image)})

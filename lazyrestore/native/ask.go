@@ -50,7 +50,11 @@ const (
 	subreaperAt = deathSigAt + 8
 	altStackAt  = subreaperAt + 8
 	clearTIDAt  = altStackAt + 24
-	answerSize  = clearTIDAt + 8
+	xcompPermAt = clearTIDAt + 8
+	answerSize  = xcompPermAt + 8
+
+	// Not in golang.org/x/sys: see <linux/membarrier.h> (Linux 6.3).
+	membarrierGetRegistrations = 1 << 9
 )
 
 // begin sets memory aside for the answers of one table.
@@ -84,6 +88,8 @@ func (q *questions) process() error {
 		call(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, q.at+deathSigAt),
 		call(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, q.at+subreaperAt),
 		call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS),
+		call(unix.SYS_ARCH_PRCTL|proc.MayFail, archGetXCompPerm, q.at+xcompPermAt),
+		call(unix.SYS_MEMBARRIER|proc.MayFail, membarrierGetRegistrations, 0, 0),
 		call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE),
 		call(unix.SYS_BRK, 0))
 	results, err := q.in.Run(q.f.pid, calls, nil)
@@ -103,6 +109,12 @@ func (q *questions) process() error {
 	n := len(results)
 	st.Creds.SecureBits = uint64(results[n-3])
 	st.Dumpable, st.MM.Brk = uint64(results[n-2]), uint64(results[n-1])
+	if registered := results[n-3]; registered > 0 {
+		st.Membarrier = uint64(registered)
+	}
+	if results[n-4] == 0 && q.word(xcompPermAt)&onRequest != 0 {
+		q.f.c.refused.add("AMX", "the process has permission to use its tiles, which are not preserved", "")
+	}
 	return nil
 }
 

@@ -172,6 +172,9 @@ func (c *capture) privileges() error {
 	if own.Speculation != s.Speculation {
 		c.refused.add("speculation control", fmt.Sprintf("%v is not what a new process has", s.Speculation), "")
 	}
+	if s.UntagMask != 0 && s.UntagMask != own.UntagMask {
+		c.refused.add("tagged addresses", "the process has the processor ignore bits of addresses", "")
+	}
 	if s.VmLck != 0 {
 		c.refused.add("locked memory", fmt.Sprintf("%d bytes are locked", s.VmLck), "unlock them for the checkpoint")
 	}

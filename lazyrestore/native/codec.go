@@ -182,7 +182,7 @@ func (c *coder) state(st *State) {
 	c.mapped(&st.Exe)
 	c.str(&st.Cwd)
 	num(c, &st.Umask)
-	for _, v := range []*uint64{&st.Persona, &st.Dumpable, &st.PDeathSig, &st.TimerSlack, &st.XFeatures, &st.LazyBytes, &st.EagerBytes} {
+	for _, v := range []*uint64{&st.Persona, &st.Dumpable, &st.PDeathSig, &st.TimerSlack, &st.XFeatures, &st.Membarrier, &st.LazyBytes, &st.EagerBytes} {
 		c.u64(v)
 	}
 	for _, v := range []*bool{&st.THPDisable, &st.NoNewPrivs, &st.Subreaper} {

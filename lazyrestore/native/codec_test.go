@@ -14,7 +14,7 @@ import (
 func sample() *State {
 	return &State{
 		Arch: "amd64", PID: 4711, Comm: "prog", Exe: Mapped{"/bin/prog", 123, 456}, Cwd: "/tmp",
-		Umask: 0o22, Dumpable: 1, OOMScore: -500, NoNewPrivs: true,
+		Umask: 0o22, Dumpable: 1, OOMScore: -500, Membarrier: 1 << 4, XFeatures: 7, NoNewPrivs: true,
 		Creds:  Creds{UID: [4]uint32{1, 2, 3, 4}, Groups: []uint32{5, 6}, Eff: 1 << 40},
 		MM:     MM{StartCode: 1, EndCode: 2, EnvEnd: 1 << 46},
 		Auxv:   []byte{1, 2, 3},
@@ -34,7 +34,7 @@ func sample() *State {
 		Threads:  []Thread{{TID: 4711, Comm: "t", Regs: proc.Regs{1, 2, 3}, XState: []byte{9}, Affinity: []uint64{3}, Nice: -5, RSeq: RSeq{1, 2, 3, 4}}},
 		Eager:    []Eager{{page.Range{Start: 0, End: 0x2000}, 1}},
 		EagerSum: 0xdeadbeef, LazyBytes: 4096, EagerBytes: 8192,
-		Huge: []page.Range{{Start: 0x200000, End: 0x400000}}, Guards: []page.Range{{Start: 0x5000, End: 0x6000}},
+		Huge: []page.Range{{Start: 0x200000, End: 0x400000}}, Guards: []page.Range{{Start: 0x15000, End: 0x16000}},
 	}
 }
 

@@ -237,6 +237,9 @@ func (f *Frozen) thread(th *Thread) error {
 	if status.Seccomp != 0 && tid != f.pid {
 		f.c.refused.add("thread "+strconv.Itoa(tid), "it has system call filters", helpCRIU)
 	}
+	if on, known, err := tr.SyscallDispatch(tid); err == nil && known && on {
+		f.c.refused.add("thread "+strconv.Itoa(tid), "its system calls are dispatched to user space", helpCRIU)
+	}
 	return f.scheduling(th)
 }
 

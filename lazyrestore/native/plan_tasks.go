@@ -25,12 +25,6 @@ func (b *builder) process(t *table) {
 	t.call("change to the working directory", unix.SYS_CHDIR, b.prog.cstring(st.Cwd)).on(st.Cwd)
 	t.call("set the umask", unix.SYS_UMASK, uint64(st.Umask))
 	t.call("set the personality", unix.SYS_PERSONALITY, st.Persona)
-	for i, l := range st.Limits {
-		if i < len(b.limits) && b.limits[i] == l {
-			continue
-		}
-		t.call("set the resource limit", unix.SYS_PRLIMIT64, 0, uint64(i), b.prog.words(l.Cur, l.Max), 0).on(strconv.Itoa(i))
-	}
 	for i, a := range st.Actions {
 		sig := i + 1
 		if unix.Signal(sig) == unix.SIGKILL || unix.Signal(sig) == unix.SIGSTOP {
@@ -41,6 +35,11 @@ func (b *builder) process(t *table) {
 	}
 	for _, info := range st.Pending {
 		t.call("queue signal", unix.SYS_RT_SIGQUEUEINFO, uint64(st.PID), uint64(signalOf(info)), b.prog.bytes(info)).on(strconv.Itoa(signalOf(info)))
+	}
+	for bit := range uint(63) {
+		if st.Membarrier&(1<<bit) != 0 {
+			t.call("register for memory barriers", unix.SYS_MEMBARRIER, 1<<bit, 0, 0)
+		}
 	}
 	if st.Subreaper {
 		t.call("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1)
@@ -176,6 +175,12 @@ func (b *builder) credentials(t *table) {
 // at which it is given its registers.
 func (b *builder) last(t *table) {
 	st := b.st
+	for i, l := range st.Limits {
+		if i < len(b.limits) && b.limits[i] == l {
+			continue
+		}
+		t.call("set the resource limit", unix.SYS_PRLIMIT64, 0, uint64(i), b.prog.words(l.Cur, l.Max), 0).on(strconv.Itoa(i))
+	}
 	t.call("set huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, boolWord(st.THPDisable))
 	t.call("set the timer slack", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, st.TimerSlack)
 	for which, iv := range st.Timers {

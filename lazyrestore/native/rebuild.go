@@ -144,7 +144,7 @@ func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings
 func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 	inspected := make(chan error, 1)
 	go func() { inspected <- b.inspect() }()
-	err := b.build(p, progFD, pair)
+	err := b.build(ctx, p, progFD, pair)
 	if ierr := <-inspected; ierr != nil {
 		return ierr // says more than the call that failed for the same reason
 	}
@@ -167,7 +167,7 @@ func (b *builder) oomScore() {
 }
 
 // build has the process build itself up to its registers.
-func (b *builder) build(p *Process, progFD, pair int) error {
+func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error {
 	if err := b.plan(); err != nil {
 		return err
 	}
@@ -176,6 +176,9 @@ func (b *builder) build(p *Process, progFD, pair int) error {
 	if err != nil {
 		return err
 	}
+	// A file system that does not answer holds up the process, not its end.
+	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(p.PIDFD, unix.SIGKILL, nil, 0) })
+	defer stop()
 	if err := b.built(p); err != nil {
 		return err
 	}

@@ -55,13 +55,21 @@ func resume(r proc.Regs) proc.Regs {
 // block that its thread pointer points to.
 func firstTouched(r *proc.Regs) (stack, thread uint64) { return r[proc.RSP], r[proc.FSBase] }
 
+// archGetXCompPerm is arch_prctl's ARCH_GET_XCOMP_PERM (Linux 5.16): which state
+// components the process may use; onRequest are those that it has to ask for,
+// the tiles of AMX.
+const (
+	archGetXCompPerm = 0x1022
+	onRequest        = 3 << 17
+)
+
 // xfeatures are the state components that processor and kernel offer to all
 // programs (XCR0), which the kernel puts into the part of the legacy area that
 // is left to software; see struct xregs_state users in the kernel's
 // arch/x86/kernel/fpu/regset.c. Those that a program has to ask for (AMX) are
 // left out.
 func xfeatures(state []byte) uint64 {
-	const at, onRequest = 464, 3 << 17
+	const at = 464
 	if len(state) < at+8 {
 		return 3 // x87 and SSE: a processor without xsave
 	}

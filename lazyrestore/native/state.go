@@ -21,6 +21,7 @@ type State struct {
 	THPDisable bool
 	NoNewPrivs bool
 	Subreaper  bool
+	Membarrier uint64 // membarrier(2) commands that it has registered with
 	OOMScore   int64
 	Creds      Creds
 	MM         MM

@@ -96,12 +96,23 @@ func (st *State) validMemory() error {
 }
 
 func (st *State) validEager() error {
+	var mapped page.Set
+	for i := range st.VMAs {
+		mapped.Add(st.VMAs[i].Range)
+	}
+	for _, g := range st.Guards {
+		if g.Empty() || !mapped.Covers(g) {
+			return fmt.Errorf("guard region %v is not mapped", g)
+		}
+	}
 	var sum uint64
 	for _, e := range st.Eager {
 		sum += e.Len()
 		switch {
 		case uint64(e.Shared) > uint64(len(st.Shared)):
 			return fmt.Errorf("eager pages of shared object %d of %d", e.Shared, len(st.Shared))
+		case e.Shared == 0 && !mapped.Covers(e.Range):
+			return fmt.Errorf("eager pages %v are not mapped", e.Range)
 		case e.Empty():
 			return fmt.Errorf("an empty run of eager pages at %v", e.Start)
 		case e.Shared != 0 && e.End > page.Addr(st.Shared[e.Shared-1].Size).Up():

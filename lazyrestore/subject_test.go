@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait of these tests.
-const patience = 30 * time.Second
+const patience = 10 * time.Second
 
 // A subject is one run of testdata/subject through all its lives: started by
 // the test, and later restored.

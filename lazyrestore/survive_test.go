@@ -54,15 +54,19 @@ func TestScenesAlone(t *testing.T) {
 }
 
 var threadScenes = []survival{
-	{scene: "registers"}, {scene: "own-things"},
+	{scene: "registers"},
+	{scene: "own-things"},
 	// a thread in sigwait has what it waits for unblocked meanwhile
-	{scene: "sleepers", changed: []string{"SigBlk"}}, {scene: "robust-mutexes"},
+	{scene: "sleepers", changed: []string{"SigBlk"}},
+	{scene: "robust-mutexes"},
 	{scene: "restartable-sequences"},
 }
 
 func TestThreadsSurvive(t *testing.T) { survives(t, threadScenes) }
 
-var signalScenes = []survival{{scene: "actions"}, {scene: "pending"},
+var signalScenes = []survival{
+	{scene: "actions"},
+	{scene: "pending"},
 	// the handler of its timer may be at work
 	{scene: "timers", changed: []string{"SigBlk", "Pnd"}},
 }
@@ -97,23 +101,42 @@ func TestAlternateStackSurvives(t *testing.T) {
 }
 
 var processScenes = []survival{
-	{scene: "attributes"}, {scene: "not-dumpable"}, {scene: "another-user"}, {scene: "secure-bits"},
-	{scene: "heap"}, {scene: "stack"},
+	{scene: "attributes"},
+	{scene: "not-dumpable"},
+	{scene: "another-user"},
+	{scene: "secure-bits"},
+	{scene: "heap"},
+	{scene: "stack"},
 }
 
 func TestProcessAttributesSurvive(t *testing.T) { survives(t, processScenes) }
 
 var mappingScenes = []survival{
-	{scene: "protections"}, {scene: "code"}, {scene: "advice"}, {scene: "named"}, {scene: "guards"},
-	{scene: "private-file"}, {scene: "shared-file"}, {scene: "shared-anonymous"}, {scene: "memory-file"},
-	{scene: "memory-file-mapped"}, {scene: "sparse"}, {scene: "huge"},
+	{scene: "protections"},
+	{scene: "code"},
+	{scene: "advice"},
+	{scene: "named"},
+	{scene: "guards"},
+	{scene: "private-file"},
+	{scene: "shared-file"},
+	{scene: "shared-anonymous"},
+	{scene: "memory-file"},
+	{scene: "memory-file-mapped"},
+	{scene: "sparse"},
+	{scene: "huge"},
 }
 
 func TestMappingsSurvive(t *testing.T) { survives(t, mappingScenes) }
 
 var descriptorScenes = []survival{
-	{scene: "pipes"}, {scene: "half-pipes"}, {scene: "eventfds"}, {scene: "epolls"}, {scene: "regular"},
-	{scene: "directory"}, {scene: "devices"}, {scene: "unlinked", args: []string{"/dev/shm"}},
+	{scene: "pipes"},
+	{scene: "half-pipes"},
+	{scene: "eventfds"},
+	{scene: "epolls"},
+	{scene: "regular"},
+	{scene: "directory"},
+	{scene: "devices"},
+	{scene: "unlinked", args: []string{"/dev/shm"}},
 }
 
 func TestDescriptorsSurvive(t *testing.T) { survives(t, descriptorScenes) }

@@ -275,12 +275,9 @@ func outcome(op string, start, length uint64, done int64, errno unix.Errno) (int
 // escape makes what p points to live on the heap, which the compiler cannot
 // know to be needed: the kernel gets the address as an integer in a struct.
 func escape(p unsafe.Pointer) {
-	if never {
+	if escaped != nil {
 		escaped = p
 	}
 }
 
-var (
-	never   bool
-	escaped unsafe.Pointer
-)
+var escaped unsafe.Pointer // always nil

@@ -25,12 +25,11 @@ type batch struct {
 	calls  []*call
 
 	// Made by the worker.
-	out    []byte     // the frames, unless they are parts of pieces
-	parts  [][]byte   // the frames' bytes in order
-	frames []outFrame // one for each frame
-	runs   []Run      // of all frames; Frame is not set yet
-	zero   uint64     // bytes of zero pages
-	err    error
+	out    []byte        // the frames, unless they are parts of pieces
+	parts  [][]byte      // the frames' bytes in order
+	frames []outFrame    // one for each frame
+	runs   []Run         // of all frames; Frame is not set yet
+	zero   uint64        // bytes of zero pages
 	ready  chan struct{} // one token: the worker is done
 }
 

@@ -26,11 +26,10 @@ type reopener struct {
 	refused  reasons
 	warnings []string
 
-	owned   []int // descriptors to close when the process has them
-	opens   []int // of State.Opens
-	shared  []int // of State.Shared
-	pipes   map[uint64][2]int
-	eagerAt []int64 // where in eager.raw a shared object's pages begin
+	owned  []int // descriptors to close when the process has them
+	opens  []int // of State.Opens
+	shared []int // of State.Shared
+	pipes  map[uint64][2]int
 }
 
 // lowest is the first descriptor number that the process does not use.

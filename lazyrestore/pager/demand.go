@@ -179,8 +179,8 @@ func (d *demand) served(f fault) {
 }
 
 // note logs what must not happen; a context's end may.
-func (d *session) note(err error) {
+func (se *session) note(err error) {
 	if err != nil && !errors.Is(err, context.Canceled) {
-		d.log.Error("install pages", "error", err)
+		se.log.Error("install pages", "error", err)
 	}
 }

@@ -148,7 +148,8 @@ func TestCloneExecFails(t *testing.T) {
 		}, 0, unix.ENOENT},
 		{"traced", []Call{
 			{NR: unix.SYS_PTRACE, Args: [6]uint64{unix.PTRACE_TRACEME}},
-			{NR: unix.SYS_CLOSE, Args: [6]uint64{9999}}, execve("/bin/true"),
+			{NR: unix.SYS_CLOSE, Args: [6]uint64{9999}},
+			execve("/bin/true"),
 		}, 1, unix.EBADF},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -185,13 +185,21 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 	}
 	// Beside the rebuild, for which none of it is needed.
 	ready := make(chan error, 1)
-	go func() { ready <- r.prepare(ctx) }()
-	built, err := native.Rebuild(ctx, r.st, opts)
+	whole, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		err := r.prepare(ctx)
+		if err != nil {
+			cancel(err) // what is built from a damaged image may never end
+		}
+		ready <- err
+	}()
+	built, err := native.Rebuild(whole, r.st, opts)
 	if rerr := <-ready; rerr != nil {
 		if err == nil {
 			built.Kill()
 		}
-		err = errors.Join(rerr, err)
+		err = rerr
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.endKeeper())
@@ -236,7 +244,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 	if built.UFFD == nil || p.pager == nil {
 		close(p.resident)
 		close(p.ended)
-		if err := built.Run(); err != nil {
+		if err := r.let(built); err != nil {
 			built.Kill()
 			return err
 		}
@@ -266,7 +274,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 			return ctx.Err()
 		}
 	}
-	if err := built.Run(); err != nil {
+	if err := r.let(built); err != nil {
 		p.abort(r, built)
 		return err
 	}
@@ -288,6 +296,14 @@ func (p *Process) abort(r *restorer, built *native.Process) {
 	if p.pagerErr != nil && !errors.As(p.pagerErr, &lost) {
 		_ = r.endKeeper() // there is nothing left to keep for a successor
 	}
+}
+
+// let lets the process go.
+func (r *restorer) let(built *native.Process) error {
+	if r.opts.BeforeRun != nil {
+		r.opts.BeforeRun()
+	}
+	return built.Run()
 }
 
 // serve runs the pager until it has left.

@@ -142,8 +142,18 @@ func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings
 // run has the process build itself. Beside it, where there is a processor for
 // it, all is looked at that a restore may be refused for.
 func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
+	// A state that is damaged may have the process wait for ever, say for a page
+	// of its own that nobody brings: what is found ends the wait.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	inspected := make(chan error, 1)
-	go func() { inspected <- b.inspect() }()
+	go func() {
+		err := b.inspect()
+		if err != nil {
+			cancel(err)
+		}
+		inspected <- err
+	}()
 	err := b.build(ctx, p, progFD, pair)
 	if ierr := <-inspected; ierr != nil {
 		return ierr // says more than the call that failed for the same reason
@@ -151,7 +161,7 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 	if err == nil {
 		b.oomScore()
 	}
-	return cmp.Or(err, ctx.Err())
+	return cmp.Or(context.Cause(ctx), err) // an end that we have made says nothing
 }
 
 // oomScore gives the process its own, which it has had from us so far.
@@ -177,8 +187,16 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 		return err
 	}
 	// A file system that does not answer holds up the process, not its end.
-	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(p.PIDFD, unix.SIGKILL, nil, 0) })
-	defer stop()
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		_ = unix.PidfdSendSignal(p.PIDFD, unix.SIGKILL, nil, 0)
+	})
+	defer func() {
+		if !stop() {
+			<-killed // the descriptor is about to be closed
+		}
+	}()
 	if err := b.built(p); err != nil {
 		return err
 	}

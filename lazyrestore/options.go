@@ -71,6 +71,11 @@ type RestoreOptions struct {
 	Workers      int          // decoders at work at once; 0 is one for each CPU
 	DryRun       bool         // look whether the image can be restored here, start nothing
 
+	// BeforeRun, if set, is called when the process stands before its first
+	// instruction, and holds it there until it returns. What ends the calling
+	// process up to then ends the restored one too.
+	BeforeRun func()
+
 	// Progress, if set, is called from one goroutine, about ten times a second.
 	Progress func(Progress)
 	Logger   *slog.Logger // nil: no log

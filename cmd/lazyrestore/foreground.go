@@ -31,10 +31,14 @@ func (v *restoreVerb) foreground() error {
 	defer close(ended)
 	// Asking for ten signals takes 0.5 ms, a fifth of a restore, so it is done
 	// while the process is being built. A signal before that ends this command,
-	// and what is built of the process with it.
+	// and what is built of the process with it; the process does not run before
+	// signals are passed on.
+	listening := make(chan struct{})
+	v.opts.BeforeRun = func() { <-listening }
 	go func() {
 		signals := make(chan os.Signal, 64)
 		signal.Notify(signals, forwarded()...)
+		close(listening)
 		pass(signals, started, ended, cancel)
 	}()
 

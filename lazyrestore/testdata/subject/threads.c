@@ -174,6 +174,11 @@ static void *in_absolute_sleep(void *argument)
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	CHECK(now.tv_sec > until.tv_sec || (now.tv_sec == until.tv_sec && now.tv_nsec >= until.tv_nsec));
+	/* It may be over before the last look at all threads. */
+	pthread_mutex_lock(&lock);
+	while (!go)
+		CHECK(pthread_cond_wait(&woken, &lock) == 0);
+	pthread_mutex_unlock(&lock);
 	return NULL;
 }
 

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -216,6 +217,34 @@ func TestRefusesTracedProcess(t *testing.T) {
 	s.cycle(plainest, filling) // and now it can be
 	s.release()
 	s.well()
+}
+
+// A user without privileges gets a clear word, and harms nothing: neither a
+// process of root nor, where it does not suffice, one of their own.
+func TestUnprivilegedCheckpoint(t *testing.T) {
+	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
+	for name, owner := range map[string]*syscall.Credential{"of root": nil, "own": nobody} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := launch(t, startWith{scene: "look", args: []string{"1"}, cred: owner})
+			s.ready(1)
+			cmd := self(t, "checkpoint", checkpointRole{PID: s.pid, LeaveRunning: true, Dir: filepath.Join(s.dir, "image")})
+			cmd.Path = "/proc/self/exe" // whatever the directories that lead to it allow
+			cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: nobody}
+			out, err := cmd.CombinedOutput()
+			if owner == nil && (err == nil || !contains(string(out), "permission")) {
+				t.Errorf("%v: %q, want a word about permission", err, out)
+			}
+			if err != nil {
+				noImage(t, s.dir, "image")
+				if len(out) == 0 {
+					t.Error("it failed without a word")
+				}
+			}
+			s.release()
+			s.well()
+		})
+	}
 }
 
 // The process id is taken: nothing happens to whoever has it.

@@ -107,7 +107,7 @@ func (q *questions) process() error {
 	st.PDeathSig = q.word(deathSigAt) & 0xffffffff
 	st.Subreaper = q.word(subreaperAt)&0xffffffff != 0
 	n := len(results)
-	st.Creds.SecureBits = uint64(results[n-3])
+	st.Creds.SecureBits = uint64(results[n-5])
 	st.Dumpable, st.MM.Brk = uint64(results[n-2]), uint64(results[n-1])
 	if registered := results[n-3]; registered > 0 {
 		st.Membarrier = uint64(registered)

@@ -94,9 +94,9 @@ func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, 
 // settled books n bytes at off of a span that were dealt with.
 func (in *installer) settled(s *space, first, off, n int, how outcome) {
 	at := first + off>>page.Shift
-	fresh := s.settle(at, at+n>>page.Shift)
-	if how == there {
-		in.tally.installed.Add(uint64(fresh) << page.Shift)
+	s.settle(at, at+n>>page.Shift)
+	if how == there { // which happens to a page once, whoever settles it first
+		in.tally.installed.Add(uint64(n))
 	}
 }
 
@@ -109,8 +109,9 @@ func (in *installer) poison(s *space, i, j int) (outcome, error) {
 			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Poison(uint64(dst), uint64(n), 0) },
 			func(off, n int, how outcome) {
 				at := i + (p.off+off)>>page.Shift
-				if fresh := s.settle(at, at+n>>page.Shift); how == there {
-					in.tally.poisoned.Add(uint64(fresh) << page.Shift)
+				s.settle(at, at+n>>page.Shift)
+				if how == there {
+					in.tally.poisoned.Add(uint64(n))
 				}
 			})
 		if out != there {

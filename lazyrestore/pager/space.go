@@ -57,13 +57,8 @@ func (s *space) settleUnmapped(t *table) {
 	}
 }
 
-// settle notes that the pages numbered from i up to j need no more, and
-// returns how many of them did until now.
-func (s *space) settle(i, j int) int {
-	n := s.done.setRange(i, j)
-	s.left.Add(int64(-n))
-	return n
-}
+// settle notes that the pages numbered from i up to j need no more.
+func (s *space) settle(i, j int) { s.left.Add(int64(-s.done.setRange(i, j))) }
 
 // settleGone does so for what the latest events have cut out of the layout.
 func (s *space) settleGone(t *table) {

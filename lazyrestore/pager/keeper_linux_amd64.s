@@ -35,7 +35,7 @@
 // back but this code, the page and what the kernel may write to for it.
 //
 // R12 is the page, R13 the descriptor looked at, R14 the end of descriptors,
-// R15 whether a served process still lives.
+// R15 whether a served process still lives, BX the end of open descriptors.
 TEXT ·cloneKeeper(SB), NOSPLIT, $0-24
 	MOVQ	page+0(FP), R12
 	MOVQ	maxFD+8(FP), R14
@@ -101,6 +101,7 @@ stdio:
 again:
 	XORQ	R15, R15
 	XORQ	R13, R13
+	XORQ	BX, BX
 probe:
 	MOVQ	R13, DI
 	MOVQ	$UFFDIO_WRITEPROTECT, SI
@@ -109,6 +110,7 @@ probe:
 	SYSCALL
 	CMPQ	AX, $EBADF
 	JEQ	next
+	LEAQ	1(R13), BX
 	CMPQ	AX, $ENOTTY
 	JEQ	next
 	CMPQ	AX, $EINVAL
@@ -122,7 +124,10 @@ next:
 	JLT	probe
 	TESTQ	R15, R15
 	JEQ	leave
+	MOVQ	BX, R14	// nobody opens descriptors here any more
 
+	MOVQ	$1, PAGE_SECOND(R12)	// the kernel has put the time that was left there: none
+	MOVQ	$0, PAGE_SECOND+8(R12)
 	XORQ	DI, DI
 	XORQ	SI, SI
 	LEAQ	PAGE_SECOND(R12), DX

@@ -290,12 +290,40 @@ func TestKeeperOutlivesPagerOnly(t *testing.T) {
 	if ended(1500 * time.Millisecond) {
 		t.Fatal("the keeper ended while a forked child waits for pages")
 	}
+	// It has looked a first time, and sleeps between its looks: what it takes
+	// from now on is next to nothing.
+	before := cpuTicks(t, v.keeper)
+	if ended(2500 * time.Millisecond) {
+		t.Fatal("the keeper ended while a forked child waits for pages")
+	}
+	if used := cpuTicks(t, v.keeper) - before; used > 25 {
+		t.Errorf("the keeper took %d hundredths of a second in 2.5 seconds", used)
+	}
 	if err := unix.Kill(child, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if !ended(uffdtest.Timeout) {
 		t.Error("the keeper lives on though nobody is left")
 	}
+}
+
+// cpuTicks is the processor time that a process has taken, in clock ticks.
+func cpuTicks(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	sum := 0
+	for _, f := range fields[11:13] { // utime and stime
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += n
+	}
+	return sum
 }
 
 func TestKeeperIsSmallAndEnds(t *testing.T) {

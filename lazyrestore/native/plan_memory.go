@@ -140,16 +140,25 @@ func (b *builder) advise(t *table, v *VMA) {
 	}
 }
 
-// eagerPages reads eager.raw into the mappings, as many runs at a time as one
-// system call takes.
+// eagerPages copies eager.raw into the mappings, as many runs at a time as one
+// system call takes. The process maps the file behind its program and writes
+// into itself: process_vm_writev finds the pages without an exception for each,
+// as a read into memory that is not there would take.
 func (b *builder) eagerPages(t *table) {
+	if len(eagerRanges(b.st.Eager)) == 0 {
+		return
+	}
+	from, size := b.prog.base+uint64(len(b.prog.buf)), b.st.EagerBytes
+	t.call("map the eager pages", unix.SYS_MMAP, from, size, unix.PROT_READ,
+		unix.MAP_SHARED|unix.MAP_POPULATE|unix.MAP_FIXED_NOREPLACE, uint64(b.eagerFD), 0).returns(from)
 	var off, n uint64
 	var iov []uint64
 	flush := func() {
 		if len(iov) == 0 {
 			return
 		}
-		t.call("read the eager pages", unix.SYS_PREADV, uint64(b.eagerFD), b.prog.words(iov...), uint64(len(iov)/2), off).returns(n)
+		t.call("copy the eager pages", unix.SYS_PROCESS_VM_WRITEV, uint64(b.st.PID),
+			b.prog.words(from+off, n), 1, b.prog.words(iov...), uint64(len(iov)/2), 0).returns(n)
 		off, n, iov = off+n, 0, iov[:0]
 	}
 	for _, e := range b.st.Eager {
@@ -173,6 +182,7 @@ func (b *builder) eagerPages(t *table) {
 		}
 	}
 	flush()
+	t.call("unmap the eager pages", unix.SYS_MUNMAP, from, size)
 }
 
 // userfaultfd plans the making of the userfaultfd, the registration of all

@@ -96,6 +96,7 @@ func TestRefusesProcess(t *testing.T) {
 		{"shadow-stacks", func(s *proc.Status) { s.ThreadFeatures = "shstk" }, "shstk"},
 		{"speculation", func(s *proc.Status) { s.Speculation[0] = "thread mitigated, as no test process is" }, "speculation"},
 		{"seccomp", func(s *proc.Status) { s.Seccomp = 2 }, "seccomp"},
+		{"tagged-addresses", func(s *proc.Status) { s.UntagMask = 1<<57 - 1 }, "tagged addresses"},
 		{"locked-memory", func(s *proc.Status) { s.VmLck = 4096 }, "locked memory"},
 	}
 	for _, tt := range tests {

@@ -26,7 +26,7 @@ var advice = [...]struct {
 	{"wf", unix.MADV_WIPEONFORK},
 }
 
-// iovMax is how many buffers one preadv takes.
+// iovMax is how many buffers one process_vm_writev takes.
 const iovMax = 1024
 
 // memory plans the address space: everything of the loop's own process image

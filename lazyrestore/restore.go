@@ -100,7 +100,9 @@ func (r *restorer) open(ctx context.Context) error {
 	if err := r.src.ReadRange(ctx, image.ProcessObject, r.state, 0, image.Demand); err != nil {
 		return &image.DamagedError{Object: image.ProcessObject, Err: err}
 	}
-	if r.st, err = native.DecodeState(r.state); err != nil {
+	if r.st, err = native.DecodeState(r.state); errors.Is(err, image.ErrVersion) {
+		return err
+	} else if err != nil {
 		return &image.DamagedError{Object: image.ProcessObject, Err: err}
 	}
 	if r.st.EagerBytes > 0 {

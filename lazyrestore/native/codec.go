@@ -11,6 +11,7 @@ import (
 // process.bin is a magic line, then the fields of State in order: numbers as
 // unsigned varints, strings, bytes and lists behind their count. Each type's
 // fields are named once, in a function that a coder runs in either direction.
+// This fixed part never changes: what came later is in sections behind it.
 
 const stateMagic = "LRPROC1\n"
 
@@ -29,11 +30,13 @@ func (st *State) Encode() []byte {
 	c := &coder{buf: make([]byte, 0, 64<<10)}
 	c.buf = append(c.buf, stateMagic...)
 	c.state(st)
+	c.appendSections(st)
 	return c.buf
 }
 
 // DecodeState reads a process.bin. It never allocates more than a small
-// multiple of len(b), whatever b says.
+// multiple of len(b), whatever b says. The error wraps image.ErrVersion where a
+// newer program has written it.
 func DecodeState(b []byte) (*State, error) {
 	if len(b) < len(stateMagic) || string(b[:len(stateMagic)]) != stateMagic {
 		return nil, fmt.Errorf("%w: it does not begin with %q", errState, stateMagic)
@@ -41,9 +44,7 @@ func DecodeState(b []byte) (*State, error) {
 	c := &coder{buf: b[len(stateMagic):], decodes: true}
 	st := new(State)
 	c.state(st)
-	if c.err == nil && len(c.buf) != 0 {
-		c.fail("%d bytes too many", len(c.buf))
-	}
+	c.takeSections(st)
 	if c.err == nil {
 		c.err = st.validate()
 	}

@@ -2,10 +2,14 @@ package native
 
 import (
 	"bytes"
+	"errors"
+	"os"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
@@ -64,6 +68,38 @@ func TestStateCutOff(t *testing.T) {
 	}
 	if _, err := DecodeState(append(b, 0)); err == nil {
 		t.Error("a byte behind the end was accepted")
+	}
+}
+
+// What the first version wrote is read for ever.
+func TestStateVersion1(t *testing.T) {
+	b, err := os.ReadFile("testdata/v1/process.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := DecodeState(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(sample(), got); diff != "" {
+		t.Errorf("state differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestStateSections(t *testing.T) {
+	plain := sample().Encode()
+	for _, tt := range []struct {
+		name string
+		more []byte
+		want error
+	}{
+		{"unknown", []byte{127, 1, 7}, image.ErrVersion},
+		{"cut off", []byte{127, 2, 7}, errState},
+		{"number zero", []byte{0, 0}, errState},
+	} {
+		if _, err := DecodeState(append(slices.Clip(plain), tt.more...)); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
 	}
 }
 

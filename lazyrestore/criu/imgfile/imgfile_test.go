@@ -186,7 +186,7 @@ func TestMemoryFollowsTheChain(t *testing.T) {
 			last = r.End
 			for a := r.Start; a < r.End; a += page.Size {
 				i := int(a-base) >> page.Shift
-				got[i] = content{r.File, byteAt(rt, m.Files[r.File], r.Offset+int64(a-r.Start)), r.Lazy}
+				got[i] = content{r.File, byteAt(rt, m.Files[r.File].Path, r.Offset+int64(a-r.Start)), r.Lazy}
 			}
 		}
 		for i := range want {

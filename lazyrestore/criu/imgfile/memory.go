@@ -25,6 +25,13 @@ func (d *Dir) Pagemap(id MemoryID) (*Pagemap, error) {
 // Elsewhere is the File of a Run whose pages no file of the chain holds.
 const Elsewhere = -1
 
+// A PagesFile is a pages file of a chain of sets.
+type PagesFile struct {
+	Path  string
+	ID    uint32 // its number in its set
+	Depth int    // of the set: 0 is the one that was opened, 1 its parent
+}
+
 // A Run is adjacent pages of a memory that also lie together in one file.
 type Run struct {
 	page.Range
@@ -37,8 +44,8 @@ type Run struct {
 // image set and those that it builds on.
 type Memory struct {
 	ID    MemoryID
-	Files []string // paths of pages files
-	Runs  []Run    // ascending; pages in no run are zero
+	Files []PagesFile
+	Runs  []Run // ascending; pages in no run are zero
 }
 
 // Memory resolves where the pages of id are: those that are flagged as the
@@ -138,7 +145,7 @@ func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error)
 	if i < len(want) {
 		return nil, missing(name, want[i].Range)
 	}
-	m.Files = append(m.Files, set.File(PagesFile(pm.PagesID)))
+	m.Files = append(m.Files, PagesFile{set.File(PagesName(pm.PagesID)), pm.PagesID, file})
 	return rest, nil
 }
 

@@ -29,7 +29,7 @@ func (d *Dir) CreateMemory(id MemoryID, pagesID uint32) (*MemoryWriter, error) {
 	if w.pagemap, err = os.OpenFile(d.File(id.File()), flags, 0o600); err != nil {
 		return nil, err
 	}
-	if w.pages, err = os.OpenFile(d.File(PagesFile(pagesID)), flags, 0o600); err == nil {
+	if w.pages, err = os.OpenFile(d.File(PagesName(pagesID)), flags, 0o600); err == nil {
 		w.buffer = bufio.NewWriterSize(w.pagemap, 32<<10)
 		w.w, err = NewPagemapWriter(w.buffer, pagesID)
 	}

@@ -38,8 +38,8 @@ func (id MemoryID) File() string {
 	return fmt.Sprintf("pagemap-%d.img", id.ID)
 }
 
-// PagesFile is the name of the pages file with the number that a pagemap gives.
-func PagesFile(pagesID uint32) string { return fmt.Sprintf("pages-%d.img", pagesID) }
+// PagesName is the name of the pages file with the number that a pagemap gives.
+func PagesName(pagesID uint32) string { return fmt.Sprintf("pages-%d.img", pagesID) }
 
 // Flags say where the pages of an entry are (CRIU's PE_ flags).
 type Flags uint32

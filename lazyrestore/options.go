@@ -11,6 +11,17 @@ const (
 	BackgroundNone Background = "none" // install what is touched, nothing else
 )
 
+// OnLost says what becomes of the process when its pages cannot be had: the
+// servers do not answer, the disk fails. It never gets to see zeros.
+type OnLost string
+
+// The zero value of an OnLost means OnLostWait.
+const (
+	OnLostWait   OnLost = "wait"   // it waits where it touches a missing page, until pages come again
+	OnLostKill   OnLost = "kill"   // it is killed
+	OnLostPoison OnLost = "poison" // it gets SIGBUS where it touches such a page
+)
+
 // ChangedFiles says what a restore does with a file that is not as it was.
 type ChangedFiles string
 
@@ -65,6 +76,7 @@ type CheckpointResult struct {
 type RestoreOptions struct {
 	Eager        bool         // load all memory before the program runs
 	Background   Background   // what the pager does besides answering faults
+	OnLost       OnLost       // what becomes of the process when its pages cannot be had
 	Digest       string       // the image's digest, where it has to be a certain one
 	ChangedFiles ChangedFiles // what to do with files that are not as they were
 	Stdio        Stdio        // what becomes of descriptors 0 to 2
@@ -97,13 +109,17 @@ type Stats struct {
 	Faults         uint64  `json:"faults"`
 	FaultP50Micros float64 `json:"fault_p50_us"`
 	FaultP99Micros float64 `json:"fault_p99_us"`
+	FaultMaxMicros float64 `json:"fault_max_us"`
 	FetchedBytes   uint64  `json:"fetched_bytes"`
 	InstalledBytes uint64  `json:"installed_bytes"`
+	MissingBytes   uint64  `json:"missing_bytes"`
 	ResidentMS     float64 `json:"resident_ms"` // from the first instruction until all was there; 0: not yet
+	OutageMS       float64 `json:"outage_ms"`   // for how long no page could be had by now; 0: all is well
 }
 
 // Progress is how far a Checkpoint or a Restore has come.
 type Progress struct {
 	Phase       string // what is done now: one word, "freeze", "write", "fill"
 	Done, Total uint64 // bytes of memory in this phase; Total 0: not known
+	Pager       *Stats // what the pager did so far; nil where there is none
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 )
 
 // PID is the process's id, the one that it had.
@@ -96,13 +97,27 @@ func (p *Process) Stats() Stats {
 		Faults:         s.Faults,
 		FaultP50Micros: micros(s.FaultP50),
 		FaultP99Micros: micros(s.FaultP99),
+		FaultMaxMicros: micros(s.FaultMax),
 		FetchedBytes:   s.FetchedBytes,
 		InstalledBytes: s.InstalledBytes,
+		MissingBytes:   s.MissingBytes,
 		ResidentMS:     milliseconds(s.Resident),
+		OutageMS:       milliseconds(s.Outage),
 	}
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+func (o OnLost) pager() pager.OnLost {
+	switch o {
+	case OnLostKill:
+		return pager.Kill
+	case OnLostPoison:
+		return pager.Poison
+	case OnLostWait:
+	}
+	return pager.Wait
+}
 
 func (c ChangedFiles) native() native.ChangedFiles {
 	if c == ChangedWarn {

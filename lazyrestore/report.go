@@ -42,7 +42,7 @@ func (p *Process) report(to func(Progress)) {
 	defer tick.Stop()
 	for {
 		now := p.Stats()
-		to(Progress{Phase: "fill", Done: min(now.InstalledBytes, p.result.LazyBytes), Total: p.result.LazyBytes})
+		to(Progress{Phase: "fill", Done: min(now.InstalledBytes, p.result.LazyBytes), Total: p.result.LazyBytes, Pager: &now})
 		select {
 		case <-p.ended:
 			return

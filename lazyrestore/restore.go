@@ -144,7 +144,7 @@ func (r *restorer) prepare(ctx context.Context) error {
 	if r.st.LazyBytes == 0 || r.opts.DryRun {
 		return nil
 	}
-	opts := pager.Options{Workers: r.opts.Workers, HugePages: r.st.Huge, Logger: r.opts.Logger}
+	opts := pager.Options{Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Logger: r.opts.Logger}
 	if r.opts.Background == BackgroundNone {
 		opts.Background = pager.None
 	}

@@ -50,6 +50,10 @@ type meter struct {
 	started time.Time // of the phase
 	last    time.Time // when something was shown
 	shown   bool      // a bar is on the screen
+
+	counted    time.Time // when faults were counted last
+	faultsThen uint64
+	rate       float64 // of faults a second, by then
 }
 
 func newMeter(w io.Writer, style progressStyle) *meter {
@@ -89,18 +93,16 @@ func (m *meter) show(p lazyrestore.Progress) {
 		}
 		return
 	}
-	text := m.line(p, now)
+	text := []rune(m.line(p, now))
 	if bar := m.columns - len(text) - 4; p.Total > 0 && bar >= 10 {
-		text += " [" + fill(bar, p.Done, p.Total) + "]"
+		text = append(text, []rune(" ["+fill(bar, p.Done, p.Total)+"]")...)
 	}
-	if len(text) >= m.columns {
-		text = text[:m.columns-1]
-	}
-	fmt.Fprintf(m.w, "\r\x1b[K%s", text)
+	fmt.Fprintf(m.w, "\r\x1b[K%s", string(text[:min(len(text), m.columns-1)]))
 	m.shown = true
 }
 
-// line is "write 34 % 230 MiB of 670 MiB, 410 MiB/s, 2 s left".
+// line is "write 34 % 230 MiB of 670 MiB, 410 MiB/s, 2 s left"; of a pager it
+// has the faults besides.
 func (m *meter) line(p lazyrestore.Progress, now time.Time) string {
 	elapsed := now.Sub(m.started)
 	var rate float64 // bytes a second
@@ -116,10 +118,33 @@ func (m *meter) line(p lazyrestore.Progress, now time.Time) string {
 	done := min(p.Done, p.Total)
 	text := fmt.Sprintf("%s %d %% %s of %s, %s/s", p.Phase, int(100*float64(done)/float64(p.Total)),
 		sizeText(done), sizeText(p.Total), sizeText(uint64(rate)))
+	if p.Pager != nil && p.Pager.OutageMS >= 1000 {
+		return text + ", NOTHING COMES FOR " + timeText(milliseconds(p.Pager.OutageMS))
+	}
 	if left := remaining(done, p.Total, rate); elapsed >= time.Second && left >= time.Second {
 		text += ", " + left.Round(time.Second).String() + " left"
 	}
+	if p.Pager != nil {
+		text += m.faults(p.Pager, now)
+	}
 	return text
+}
+
+// faultWindow is the time over which faults are counted for their rate.
+const faultWindow = time.Second
+
+// faults is ", 1200 faults/s, median 14.3 µs, worst 2.1 ms".
+func (m *meter) faults(s *lazyrestore.Stats, now time.Time) string {
+	if since := now.Sub(m.counted); since >= faultWindow || m.counted.IsZero() {
+		if !m.counted.IsZero() {
+			m.rate = float64(s.Faults-m.faultsThen) / since.Seconds()
+		}
+		m.counted, m.faultsThen = now, s.Faults
+	}
+	if s.Faults == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %.0f faults/s, median %s, worst %s", m.rate, timeText(milliseconds(s.FaultP50Micros/1000)), timeText(milliseconds(s.FaultMaxMicros/1000)))
 }
 
 // remaining is how long the rest takes at this rate; 0 where that is not known.

@@ -27,6 +27,7 @@ func (c *command) restore() *cli.Command {
 	v.opts.Background = lazyrestore.BackgroundFull
 	v.opts.ChangedFiles = lazyrestore.ChangedRefuse
 	v.opts.Stdio = lazyrestore.StdioAuto
+	v.opts.OnLost = lazyrestore.OnLostWait
 	return &cli.Command{
 		Name: "restore", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,
 		Short: "run a process from an image, its memory loaded as it is touched",
@@ -63,6 +64,11 @@ func (v *restoreVerb) flags() []cli.Flag {
 			Usage: "Load all memory in the background, or only what is touched",
 		},
 		{Name: "detach", Short: 'd', Value: cli.Bool(&v.detach), Usage: "Return when the process runs and print its pid; the pager stays until all memory is there"},
+		{
+			Name: "on-lost", Arg: "wait|kill|poison", Choices: []string{"wait", "kill", "poison"},
+			Value: cli.Word(&o.OnLost, lazyrestore.OnLostWait, lazyrestore.OnLostKill, lazyrestore.OnLostPoison),
+			Usage: "What becomes of the process when its pages cannot be had: it waits for them, is killed, or gets SIGBUS where it touches them; the last two after 30 seconds",
+		},
 		{Name: "image-digest", Arg: "DIGEST", Value: cli.String(&o.Digest), Usage: "Refuse an image whose digest, as checkpoint printed it, is another"},
 		{
 			Name: "changed-files", Arg: "refuse|warn", Choices: []string{"refuse", "warn"},

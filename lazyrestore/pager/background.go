@@ -131,6 +131,7 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 		return
 	}
 	w.stats.fetched.Add(uint64(len(plain)))
+	w.stats.outage.over(w.log)
 	o.plain, o.first, o.n, o.next = plain, first, n, int(w.base[first])
 	// In a stream what counts is the rate, so the reader and the worker share
 	// the copying.

@@ -12,8 +12,8 @@ import (
 const (
 	firstBackoff = 5 * time.Millisecond
 	lastBackoff  = time.Second
-	// damagedTries is how often a damaged frame is read: the source has been
-	// told, and may have another copy.
+	// damagedTries is how often in a row a damaged frame is read: the source
+	// has been told, and may have another copy.
 	damagedTries = 3
 	// memoryBackoff is the longest wait between tries when memory is short.
 	memoryBackoff = 100 * time.Millisecond
@@ -23,25 +23,34 @@ const (
 )
 
 // fetch reads a frame and tries again, with growing pauses, until that is
-// hopeless: a frame damaged each time, any other error for as long as
-// Options.Retry. The error is then the last one; it is the context's if that
-// ended first.
+// hopeless: a frame damaged several times in a row, any other error for as
+// long as Options.Retry where Options.OnLost is not to wait. The error is then
+// the last one; it is the context's if that ended first.
 func (w *worker) fetch(ctx context.Context, frame int, lane image.Lane) ([]byte, error) {
 	deadline := time.Now().Add(w.retry)
 	pause := firstBackoff
+	damaged := 0 // tries in a row
 	for try := 1; ; try++ {
 		plain, err := w.frames.Read(ctx, frame, lane)
 		if err == nil {
 			w.stats.fetched.Add(uint64(len(plain)))
+			w.stats.outage.over(w.log)
 			return plain, nil
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		w.log.Warn("read failed", "frame", frame, "try", try, "error", err)
-		damaged := errors.Is(err, image.ErrDamaged)
-		if damaged && try >= damagedTries || !damaged && time.Now().Add(pause).After(deadline) {
-			return nil, err
+		w.log.Debug("read failed", "frame", frame, "try", try, "error", err)
+		if errors.Is(err, image.ErrDamaged) {
+			if damaged++; damaged >= damagedTries {
+				return nil, err
+			}
+		} else {
+			damaged = 0
+			if w.onLost != Wait && time.Now().Add(pause).After(deadline) {
+				return nil, err
+			}
+			w.stats.outage.failed(w.log, err)
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return nil, err
@@ -127,12 +136,4 @@ func (se *session) piece() int {
 		return streamPiece >> page.Shift
 	}
 	return smallPiece >> page.Shift
-}
-
-// lose poisons a frame in s: err is why it cannot be had.
-func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error {
-	from, to := int(w.base[frame]), int(w.base[frame+1])
-	w.log.Error("pages are lost and poisoned: touching them raises SIGBUS", "frame", frame, "error", err)
-	w.lost.add(err)
-	return w.put(ctx, s, from, to, func(i, j int) (outcome, error) { return w.poison(s, i, j) })
 }

@@ -34,7 +34,8 @@ func (b Background) String() string {
 	return "full"
 }
 
-// DefaultRetry is how long a read that fails is tried again.
+// DefaultRetry is how long a read that fails is tried again, unless the process
+// is to wait.
 const DefaultRetry = 30 * time.Second
 
 // demandWorkers bounds how many chunks are waited for at once.
@@ -46,8 +47,11 @@ type Options struct {
 	// Workers is how many background workers fill memory; as many as there
 	// are processors if zero.
 	Workers int
+	// OnLost is what becomes of the process when a read fails and fails. A
+	// frame that is damaged each time never gets better: there Wait poisons.
+	OnLost OnLost
 	// Retry is how long a read that fails is tried again before its pages are
-	// given up; DefaultRetry if zero.
+	// given up, with Kill and Poison; DefaultRetry if zero.
 	Retry time.Duration
 	// HugePages are ranges of the process that had transparent huge pages,
 	// which are rebuilt once it is resident.
@@ -87,6 +91,8 @@ func New(img *image.Image, opts Options) (*Pager, error) {
 	switch {
 	case opts.Background > None:
 		return nil, fmt.Errorf("pager: no such background: %d", opts.Background)
+	case opts.OnLost > Poison:
+		return nil, fmt.Errorf("pager: no such policy for lost pages: %d", opts.OnLost)
 	case opts.Workers < 0:
 		return nil, fmt.Errorf("pager: %d background workers", opts.Workers)
 	}
@@ -171,8 +177,8 @@ func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
 // successor (Resume). The error then wraps the context's, or that of what made
 // serving impossible.
 //
-// A *LostError means that all is resident or poisoned: some pages could not
-// be had, and touching them raises SIGBUS.
+// A *LostError means that all is resident or poisoned, or the process killed:
+// some pages could not be had, and touching them raises SIGBUS.
 func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []page.Mapping) error {
 	if p.attached == nil {
 		if err := p.Attach(u, target, maps); err != nil {
@@ -185,7 +191,7 @@ func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []pag
 // serve serves what is attached.
 func (p *Pager) serve(ctx context.Context) error {
 	start := time.Now()
-	if err := p.Prepare(ctx); err != nil {
+	if err := p.patiently(ctx, p.Prepare); err != nil {
 		return err
 	}
 	se, err := p.begin(start)
@@ -211,7 +217,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
 	se := &session{
-		img: p.img, pages: p.table, stats: &p.stats, log: p.opts.Logger, retry: p.opts.Retry,
+		img: p.img, pages: p.table, stats: &p.stats, log: p.opts.Logger, retry: p.opts.Retry, onLost: p.opts.OnLost,
 		target: p.attached.target, start: start, kickFD: kickFD, lost: &p.lost,
 		background: p.opts.Background == Full,
 		more:       make(chan struct{}, p.opts.Workers),
@@ -310,11 +316,13 @@ func (p *Pager) Stats() Stats {
 		Faults:         c.faults.Load(),
 		FaultP50:       c.latency.quantile(0.5),
 		FaultP99:       c.latency.quantile(0.99),
+		FaultMax:       c.latency.largest(),
 		FetchedBytes:   c.fetched.Load(),
 		InstalledBytes: c.installed.Load(),
 		ZeroBytes:      c.zero.Load(),
 		PoisonedBytes:  c.poisoned.Load(),
 		Resident:       time.Duration(c.resident.Load()),
+		Outage:         c.outage.lasts(),
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -328,7 +336,8 @@ func (p *Pager) Stats() Stats {
 	return st
 }
 
-// A LostError lists why pages could not be had; they are poisoned.
+// A LostError lists why pages could not be had: they are poisoned, or the
+// process was killed (Options.OnLost).
 type LostError struct {
 	Errs  []error // the first few
 	Total int     // how many there were
@@ -336,7 +345,7 @@ type LostError struct {
 
 // Error gives the number and the first reason.
 func (e *LostError) Error() string {
-	return fmt.Sprintf("pager: %d chunks are lost, and touching their pages raises SIGBUS: %v", e.Total, e.Errs[0])
+	return fmt.Sprintf("pager: %d chunks are lost, and nobody gets to see their pages: %v", e.Total, e.Errs[0])
 }
 
 // Unwrap gives the reasons.

@@ -19,6 +19,7 @@ type session struct {
 	stats  *counters
 	log    *slog.Logger
 	retry  time.Duration
+	onLost OnLost
 	target Target
 	lost   *lostErrors
 

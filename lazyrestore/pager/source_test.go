@@ -139,7 +139,7 @@ func TestLostSourcePoisons(t *testing.T) {
 			var r *remote
 			s := serveChild(t, setting{
 				child:  uffdtest.Options{Pages: 64},
-				pager:  Options{Background: bg, Retry: 20 * time.Millisecond},
+				pager:  Options{Background: bg, OnLost: Poison, Retry: 20 * time.Millisecond},
 				source: remoteOf(&r, func(context.Context, image.Lane) error { return errLink }),
 			})
 			got := make([]byte, page.Size)

@@ -11,12 +11,14 @@ type Stats struct {
 	Faults         uint64        // faults on missing pages
 	FaultP50       time.Duration // from the reading of a fault to its page being there, median
 	FaultP99       time.Duration // the same, 99th percentile
+	FaultMax       time.Duration // the same, the longest so far
 	FetchedBytes   uint64        // plain bytes of the chunks read, more than once if need be
 	InstalledBytes uint64        // bytes of image pages put into the process
 	ZeroBytes      uint64        // bytes of pages that no image holds, put in as zeros
 	PoisonedBytes  uint64        // bytes that could not be had; touching them raises SIGBUS
 	MissingBytes   uint64        // bytes of image pages that the process still misses
 	Resident       time.Duration // from the start of Serve to the last page; 0 until then
+	Outage         time.Duration // for how long reads have failed by now; 0 while the source answers
 }
 
 // counters are the running values behind Stats.
@@ -24,6 +26,7 @@ type counters struct {
 	faults, fetched, installed, zero, poisoned atomic.Uint64
 	resident                                   atomic.Int64
 	latency                                    histogram
+	outage                                     outage
 }
 
 // A histogram counts durations in buckets of a sixteenth of their power of
@@ -37,6 +40,17 @@ const subBuckets = 16
 
 func (h *histogram) add(d time.Duration) {
 	h.counts[bucketOf(uint64(max(d, 0)))].Add(1)
+}
+
+// largest is the longest duration added, no more than 6 % off; 0 where there
+// are none.
+func (h *histogram) largest() time.Duration {
+	for i := len(h.counts) - 1; i >= 0; i-- {
+		if h.counts[i].Load() > 0 {
+			return time.Duration(bucketEnd(i))
+		}
+	}
+	return 0
 }
 
 // bucketOf keeps the top five bits of v.

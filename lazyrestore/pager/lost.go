@@ -1,0 +1,133 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+)
+
+// OnLost says what becomes of a process whose pages cannot be had.
+type OnLost uint8
+
+// The values of OnLost. A page is never left to read as zeros.
+const (
+	Wait   OnLost = iota // it waits at its missing page until the source gives it
+	Kill                 // it is killed
+	Poison               // touching such a page raises SIGBUS
+)
+
+// String is the value in the words of the command line.
+func (o OnLost) String() string {
+	switch o {
+	case Wait:
+	case Kill:
+		return "kill"
+	case Poison:
+		return "poison"
+	}
+	return "wait"
+}
+
+// lose gives up a frame in s: err is why it cannot be had. A forked child has
+// no pid that we know, so that it is never killed.
+func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error {
+	w.lost.add(err)
+	if w.onLost == Kill && s.id == 0 && w.target.PidFD >= 0 {
+		w.log.Error("pages are lost, and the process is killed", "pid", w.target.Pid, "frame", frame, "error", err)
+		return unix.PidfdSendSignal(w.target.PidFD, unix.SIGKILL, nil, 0)
+	}
+	from, to := int(w.base[frame]), int(w.base[frame+1])
+	w.log.Error("pages are lost and poisoned: touching them raises SIGBUS", "frame", frame, "error", err)
+	return w.put(ctx, s, from, to, func(i, j int) (outcome, error) { return w.poison(s, i, j) })
+}
+
+// patiently does what fetch does for frames for all else that has to be read:
+// it tries again until do is done, or damage found, or it is hopeless.
+func (p *Pager) patiently(ctx context.Context, do func(context.Context) error) error {
+	deadline := time.Now().Add(p.opts.Retry)
+	pause := firstBackoff
+	for {
+		err := do(ctx)
+		switch {
+		case err == nil:
+			p.stats.outage.over(p.opts.Logger)
+			return nil
+		case errors.Is(err, image.ErrDamaged), ctx.Err() != nil:
+			return err
+		case p.opts.OnLost != Wait && time.Now().Add(pause).After(deadline):
+			return err
+		}
+		p.stats.outage.failed(p.opts.Logger, err)
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(2*pause, lastBackoff)
+	}
+}
+
+// An outage is a time in which the source gives nothing. All who fetch share
+// it, so that it is told of once and not by each.
+type outage struct {
+	down atomic.Bool // reads fail; looked at without mu
+
+	mu    sync.Mutex
+	since time.Time     // guarded by mu: when the first read failed
+	told  time.Time     // guarded by mu: when the log last said so
+	pause time.Duration // guarded by mu: until it says so again
+}
+
+const (
+	firstNotice = time.Second
+	lastNotice  = time.Minute
+)
+
+// failed notes a read that failed, and now and then says in the log since when
+// nothing comes, and why. The error names the servers.
+func (o *outage) failed(log *slog.Logger, err error) {
+	o.mu.Lock()
+	now := time.Now()
+	if !o.down.Load() {
+		o.since, o.told, o.pause = now, now, firstNotice
+		o.down.Store(true)
+	}
+	tell := now.Sub(o.told) >= o.pause
+	if tell {
+		o.told, o.pause = now, min(2*o.pause, lastNotice)
+	}
+	waited := now.Sub(o.since)
+	o.mu.Unlock()
+	if tell {
+		log.Warn("pages cannot be had, and whoever touches them waits", "for", waited.Round(time.Second), "error", err)
+	}
+}
+
+// over notes that a read has succeeded.
+func (o *outage) over(log *slog.Logger) {
+	if !o.down.Load() {
+		return
+	}
+	o.mu.Lock()
+	was := o.down.Swap(false)
+	lasted := time.Since(o.since)
+	o.mu.Unlock()
+	if was && lasted >= firstNotice {
+		log.Warn("pages come again", "after", lasted.Round(time.Millisecond))
+	}
+}
+
+// lasts is for how long nothing has come; 0 where all is well.
+func (o *outage) lasts() time.Duration {
+	if !o.down.Load() {
+		return 0
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return time.Since(o.since)
+}

@@ -1,0 +1,147 @@
+package pager
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// A process whose source is away waits, for longer than any retry, and gets
+// the right bytes in the end.
+func TestLostSourceWaits(t *testing.T) {
+	for _, bg := range []Background{None, Full} {
+		t.Run(bg.String(), func(t *testing.T) {
+			var r *remote
+			var back atomic.Bool
+			failed := make(chan struct{}, 1)
+			s := serveChild(t, setting{
+				child: uffdtest.Options{Pages: 64},
+				pager: Options{Background: bg, Retry: time.Millisecond},
+				source: remoteOf(&r, func(context.Context, image.Lane) error {
+					if back.Load() {
+						return nil
+					}
+					select {
+					case failed <- struct{}{}:
+					default:
+					}
+					return errLink
+				}),
+			})
+			reply := s.Load(s.Addr(9))
+			for range 4 { // tries
+				<-failed
+			}
+			if s.pager.Stats().Outage == 0 {
+				t.Error("the statistics do not say that nothing comes")
+			}
+			back.Store(true)
+			if got, want := reply.Wait(t), uint64(s.want[9*4096]); got != want {
+				t.Errorf("page 9 begins with %d, want %d", got, want)
+			}
+			s.check(t, s.Thread)
+			if st := s.pager.Stats(); st.Outage != 0 || st.PoisonedBytes != 0 {
+				t.Errorf("when all came again: %+v", st)
+			}
+			if bg == None {
+				s.Kill()
+			}
+			if err := s.wait(t); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// With Kill nobody waits, and nobody sees a byte.
+func TestLostSourceKills(t *testing.T) {
+	for _, bg := range []Background{None, Full} {
+		t.Run(bg.String(), func(t *testing.T) {
+			var r *remote
+			s := serveChild(t, setting{
+				child:  uffdtest.Options{Pages: 64},
+				pager:  Options{Background: bg, OnLost: Kill, Retry: 20 * time.Millisecond},
+				source: remoteOf(&r, func(context.Context, image.Lane) error { return errLink }),
+			})
+			if got, err := s.Load(s.Addr(9)).Result(); !uffdtest.Gone(err) {
+				t.Errorf("the thread that touched a lost page: %d, %v, want its end", got, err)
+			}
+			err := s.wait(t)
+			var lost *LostError
+			if !errors.As(err, &lost) || !errors.Is(err, errLink) {
+				t.Errorf("Serve = %v, want a LostError with the reason", err)
+			}
+			if n := s.pager.Stats().PoisonedBytes; n != 0 {
+				t.Errorf("%d bytes were poisoned", n)
+			}
+		})
+	}
+}
+
+// An outage is told of by whoever notices, but not by each, and with its
+// length and the reason.
+func TestOutageLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var text lockedBuffer
+		log := slog.New(slog.NewTextHandler(&text, nil))
+		var o outage
+		var wg sync.WaitGroup
+		for k := range 16 {
+			wg.Go(func() {
+				for range 3 * 60 * 10 {
+					o.failed(log, fmt.Errorf("worker %d: %w", k, errLink))
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+		if d := o.lasts(); d != 3*time.Minute {
+			t.Errorf("the outage lasts %v", d)
+		}
+		o.over(log)
+		o.over(log)
+		if d := o.lasts(); d != 0 {
+			t.Errorf("the outage lasts %v after its end", d)
+		}
+		lines := strings.Split(strings.TrimSpace(text.String()), "\n")
+		// After 1, 3, 7, 15, 31, 63 s and 123 s, and the end.
+		if len(lines) != 8 {
+			t.Errorf("%d lines in three minutes:\n%s", len(lines), text.String())
+		}
+		if !strings.Contains(lines[0], "for=1s") || !strings.Contains(lines[0], errLink.Error()) {
+			t.Errorf("first line: %s", lines[0])
+		}
+		if last := lines[len(lines)-1]; !strings.Contains(last, "come again") || !strings.Contains(last, "after=3m0s") {
+			t.Errorf("last line: %s", last)
+		}
+	})
+}
+
+// A lockedBuffer is a log that several write to.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -43,6 +43,7 @@ type startWith struct {
 	files []*os.File // from descriptor 3 on
 	cred  *syscall.Credential
 	exe   string // another executable; empty: the subject
+	stdin *os.File
 }
 
 // start runs a scene to its first stop.
@@ -79,6 +80,9 @@ func launch(t testing.TB, with startWith) *subject {
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.dir, out, out
 	s.cmd.Env = append([]string{"PATH=/usr/bin:/bin", "SCENE=" + with.scene}, with.env...)
 	s.cmd.ExtraFiles = with.files
+	if with.stdin != nil {
+		s.cmd.Stdin = with.stdin
+	}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: with.cred}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ type capture struct {
 	status  proc.Status
 	smaps   proc.Smaps
 	warn    []string
+	fds     *fdTable
 
 	files   map[string]uint32 // path to index in st.Files
 	objects map[objectID]*object

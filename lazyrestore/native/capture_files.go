@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,72 +14,121 @@ import (
 
 // A descriptor is one open descriptor as it is looked at.
 type descriptor struct {
-	num  int
-	link string // what /proc says it refers to
-	self string // its own path in /proc
-	info proc.FDInfo
-	stat unix.Stat_t
+	num   int
+	link  string // what /proc says it refers to
+	self  string // its own path in /proc
+	info  proc.FDInfo
+	stat  unix.Stat_t
+	first *descriptor // the lowest of the same description
+	open  uint32      // index in State.Opens
 }
 
 func (d *descriptor) String() string { return fmt.Sprintf("descriptor %d (%s)", d.num, d.link) }
 
 func (d *descriptor) flags() uint32 { return d.info.Flags &^ unix.O_CLOEXEC }
 
-// descriptors reads the descriptor table. Descriptors that share a description
-// (by dup or by inheritance) share an Open.
-func (c *capture) descriptors() error {
-	links, err := proc.ReadFDs(c.pid)
-	if err != nil {
-		return err
+// reads and writes say what the access mode of d allows.
+func (d *descriptor) reads() bool  { return d.info.Flags&unix.O_ACCMODE != unix.O_WRONLY }
+func (d *descriptor) writes() bool { return d.info.Flags&unix.O_ACCMODE != unix.O_RDONLY }
+
+// A fdTable is the descriptor table of the process.
+type fdTable struct {
+	list   []descriptor             // ascending
+	groups map[string][]*descriptor // by link: the first of each description, in the order of kcmp
+}
+
+// number finds a descriptor.
+func (t *fdTable) number(num int) *descriptor {
+	i, ok := slices.BinarySearchFunc(t.list, num, func(d descriptor, num int) int { return cmp.Compare(d.num, num) })
+	if !ok {
+		return nil
 	}
-	ds := make([]descriptor, 0, len(links))
+	return &t.list[i]
+}
+
+// readFDs reads the descriptor table.
+func readFDs(pid int) (*fdTable, error) {
+	links, err := proc.ReadFDs(pid)
+	if err != nil {
+		return nil, err
+	}
+	t := &fdTable{list: make([]descriptor, 0, len(links)), groups: make(map[string][]*descriptor)}
 	for _, l := range links {
-		d := descriptor{num: l.FD, link: l.Target, self: fmt.Sprintf("/proc/%d/fd/%d", c.pid, l.FD)}
-		if d.info, err = proc.ReadFDInfo(c.pid, l.FD); err != nil {
-			return err
+		d := descriptor{num: l.FD, link: l.Target, self: fmt.Sprintf("/proc/%d/fd/%d", pid, l.FD)}
+		if d.info, err = proc.ReadFDInfo(pid, l.FD); err != nil {
+			return nil, err
 		}
 		if err := unix.Stat(d.self, &d.stat); err != nil {
-			return fmt.Errorf("stat %s: %w", d.self, err)
+			return nil, fmt.Errorf("stat %s: %w", d.self, err)
 		}
-		ds = append(ds, d)
+		t.list = append(t.list, d)
 	}
-	first := make(map[string][]int) // by link: the first descriptor of each description
-	index := make(map[int]uint32)
-	for i := range ds {
-		d := &ds[i]
-		open, shared, err := c.sharedWith(d, first[d.link], index)
-		if err != nil {
-			return err
+	return t, t.group(pid)
+}
+
+// group finds the descriptors that share a description (by dup or by
+// inheritance): only those of one name can. Many of a name are put into the
+// kernel's order, in which the same are neighbours.
+func (t *fdTable) group(pid int) error {
+	all := make(map[string][]*descriptor)
+	for i := range t.list {
+		d := &t.list[i]
+		all[d.link] = append(all[d.link], d)
+	}
+	for link, ds := range all {
+		var failed error
+		order := func(a, b *descriptor) int {
+			n, err := proc.CompareFiles(pid, a.num, pid, b.num)
+			if err != nil && failed == nil {
+				failed = err
+			}
+			return cmp.Or(n, cmp.Compare(a.num, b.num))
 		}
-		if !shared {
-			open = uint32(len(c.st.Opens))
-			first[d.link] = append(first[d.link], d.num)
-			index[d.num] = open
-			if err := c.describe(d, ds); err != nil {
+		slices.SortFunc(ds, order)
+		for i, d := range ds {
+			d.first = d
+			if i == 0 {
+				continue
+			}
+			n, err := proc.CompareFiles(pid, ds[i-1].num, pid, d.num)
+			if err != nil && failed == nil {
+				failed = err
+			}
+			if n == 0 {
+				d.first = ds[i-1].first
+			}
+		}
+		if failed != nil {
+			return failed
+		}
+		t.groups[link] = slices.DeleteFunc(ds, func(d *descriptor) bool { return d.first != d })
+	}
+	return nil
+}
+
+// descriptors reads the descriptor table. Descriptors that share a description
+// share an Open.
+func (c *capture) descriptors() error {
+	var err error
+	if c.fds, err = readFDs(c.pid); err != nil {
+		return err
+	}
+	for i := range c.fds.list {
+		d := &c.fds.list[i]
+		if d.first == d {
+			d.open = uint32(len(c.st.Opens))
+			if err := c.describe(d); err != nil {
 				return err
 			}
 		}
-		c.st.FDs = append(c.st.FDs, FD{Num: d.num, Open: open, CloExec: d.info.Flags&unix.O_CLOEXEC != 0})
+		d.open = d.first.open
+		c.st.FDs = append(c.st.FDs, FD{Num: d.num, Open: d.open, CloExec: d.info.Flags&unix.O_CLOEXEC != 0})
 	}
 	return c.readPipes()
 }
 
-// sharedWith looks for an earlier descriptor of the same description.
-func (c *capture) sharedWith(d *descriptor, earlier []int, index map[int]uint32) (uint32, bool, error) {
-	for _, num := range earlier {
-		same, err := proc.SameFile(c.pid, num, c.pid, d.num)
-		if err != nil {
-			return 0, false, fmt.Errorf("compare descriptors %d and %d: %w", num, d.num, err)
-		}
-		if same {
-			return index[num], true, nil
-		}
-	}
-	return 0, false, nil
-}
-
 // describe appends the Open of d, or the reason why there is none.
-func (c *capture) describe(d *descriptor, all []descriptor) error {
+func (c *capture) describe(d *descriptor) error {
 	for _, l := range d.info.Locks {
 		c.refused.add(d.String(), "it holds a file lock: "+l, "unlock it for the checkpoint")
 	}
@@ -97,9 +147,9 @@ func (c *capture) describe(d *descriptor, all []descriptor) error {
 	case mode == unix.S_IFCHR:
 		c.describeDevice(d, &o)
 	case mode == unix.S_IFIFO:
-		c.describePipe(d, &o, all)
+		c.describePipe(d, &o)
 	case strings.HasPrefix(d.link, "anon_inode:"):
-		c.describeAnon(d, &o, all)
+		c.describeAnon(d, &o)
 	default:
 		c.describeStdio(d, &o, "descriptors of this type are not preserved")
 	}
@@ -164,16 +214,13 @@ func (c *capture) describeStdio(d *descriptor, o *Open, why string) {
 
 // describePipe tells a pipe of the process's own, both of whose ends are among
 // its descriptors, or whose other end nobody has, from one to the outside.
-func (c *capture) describePipe(d *descriptor, o *Open, all []descriptor) {
+func (c *capture) describePipe(d *descriptor, o *Open) {
 	if !strings.HasPrefix(d.link, "pipe:") {
 		c.refused.add(d.String(), "FIFOs by name are not preserved", "close it for the checkpoint")
 		return
 	}
-	reads := o.Flags&unix.O_ACCMODE == unix.O_RDONLY
-	own := slices.ContainsFunc(all, func(e descriptor) bool {
-		return e.link == d.link && (e.flags()&unix.O_ACCMODE == unix.O_RDONLY) != reads
-	})
-	if !own && !c.otherEndGone(d, reads) {
+	own := slices.ContainsFunc(c.fds.groups[d.link], func(e *descriptor) bool { return e.reads() != d.reads() })
+	if !own && !c.otherEndGone(d, d.reads()) {
 		c.describeStdio(d, o, "its other end is in another process")
 		return
 	}
@@ -224,7 +271,7 @@ func (c *capture) packets(pipe uint64) bool {
 	})
 }
 
-func (c *capture) describeAnon(d *descriptor, o *Open, all []descriptor) {
+func (c *capture) describeAnon(d *descriptor, o *Open) {
 	switch d.link {
 	case "anon_inode:[eventfd]":
 		o.Kind, o.Count, o.Sem = OpenEventFD, d.info.EventCount, d.info.EventFDSem
@@ -234,7 +281,7 @@ func (c *capture) describeAnon(d *descriptor, o *Open, all []descriptor) {
 	case "anon_inode:[eventpoll]":
 		o.Kind = OpenEpoll
 		for _, t := range d.info.Epoll {
-			if !slices.ContainsFunc(all, func(e descriptor) bool { return e.num == t.FD && e.stat.Ino == t.Inode }) {
+			if e := c.fds.number(t.FD); e == nil || e.stat.Ino != t.Inode {
 				c.refused.add(d.String(), "it watches descriptor "+strconv.Itoa(t.FD)+", which was closed or replaced since", "")
 				continue
 			}

@@ -94,6 +94,9 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 	if len(missing) == 0 {
 		f.c.abandoned()
 	}
+	if err := f.c.holders(); err != nil {
+		return err
+	}
 	if err := f.c.refused.err(); err != nil {
 		return err
 	}
@@ -226,6 +229,9 @@ func (f *Frozen) thread(th *Thread) error {
 		th.RSeq.CS = getWord(word[:])
 	}
 	if th.RobustList, th.RobustLen, err = proc.RobustList(tid); err != nil {
+		return err
+	}
+	if err := f.c.threadShares(tid); err != nil {
 		return err
 	}
 	status, err := proc.ReadStatus(tid)

@@ -142,7 +142,8 @@ func TestRefusesDescriptor(t *testing.T) {
 			c := newCapture(os.Getpid())
 			d := tt.d
 			d.num = 7
-			if err := c.describe(&d, []descriptor{d}); err != nil {
+			c.fds = &fdTable{list: []descriptor{d}, groups: map[string][]*descriptor{d.link: {&d}}}
+			if err := c.describe(&d); err != nil {
 				t.Fatal(err)
 			}
 			wantRefusal(t, c, "descriptor 7 ("+d.link+")", tt.why)

@@ -7,20 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kcmpFile is KCMP_FILE of kcmp(2).
-const kcmpFile = 0
-
-// SameFile reports whether two descriptors, each of a process, refer to one
-// open file description: they share offset and flags. The error is unix.ENOSYS
-// where the kernel has no kcmp(2).
-func SameFile(pid1, fd1, pid2, fd2 int) (bool, error) {
-	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), kcmpFile, uintptr(fd1), uintptr(fd2), 0)
-	if errno != 0 {
-		return false, fmt.Errorf("compare descriptor %d of process %d with %d of %d: %w", fd1, pid1, fd2, pid2, errno)
-	}
-	return r == 0, nil
-}
-
 // GetFD makes a descriptor of ours that refers to what a process's descriptor
 // refers to, the same open file description. The caller closes it; it is
 // close-on-exec.

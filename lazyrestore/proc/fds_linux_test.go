@@ -10,7 +10,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
-func TestSameFile(t *testing.T) {
+func TestCompareFiles(t *testing.T) {
 	uffdtest.Need(t, "ptrace")
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -24,11 +24,11 @@ func TestSameFile(t *testing.T) {
 	}
 	defer unix.Close(dup)
 	pid := os.Getpid()
-	if same, err := SameFile(pid, int(r.Fd()), pid, dup); err != nil || !same {
-		t.Errorf("a duplicate: %v, %v", same, err)
+	if order, err := CompareFiles(pid, int(r.Fd()), pid, dup); err != nil || order != 0 {
+		t.Errorf("a duplicate: %v, %v", order, err)
 	}
-	if same, err := SameFile(pid, int(r.Fd()), pid, int(w.Fd())); err != nil || same {
-		t.Errorf("the other end: %v, %v", same, err)
+	if order, err := CompareFiles(pid, int(r.Fd()), pid, int(w.Fd())); err != nil || order == 0 {
+		t.Errorf("the other end: %v, %v", order, err)
 	}
 }
 

@@ -172,6 +172,41 @@ func ReadFDs(pid int) ([]FDLink, error) {
 	return links, nil
 }
 
+// EachFD calls f for each open descriptor of a process with what /proc says
+// it refers to, which is good until f returns; in no order. One that is closed
+// meanwhile is left out. An error of f ends the list and is returned.
+func EachFD(pid int, f func(fd int, link []byte) error) error {
+	dir, err := open(pathOf(pid, "fd"), unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		if goneError(err) {
+			err = ErrNoProcess
+		}
+		return fmt.Errorf("open %s: %w", pathOf(pid, "fd"), err)
+	}
+	defer unix.Close(dir)
+	nums, err := listNumbers(dir, pathOf(pid, "fd"))
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 4096+16)
+	for _, fd := range nums {
+		n, err := unix.Readlinkat(dir, strconv.Itoa(fd), buf)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("readlink %s/%d: %w", pathOf(pid, "fd"), fd, err)
+		}
+		if err := f(fd, buf[:n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReadProcesses lists all processes that are to be seen, in ascending order.
+func ReadProcesses() ([]int, error) { return readNumbers("/proc") }
+
 // ReadTasks lists the threads of a process in ascending order.
 func ReadTasks(pid int) ([]int, error) { return readNumbers(pathOf(pid, "task")) }
 
@@ -196,6 +231,11 @@ func readNumbers(path string) ([]int, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(fd)
+	return listNumbers(fd, path)
+}
+
+// listNumbers is readNumbers of an open directory.
+func listNumbers(fd int, path string) ([]int, error) {
 	var nums []int
 	buf := make([]byte, 8192)
 	var names []string

@@ -44,6 +44,7 @@ type startWith struct {
 	cred  *syscall.Credential
 	exe   string // another executable; empty: the subject
 	stdin *os.File
+	attr  *syscall.SysProcAttr // nil: a session of its own, and cred
 }
 
 // start runs a scene to its first stop.
@@ -83,7 +84,10 @@ func launch(t testing.TB, with startWith) *subject {
 	if with.stdin != nil {
 		s.cmd.Stdin = with.stdin
 	}
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: with.cred}
+	s.cmd.SysProcAttr = with.attr
+	if with.attr == nil {
+		s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: with.cred}
+	}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

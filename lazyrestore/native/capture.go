@@ -60,6 +60,7 @@ func (c *capture) identity() error {
 	st := c.st
 	st.Arch, st.PID = runtime.GOARCH, c.pid
 	st.Comm = c.status.Name
+	st.Session = sessionOf(&stat)
 	st.Umask = c.status.Umask
 	st.NoNewPrivs = c.status.NoNewPrivs
 	st.THPDisable = !c.status.THPEnabled

@@ -192,6 +192,7 @@ func (f *Frozen) threads(ctx context.Context) error {
 		}
 		st.Threads = append(st.Threads, th)
 	}
+	st.stopped(f.tracer.GroupStopped(f.pid))
 	return f.ask()
 }
 

@@ -39,6 +39,12 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 	if err := b.unmapProgram(tr, leader.TID); err != nil {
 		return err
 	}
+	if st.Session.Stopped {
+		// While the leader still blocks all signals but this one.
+		if err := tr.StopProcess(leader.TID); err != nil {
+			return fmt.Errorf("stop the process as it was: %w", err)
+		}
+	}
 	return b.setThread(tr, leader)
 }
 

@@ -336,7 +336,9 @@ func (b *builder) start(p *Process, progFD int) error {
 	if _, err := unix.Write(stub, img); err != nil {
 		return fmt.Errorf("write the stub: %w", err)
 	}
-	if err := p.tracer.Start(proc.StartOptions{PID: b.st.PID, Exec: stub, NewSession: true}); err != nil {
+	opts := proc.StartOptions{PID: b.st.PID, Exec: stub}
+	opts.NewSession, opts.Before = b.session()
+	if err := p.tracer.Start(opts); err != nil {
 		var taken *proc.PIDTakenError
 		if errors.As(err, &taken) {
 			var r reasons

@@ -22,7 +22,9 @@ type section struct {
 
 // sections are all that there are, in ascending order. Numbers below 64 are of
 // memory and descriptors, those from 64 on of threads and the process.
-var sections = [...]section{}
+var sections = [...]section{
+	{64, (*coder).session},
+}
 
 // appendSections encodes the sections that say something.
 func (c *coder) appendSections(st *State) {

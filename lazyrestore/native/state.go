@@ -44,6 +44,9 @@ type State struct {
 	EagerBytes uint64
 	Huge       []page.Range // where transparent huge pages were
 	Guards     []page.Range // guard regions, see madvise(2)'s MADV_GUARD_INSTALL
+
+	// In sections of process.bin.
+	Session Session
 }
 
 // Creds are the credentials shared by all threads of a process.

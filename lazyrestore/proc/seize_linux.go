@@ -234,6 +234,53 @@ func (t *Tracer) settle(k *task, deadline time.Time) error {
 	}
 }
 
+// GroupStopped reports whether a signal has stopped a whole process all of
+// whose threads are traced and stopped: SIGSTOP, or one of a terminal's. It has
+// to be asked before the threads are made to run anything.
+func (t *Tracer) GroupStopped(pid int) (stopped bool) {
+	_ = t.Do(func() error {
+		for _, k := range t.tasks {
+			stopped = stopped || k.pid == pid && k.stopped && k.stop.Kind == StopGroup
+		}
+		return nil
+	})
+	return stopped
+}
+
+// StopProcess stops a process as SIGSTOP does, by way of its first thread, which
+// is traced and stands still, as all others do. When they are let go they stay
+// stopped, without having run an instruction. Signals that the first thread
+// does not block must not wait for it.
+func (t *Tracer) StopProcess(pid int) error {
+	return t.Do(func() error {
+		k := t.tasks[pid]
+		if k == nil {
+			return ErrNoProcess
+		}
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+			return taskError("stop", pid, err)
+		}
+		sig := unix.Signal(0)
+		for deadline := time.Now().Add(patience); ; {
+			if err := t.Cont(pid, sig); err != nil {
+				return err
+			}
+			stop, err := t.wait(pid, deadline)
+			if err != nil {
+				return err
+			}
+			switch {
+			case stop.Kind == StopGroup:
+				return nil
+			case stop.Kind == StopSignal && stop.Signal == unix.SIGSTOP:
+				sig = stop.Signal
+			default:
+				return fmt.Errorf("stop task %d: it stopped with %v", pid, stop.Signal)
+			}
+		}
+	})
+}
+
 // SeizeThreads begins to trace tasks and stops them, all at once, as SeizeAll
 // does for a whole process. They must all be there. On an error none of them is
 // traced.

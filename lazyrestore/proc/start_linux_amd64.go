@@ -114,6 +114,7 @@ func (t *Tracer) KillAll() error {
 		if pid == 0 {
 			return nil
 		}
+		// It has not been waited for, or wait4 would have told: its id is its own.
 		t.child = 0
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			return fmt.Errorf("kill process %d: %w", pid, err)
@@ -130,9 +131,15 @@ func (t *Tracer) KillAll() error {
 }
 
 // Kill kills a process whose threads are traced and returns when it has ended;
-// its parent has still to wait for it, unless that is us.
+// its parent has still to wait for it, unless that is us. The error is
+// ErrNoProcess where it has ended by itself.
 func (t *Tracer) Kill(pid int) error {
 	return t.Do(func() error {
+		// While a task is traced nobody else can wait for its end, and nobody
+		// can be given its id.
+		if t.tasks[pid] == nil {
+			return taskError("kill", pid, ErrNoProcess)
+		}
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			return taskError("kill", pid, err)
 		}

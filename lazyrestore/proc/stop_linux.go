@@ -124,6 +124,9 @@ func (t *Tracer) wait4(tid int, flags int) (stop Stop, ok bool, err error) {
 		case errors.Is(err, unix.ECHILD):
 			// Another thread's execve took it away.
 			delete(t.tasks, tid)
+			if tid == t.child {
+				t.child = 0
+			}
 			return stop, false, &ExitError{TID: tid, Status: unix.WaitStatus(0x7f)}
 		case err != nil:
 			return stop, false, fmt.Errorf("wait for task %d: %w", tid, err)
@@ -134,6 +137,9 @@ func (t *Tracer) wait4(tid int, flags int) (stop Stop, ok bool, err error) {
 	}
 	if !st.Stopped() {
 		delete(t.tasks, tid)
+		if tid == t.child {
+			t.child = 0 // from now on its id may be anybody's
+		}
 		return stop, false, &ExitError{TID: tid, Status: st}
 	}
 	stop = decode(st)

@@ -100,6 +100,9 @@ type RSeqConfig struct {
 func (t *Tracer) GetRSeq(tid int) (c RSeqConfig, err error) {
 	err = t.Do(func() error {
 		r, err := getRSeq(tid)
+		if errors.Is(err, unix.EIO) {
+			return nil // a kernel without CONFIG_RSEQ
+		}
 		c = RSeqConfig{r.pointer, r.size, r.signature}
 		return taskError("read the restartable sequences of", tid, err)
 	})

@@ -1,0 +1,74 @@
+package native
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// Session is what a process is to the job control of others.
+type Session struct {
+	ID       int  // session; 0: not known, or outside of our pid namespace
+	Group    int  // process group
+	Terminal bool // the session has a controlling terminal
+	Stopped  bool // by SIGSTOP or the like: it does not run until SIGCONT
+}
+
+func (c *coder) session(st *State) {
+	s := &st.Session
+	num(c, &s.ID)
+	num(c, &s.Group)
+	c.flag(&s.Terminal)
+	c.flag(&s.Stopped)
+}
+
+func sessionOf(stat *proc.Stat) Session {
+	return Session{ID: stat.Session, Group: stat.PGRP, Terminal: stat.TTY != 0}
+}
+
+// stopped notes that the process is stopped, or about to be: its pending
+// SIGSTOP, which nobody can block, would stop the rebuild instead.
+func (st *State) stopped(byGroup bool) {
+	st.Session.Stopped = byGroup || removeStops(&st.Pending)
+	for i := range st.Threads {
+		if removeStops(&st.Threads[i].Pending) {
+			st.Session.Stopped = true
+		}
+	}
+}
+
+// removeStops takes SIGSTOP out of a list of pending signals.
+func removeStops(list *[][]byte) (found bool) {
+	kept := (*list)[:0]
+	for _, info := range *list {
+		if unix.Signal(signalOf(info)) == unix.SIGSTOP {
+			found = true
+			continue
+		}
+		kept = append(kept, info)
+	}
+	*list = kept
+	return found
+}
+
+// session says how the new process comes to its session and process group,
+// which only its parent can give it: in the session of the restoring command if
+// that is its own, else in a new one. So is one that had a terminal: as a group
+// in the background of our terminal it could not read from it.
+func (b *builder) session() (newSession bool, calls []proc.Call) {
+	s := b.st.Session
+	own, err := unix.Getsid(0)
+	if err != nil || s.ID == 0 || s.ID != own || s.ID == b.st.PID || s.Terminal {
+		return true, nil
+	}
+	if s.Group == unix.Getpgrp() {
+		return false, nil
+	}
+	calls = []proc.Call{{NR: unix.SYS_SETPGID}} // a group of its own
+	if s.Group != b.st.PID {
+		join := proc.Call{NR: unix.SYS_SETPGID | proc.MayFail} // EPERM: the group is gone
+		join.Args[1] = uint64(s.Group)
+		calls = append(calls, join)
+	}
+	return false, calls
+}

@@ -1,0 +1,128 @@
+package lazyrestore_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+// statField is a field of /proc/PID/stat, counted from 1; see proc(5).
+func statField(t testing.TB, pid, n int) string {
+	t.Helper()
+	stat := string(must(os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat")))(t))
+	return strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])[n-3]
+}
+
+// withoutTerminal reports whether this process has no controlling terminal;
+// where it has one, the test is run again in a session that has none.
+func withoutTerminal(t *testing.T) bool {
+	t.Helper()
+	if statField(t, os.Getpid(), 7) == "0" {
+		return true
+	}
+	cmd := exec.Command(must(os.Executable())(t), "-test.run=^"+t.Name()+"$")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
+}
+
+func TestSessionSurvives(t *testing.T) {
+	needAll(t)
+	if !withoutTerminal(t) {
+		return
+	}
+	leader := exec.Command("/bin/sleep", "100")
+	leader.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := leader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = leader.Process.Kill(); _ = leader.Wait() })
+	gone := exec.Command("/bin/sleep", "100")
+	gone.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := gone.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		attr syscall.SysProcAttr
+		want []string
+	}{
+		{"session leader", syscall.SysProcAttr{Setsid: true}, nil},
+		{"group leader", syscall.SysProcAttr{Setpgid: true}, nil},
+		{"our group", syscall.SysProcAttr{}, nil},
+		{"another group", syscall.SysProcAttr{Setpgid: true, Pgid: leader.Process.Pid}, nil},
+		{"group is gone", syscall.SysProcAttr{Setpgid: true, Pgid: gone.Process.Pid}, []string{"new-group"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := launch(t, startWith{scene: "session", args: c.want, attr: &c.attr})
+			s.ready(1)
+			s.checkpoint(plainest)
+			if c.name == "group is gone" {
+				_ = gone.Process.Kill()
+				_ = gone.Wait()
+			}
+			s.restore(filling)
+			s.release()
+			s.well()
+		})
+	}
+}
+
+// A process of a session that we are not in, which may be gone, leads one.
+func TestNewSessionWhereTheOldIsGone(t *testing.T) {
+	t.Parallel()
+	shell := []string{"-c", fmt.Sprintf("%s session new & wait", must(subjectProgram())(t))}
+	s := launch(t, startWith{scene: shell[0], args: shell[1:], exe: "/bin/sh"})
+	s.pid = must(strconv.Atoi(s.says(`pid (\d+)`)[1]))(t)
+	s.ready(1)
+	if statField(t, s.pid, 6) == strconv.Itoa(s.pid) {
+		t.Fatal("it leads a session already")
+	}
+	s.cycle(plainest, filling)
+	s.release()
+	s.well()
+}
+
+// A process that job control has stopped is stopped when it comes back, and
+// has not run an instruction: its first needs memory that is missing.
+func TestStoppedProcessSurvives(t *testing.T) {
+	t.Parallel()
+	s := start(t, "counting")
+	stopped := func() {
+		t.Helper()
+		s.await("stop", func() bool { return statField(t, s.pid, 3) == "T" })
+	}
+	signal := func(sig unix.Signal) {
+		t.Helper()
+		if err := unix.Kill(s.pid, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal(unix.SIGSTOP)
+	stopped()
+	s.checkpoint(lazyrestore.CheckpointOptions{LeaveRunning: true})
+	stopped() // a checkpoint leaves it so
+	s.checkpoint(plainest)
+	s.restore(lazily)
+	stopped()
+	if faults := s.proc.Stats().Faults; faults != 0 {
+		t.Errorf("%d pages were touched while it was stopped", faults)
+	}
+	s.cycle(plainest, lazily) // and again from there
+	stopped()
+	signal(unix.SIGCONT)
+	s.await("run", func() bool { return statField(t, s.pid, 3) != "T" })
+	s.release()
+	s.well()
+}

@@ -1,6 +1,10 @@
 package lazyrestore
 
-import "log/slog"
+import (
+	"log/slog"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/trace"
+)
 
 // Background says what the pager does besides answering faults.
 type Background string
@@ -88,6 +92,12 @@ type RestoreOptions struct {
 	// process up to then ends the restored one too.
 	BeforeRun func()
 
+	// Stages has Stats say where the time of the faults went. Trace, if set,
+	// records what the restore does: its own phases, the system calls by which
+	// the process builds itself, faults, fetches, the background.
+	Stages bool
+	Trace  *trace.Recorder
+
 	// Progress, if set, is called from one goroutine, about ten times a second.
 	Progress func(Progress)
 	Logger   *slog.Logger // nil: no log
@@ -115,6 +125,23 @@ type Stats struct {
 	MissingBytes   uint64  `json:"missing_bytes"`
 	ResidentMS     float64 `json:"resident_ms"` // from the first instruction until all was there; 0: not yet
 	OutageMS       float64 `json:"outage_ms"`   // for how long no page could be had by now; 0: all is well
+	Stages         *Stages `json:"stages,omitempty"`
+}
+
+// Stages is where the time of the faults went, from the moment at which the
+// pager has read one until its page is there. See pager.Stages.
+type Stages struct {
+	Queue  Stage `json:"queue"`
+	Fetch  Stage `json:"fetch"`
+	Decode Stage `json:"decode"`
+	Copy   Stage `json:"copy"`
+}
+
+// A Stage is one part of all faults.
+type Stage struct {
+	MeanMicros float64 `json:"mean_us"`
+	P50Micros  float64 `json:"p50_us"`
+	P99Micros  float64 `json:"p99_us"`
 }
 
 // Progress is how far a Checkpoint or a Restore has come.

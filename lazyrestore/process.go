@@ -103,7 +103,16 @@ func (p *Process) Stats() Stats {
 		MissingBytes:   s.MissingBytes,
 		ResidentMS:     milliseconds(s.Resident),
 		OutageMS:       milliseconds(s.Outage),
+		Stages:         stagesOf(s.Stages),
 	}
+}
+
+func stagesOf(s *pager.Stages) *Stages {
+	if s == nil {
+		return nil
+	}
+	of := func(s pager.Stage) Stage { return Stage{micros(s.Mean), micros(s.P50), micros(s.P99)} }
+	return &Stages{Queue: of(s.Queue), Fetch: of(s.Fetch), Decode: of(s.Decode), Copy: of(s.Copy)}
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }

@@ -65,6 +65,7 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 	if r.src, err = store.OpenDir(path); err != nil {
 		return nil, err
 	}
+	defer opts.Trace.Begin(0, "restore")()
 	p, err := r.run(ctx)
 	if err != nil {
 		r.src.Close()
@@ -92,6 +93,7 @@ type restorer struct {
 // open reads what the rebuild needs, and no more: that the image is whole is
 // looked at meanwhile, by prepare.
 func (r *restorer) open(ctx context.Context) error {
+	defer r.opts.Trace.Begin(0, "read "+image.ProcessObject)()
 	size, err := r.src.Size(ctx, image.ProcessObject)
 	if err != nil {
 		return &image.DamagedError{Object: image.ProcessObject, Err: err}
@@ -135,23 +137,32 @@ func (r *restorer) check(ctx context.Context) (err error) {
 // keeper, the pager with its index. It also looks whether the image is whole,
 // and whether there is memory enough.
 func (r *restorer) prepare(ctx context.Context) error {
+	row := r.opts.Trace.Row("lazyrestore", "prepare")
+	defer r.opts.Trace.Begin(row, "prepare")()
+	checked := r.opts.Trace.Begin(row, "read the manifest")
 	if err := r.check(ctx); err != nil {
 		return err
 	}
+	checked()
 	if err := checkMemory(r.st); err != nil {
 		return err
 	}
 	if r.st.LazyBytes == 0 || r.opts.DryRun {
 		return nil
 	}
-	opts := pager.Options{Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Logger: r.opts.Logger}
+	opts := pager.Options{
+		Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Logger: r.opts.Logger,
+		Stages: r.opts.Stages, Trace: r.opts.Trace,
+	}
 	if r.opts.Background == BackgroundNone {
 		opts.Background = pager.None
 	}
 	var err error
+	started := r.opts.Trace.Begin(row, "start the keeper")
 	if r.keeper, err = pager.StartKeeper(); err != nil {
 		return err
 	}
+	started()
 	opts.Keeper = r.keeper
 	if r.pager, err = pager.New(r.im, opts); err != nil {
 		return err
@@ -181,6 +192,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		ChangedFiles: r.opts.ChangedFiles.native(),
 		Stdio:        r.opts.Stdio.native(),
 		Logger:       r.opts.Logger,
+		Trace:        r.opts.Trace,
 	}
 	if r.opts.DryRun {
 		return r.dryRun(ctx, opts)
@@ -197,7 +209,10 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		ready <- err
 	}()
 	built, err := native.Rebuild(whole, r.st, opts)
-	if rerr := <-ready; rerr != nil {
+	waited := r.opts.Trace.Begin(0, "wait for what was prepared beside")
+	rerr := <-ready
+	waited()
+	if rerr != nil {
 		if err == nil {
 			built.Kill()
 		}
@@ -254,16 +269,19 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		return nil
 	}
 	target := pager.Target{Pid: p.pid, PidFD: p.pidfd}
+	attached := r.opts.Trace.Begin(0, "attach the pager")
 	if err := p.pager.Attach(built.UFFD, target, built.Mappings); err != nil {
 		close(p.ended)
 		p.abort(r, built)
 		return err
 	}
+	attached()
 	go p.serve(*built, r.opts)
 	if r.opts.Progress != nil {
 		go p.report(r.opts.Progress)
 	}
 	if r.opts.Eager {
+		filled := r.opts.Trace.Begin(0, "wait until all is resident")
 		select {
 		case <-p.resident:
 		case <-p.ended: // resident is closed before, if it came to that
@@ -275,6 +293,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 			p.abort(r, built)
 			return ctx.Err()
 		}
+		filled()
 	}
 	if err := r.let(built); err != nil {
 		p.abort(r, built)
@@ -303,9 +322,15 @@ func (p *Process) abort(r *restorer, built *native.Process) {
 // let lets the process go.
 func (r *restorer) let(built *native.Process) error {
 	if r.opts.BeforeRun != nil {
+		waited := r.opts.Trace.Begin(0, "wait for the caller")
 		r.opts.BeforeRun()
+		waited()
 	}
-	return built.Run()
+	detached := r.opts.Trace.Begin(0, "detach")
+	err := built.Run()
+	detached()
+	r.opts.Trace.Mark(0, "the process runs")
+	return err
 }
 
 // serve runs the pager until it has left.

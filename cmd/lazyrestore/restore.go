@@ -18,6 +18,7 @@ type restoreVerb struct {
 	detach  bool
 	pidfile string
 	stats   string
+	trace   string
 	jsonFD  int
 	report  int // descriptor of the pipe to the command that waits for a detached restore; 0: none
 }
@@ -83,6 +84,7 @@ func (v *restoreVerb) flags() []cli.Flag {
 		{Name: "workers", Arg: "N", Value: cli.Int(&o.Workers, 1, mostWorkers), Usage: "How many chunks are decoded at once; one for each CPU if not given"},
 		{Name: "pidfile", Arg: "FILE", Value: cli.String(&v.pidfile), Operand: cli.OperandFile, Usage: "Write the pid to FILE once the process runs"},
 		{Name: "stats", Arg: "FILE", Value: cli.String(&v.stats), Operand: cli.OperandFile, Usage: "Write the pager's statistics to FILE as JSON, when all memory is there or the process has ended"},
+		{Name: "trace-file", Arg: "FILE", Value: cli.String(&v.trace), Operand: cli.OperandFile, Usage: "Write what the restore did when to FILE, for ui.perfetto.dev or chrome://tracing; at the time of --stats"},
 		{Name: "json-fd", Arg: "N", Value: cli.Int(&v.jsonFD, 1, 1<<20), Usage: "Write the JSON object to descriptor N, where standard output is the process's own"},
 		{Name: "dry-run", Short: 'n', Value: cli.Bool(&o.DryRun), Usage: "Only say whether the image can be restored here; start nothing"},
 		{Name: reportFlag, Arg: "N", Value: cli.Int(&v.report, 3, 1<<20), Usage: "Report to descriptor N", Hidden: true},
@@ -160,6 +162,7 @@ type supervised struct {
 	process
 	verb  *restoreVerb
 	stats *output
+	trace *traceFile
 }
 
 // start restores the process and writes the files that tell of it.
@@ -173,21 +176,33 @@ func (v *restoreVerb) start(ctx context.Context, progress func(lazyrestore.Progr
 	if err != nil {
 		return nil, err
 	}
-	v.opts.Progress = progress
+	trace, err := newTraceFile(v.trace)
+	if err != nil {
+		stats.discard()
+		return nil, err
+	}
+	v.opts.Progress, v.opts.Stages, v.opts.Trace = progress, stats != nil, trace.recorder()
 	p, err := restoreImage(ctx, v.image, v.opts)
 	if err != nil {
 		stats.discard()
+		v.noteError(trace.commit()) // it shows how far the restore came
 		return nil, aboutImage(v.image, err)
 	}
-	s := &supervised{process: p, verb: v, stats: stats}
-	if err := pidfile.commit(fmt.Appendln(nil, p.PID())); err != nil {
-		v.note("warning: " + err.Error())
-	}
+	s := &supervised{process: p, verb: v, stats: stats, trace: trace}
+	v.noteError(pidfile.commit(fmt.Appendln(nil, p.PID())))
 	return s, nil
 }
 
-// writeStats writes the statistics, once.
+// noteError tells of a file that could not be written.
+func (v *restoreVerb) noteError(err error) {
+	if err != nil {
+		v.note("warning: " + err.Error())
+	}
+}
+
+// writeStats writes the statistics and the trace, once.
 func (s *supervised) writeStats() {
+	s.verb.noteError(s.trace.commit())
 	if s.stats == nil {
 		return
 	}
@@ -197,9 +212,7 @@ func (s *supervised) writeStats() {
 		err = s.stats.commit([]byte(b.String()))
 	}
 	s.stats = nil
-	if err != nil {
-		s.verb.note("warning: " + err.Error())
-	}
+	s.verb.noteError(err)
 }
 
 // jsonFile is where --json-fd writes.

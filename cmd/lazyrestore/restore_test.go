@@ -125,7 +125,7 @@ func TestForegroundPassesSignalsOn(t *testing.T) {
 func TestRestoreWritesFiles(t *testing.T) {
 	opts := fakeRestore(t, "exit 0")
 	dir := t.TempDir()
-	pidfile, stats := filepath.Join(dir, "pid"), filepath.Join(dir, "stats")
+	pidfile, stats, trace := filepath.Join(dir, "pid"), filepath.Join(dir, "stats"), filepath.Join(dir, "trace")
 	object, err := os.Create(filepath.Join(dir, "json"))
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestRestoreWritesFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	args := []string{"restore", "--pidfile", pidfile, "--stats", stats, "--json-fd", itoa(fd), "--background=none", "--changed-files=warn", "img"}
+	args := []string{"restore", "--pidfile", pidfile, "--stats", stats, "--trace-file", trace, "--json-fd", itoa(fd), "--background=none", "--changed-files=warn", "img"}
 	if code := run(args, &bytes.Buffer{}, &stderr); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &stderr)
 	}
@@ -146,6 +146,11 @@ func TestRestoreWritesFiles(t *testing.T) {
 	readJSON(t, object.Name(), &result)
 	var s lazyrestore.Stats
 	readJSON(t, stats, &s)
+	var recorded struct{ TraceEvents []any }
+	readJSON(t, trace, &recorded)
+	if opts.Trace == nil || !opts.Stages || len(recorded.TraceEvents) == 0 {
+		t.Errorf("options %+v, trace %+v: want it recorded", opts, recorded)
+	}
 	if result.Mappings != 3 || s.Faults != 17 {
 		t.Errorf("result %+v, statistics %+v", result, s)
 	}

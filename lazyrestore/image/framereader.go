@@ -25,6 +25,10 @@ type FrameReader struct {
 	dec    *chunk.Decoder
 	stored []byte
 	plain  []byte
+
+	// Decoding, if set, is called between the two parts of each read: the
+	// source has given the bytes, and they are about to be checked and decoded.
+	Decoding func()
 }
 
 // NewFrameReader is a reader for the image's frames, as ix lists them.
@@ -49,6 +53,9 @@ func (r *FrameReader) ReadSpan(ctx context.Context, first, n int, lane Lane) ([]
 		err = readError(r.im.pages, off, err)
 		return nil, fmt.Errorf("read frame %d: %w", first, err)
 	}
+	if r.Decoding != nil {
+		r.Decoding()
+	}
 	return r.decode(first, n)
 }
 
@@ -66,6 +73,9 @@ func (r *FrameReader) ReadNow(frame int) (plain []byte, ok bool, err error) {
 	}
 	if !ok {
 		return nil, false, nil
+	}
+	if r.Decoding != nil {
+		r.Decoding()
 	}
 	plain, err = r.decode(frame, 1)
 	return plain, err == nil, err

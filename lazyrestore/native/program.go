@@ -19,6 +19,7 @@ type program struct {
 	base  uint64
 	buf   []byte      // the shared mapping
 	arena *proc.Arena // gives out its parts
+	timed bool        // the process reads the clock before each step
 	err   error       // the first that did not fit
 }
 
@@ -36,9 +37,23 @@ type step struct {
 // A table is a list of steps that one thread runs in order.
 type table struct {
 	steps []step
+	parts []part // of the steps, for a trace
 	addr  uint64 // in the process, once placed
 	off   int    // in the program's buf
+
+	// Of a table whose steps are timed: where the readings lie in the
+	// program's buf. The call of step i is then entry 2*i+1.
+	readings int
 }
+
+// A part is the steps of a table from first on, up to the next part.
+type part struct {
+	name  string
+	first int
+}
+
+// part gives the steps that follow a name.
+func (t *table) part(name string) { t.parts = append(t.parts, part{name, len(t.steps)}) }
 
 // call appends a step. The last of its properties are set through the pointer,
 // which is good until the next call.
@@ -107,9 +122,19 @@ func (p *program) words(v ...uint64) uint64 {
 
 // place puts t's calls, and the mark of its end, into the program.
 func (p *program) place(t *table) {
-	calls := make([]proc.Call, len(t.steps))
+	calls := make([]proc.Call, 0, 2*len(t.steps))
+	var readings uint64
+	if p.timed {
+		var to []byte
+		readings, to = p.alloc(timespecSize * len(t.steps))
+		clear(to)
+		t.readings = int(readings - p.base)
+	}
 	for i := range t.steps {
-		calls[i] = t.steps[i].Call
+		if p.timed {
+			calls = append(calls, readClock(readings+uint64(timespecSize*i)))
+		}
+		calls = append(calls, t.steps[i].Call)
 	}
 	addr, to := p.alloc(proc.TableSize(len(calls)))
 	t.addr, t.off = addr, int(addr-p.base)

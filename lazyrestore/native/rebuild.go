@@ -18,6 +18,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/trace"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -47,6 +48,10 @@ type RebuildOptions struct {
 	ChangedFiles ChangedFiles
 	Stdio        Stdio
 	Logger       *slog.Logger
+
+	// Trace, if set, records what the rebuild does, on its row 0 and on rows of
+	// its own. The process then reads the clock after each of its system calls.
+	Trace *trace.Recorder
 }
 
 // A Process is one that has been rebuilt and stands before its first
@@ -77,6 +82,7 @@ type builder struct {
 	limits    []Limit
 	nice      int64
 
+	trace        *trace.Recorder
 	main         *table
 	threadTables []*table
 }
@@ -99,10 +105,12 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	applyStdio(st, opts.Stdio)
 	re := &reopener{st: st, opts: &opts, low: lowest(st)}
 	defer re.close()
+	reopened := opts.Trace.Begin(0, "open files and shared objects")
 	if err := re.all(ctx); err != nil {
 		return nil, err
 	}
-	b := &builder{st: st, re: re, low: re.low, sharedFDs: re.shared, features: Features}
+	reopened()
+	b := &builder{st: st, re: re, low: re.low, sharedFDs: re.shared, features: Features, trace: opts.Trace}
 	pair, err := b.open(opts.Eager)
 	if err != nil {
 		return nil, err
@@ -148,7 +156,9 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 	defer cancel(nil)
 	inspected := make(chan error, 1)
 	go func() {
+		looked := b.trace.Begin(b.trace.Row(traceCommand, "inspect"), "compare files and eager pages")
 		err := b.inspect()
+		looked()
 		if err != nil {
 			cancel(err)
 		}
@@ -178,10 +188,15 @@ func (b *builder) oomScore() {
 
 // build has the process build itself up to its registers.
 func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error {
+	planned := b.trace.Begin(0, "plan the program")
 	if err := b.plan(); err != nil {
 		return err
 	}
+	planned()
+	began := b.trace.Now()
 	err := b.start(p, progFD)
+	b.trace.Span(0, "clone, exec the stub, seize", began, b.trace.Now())
+	defer b.traceProgram(began)
 	b.re.close()
 	if err != nil {
 		return err
@@ -197,14 +212,17 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 			<-killed // the descriptor is about to be closed
 		}
 	}()
+	waited := b.trace.Begin(0, "wait for the process to build itself")
 	if err := b.built(p); err != nil {
 		return err
 	}
+	waited()
 	if len(b.lazyRanges()) > 0 {
 		if p.UFFD, _, err = uffd.ReceiveFD(pair, nil); err != nil {
 			return err
 		}
 	}
+	defer b.trace.Begin(0, "seize threads, set registers")()
 	return b.setRegisters(p)
 }
 
@@ -270,6 +288,9 @@ func programSize(st *State) int {
 // map, and maps it here.
 func (b *builder) mapProgram() (fd int, err error) {
 	size := programSize(b.st)
+	if b.trace != nil {
+		size *= 2 // a reading of the clock for each step
+	}
 	low, err := memfdExec("lazyrestore-table", unix.MFD_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -285,7 +306,7 @@ func (b *builder) mapProgram() (fd int, err error) {
 		return -1, fmt.Errorf("map the table: %w", err)
 	}
 	base := uint64(b.st.hole())
-	b.prog = &program{base: base, buf: buf, arena: proc.ArenaOver(base, buf)}
+	b.prog = &program{base: base, buf: buf, arena: proc.ArenaOver(base, buf), timed: b.trace != nil}
 	return fd, nil
 }
 
@@ -297,12 +318,19 @@ func (b *builder) plan() error {
 	t := &table{}
 	b.main = t
 	t.call("clear the low descriptors", unix.SYS_CLOSE_RANGE, 0, uint64(b.low-1), 0)
+	t.part("memory")
 	b.memory(t)
+	t.part("userfaultfd")
 	b.userfaultfd(t)
+	t.part("process")
 	b.process(t)
+	t.part("descriptors")
 	b.descriptors(t)
+	t.part("threads")
 	b.threads(t)
+	t.part("first thread")
 	b.thread(t, &b.st.Threads[0])
+	t.part("last")
 	b.last(t)
 	b.prog.place(t)
 	proc.AppendTable(first[firstTable:firstTable], []proc.Call{proc.Jump(b.prog.base, t.addr)})

@@ -33,7 +33,7 @@ const (
 func (r *reader) makeRests() {
 	r.rests = make([]rest, min(max(restBytes/r.ChunkSize(), minRests), maxRests))
 	for i := range r.rests {
-		r.rests[i] = rest{frames: r.img.NewFrameReader(r.session.pages.Index), frame: -1}
+		r.rests[i] = rest{frames: r.newFrames(), frame: -1}
 	}
 }
 

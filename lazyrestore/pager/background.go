@@ -3,6 +3,7 @@ package pager
 import (
 	"context"
 	"runtime"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,9 +52,9 @@ func (se *session) fill(ctx context.Context, k int) {
 	// The thread is not given back: its priority would stay.
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
-	w := &filler{worker: *se.newWorker()}
+	w := &filler{worker: *se.newWorker("background " + strconv.Itoa(k))}
 	for i := range w.slots {
-		w.slots[i] = offer{frames: se.img.NewFrameReader(se.pages.Index), done: make(chan struct{}, 1)}
+		w.slots[i] = offer{frames: w.newFrames(), done: make(chan struct{}, 1)}
 	}
 	defer func() {
 		w.close()
@@ -125,11 +126,14 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	if ctx.Err() != nil {
 		return
 	}
+	w.watch.begin()
 	plain, err := o.frames.ReadSpan(ctx, first, n, image.Background)
+	w.watch.hasDecoded()
 	if err != nil {
 		w.fillSlowly(ctx, first, n)
 		return
 	}
+	defer w.watch.filled(first, n, len(plain))
 	w.stats.fetched.Add(uint64(len(plain)))
 	w.stats.outage.over(w.log)
 	o.plain, o.first, o.n, o.next = plain, first, n, int(w.base[first])

@@ -20,6 +20,7 @@ const (
 // the checkpoint, as far as that is possible (MADV_COLLAPSE, Linux 6.1). It is
 // for speed alone: what cannot be had is left.
 func (se *session) collapse(ctx context.Context, ranges []page.Range) {
+	defer se.trace.Begin(se.trace.Row(traceCommand, "huge pages"), "rebuild huge pages")()
 	done := uint64(0)
 	for _, r := range ranges {
 		r.Start = (r.Start + hugeSize - 1) &^ (hugeSize - 1)

@@ -122,7 +122,7 @@ func (d *demand) waiting(fl *flight) []fault {
 }
 
 func (d *demand) work(ctx context.Context) {
-	w := d.newWorker()
+	w := d.newWorker("demand")
 	defer w.close()
 	for fl := d.next(); fl != nil; fl = d.next() {
 		if fl.key.huge != nil {
@@ -137,7 +137,9 @@ func (d *demand) work(ctx context.Context) {
 // fly fetches a frame and installs it in every space that waits for it.
 func (d *demand) fly(ctx context.Context, w *worker, fl *flight) {
 	frame := fl.key.frame
+	w.watch.begin()
 	plain, err := w.fetch(ctx, frame, image.Demand)
+	w.watch.hasDecoded()
 	for fs := d.waiting(fl); len(fs) > 0; fs = d.waiting(fl) {
 		for _, f := range fs {
 			if ctx.Err() != nil {
@@ -148,7 +150,7 @@ func (d *demand) fly(ctx context.Context, w *worker, fl *flight) {
 			} else {
 				d.note(w.installFrames(ctx, f.s, plain, frame, 1))
 			}
-			d.served(f)
+			d.served(w, f)
 		}
 	}
 }
@@ -156,10 +158,11 @@ func (d *demand) fly(ctx context.Context, w *worker, fl *flight) {
 // flyHuge puts a huge page together and installs it.
 func (d *demand) flyHuge(ctx context.Context, w *worker, fl *flight) {
 	for fs := d.waiting(fl); len(fs) > 0; fs = d.waiting(fl) {
+		w.watch.begin()
 		d.note(w.installHuge(ctx, fl.key.huge, fl.key.at, image.Demand))
 		for _, f := range fs {
 			if ctx.Err() == nil {
-				d.served(f)
+				d.served(w, f)
 			}
 		}
 	}
@@ -167,7 +170,7 @@ func (d *demand) flyHuge(ctx context.Context, w *worker, fl *flight) {
 
 // served wakes who waited, which the copy has done unless another one was
 // first, and counts.
-func (d *demand) served(f fault) {
+func (d *demand) served(w *worker, f fault) {
 	if !f.s.ended.Load() {
 		d.gate.enter()
 		if !f.s.ended.Load() {
@@ -175,7 +178,9 @@ func (d *demand) served(f fault) {
 		}
 		d.gate.leave()
 	}
-	d.stats.latency.add(time.Duration(d.now() - f.at))
+	end := d.now()
+	d.stats.latency.add(time.Duration(end - f.at))
+	w.watch.served(f, end)
 }
 
 // note logs what must not happen; a context's end may.

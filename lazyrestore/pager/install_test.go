@@ -147,7 +147,7 @@ func TestInstallWhateverTheKernelSays(t *testing.T) {
 		}
 		s := fakeSpace(rt, se, m)
 		before, counted := len(m.pages), se.stats.installed.Load()
-		w := se.newWorker()
+		w := se.newWorker("test")
 		defer w.close()
 		for frame := range se.pages.Frames() {
 			plain, err := w.fetch(t.Context(), frame, image.Background)
@@ -197,7 +197,7 @@ func TestInstallWaitsForMemory(t *testing.T) {
 			}
 			return nil
 		}
-		w := se.newWorker()
+		w := se.newWorker("test")
 		plain, err := w.fetch(t.Context(), 0, image.Demand)
 		if err != nil {
 			t.Fatal(err)
@@ -218,7 +218,7 @@ func TestFetchGivesUp(t *testing.T) {
 	se := fakeSession(t, 4, remoteOf(&r, func(context.Context, image.Lane) error { return errLink }))
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		_, err := se.newWorker().fetch(t.Context(), 0, image.Demand)
+		_, err := se.newWorker("test").fetch(t.Context(), 0, image.Demand)
 		if took := time.Since(start); !errors.Is(err, errLink) || took < 58*time.Second || took > time.Minute {
 			t.Errorf("fetch = %v after %v", err, took)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/trace"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -60,6 +61,12 @@ type Options struct {
 	// if it is nil. Either way it ends once nothing is missing any more.
 	Keeper *Keeper
 	Logger *slog.Logger // discards if nil
+
+	// Stages has Stats say where the time of the faults went, Trace records
+	// each fault and what else is done. Both cost a look at the clock or three
+	// for each fault.
+	Stages bool
+	Trace  *trace.Recorder // records nothing if nil
 }
 
 // A Target is the process served.
@@ -105,7 +112,11 @@ func New(img *image.Image, opts Options) (*Pager, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Pager{img: img, opts: opts, resident: make(chan struct{})}, nil
+	p := &Pager{img: img, opts: opts, resident: make(chan struct{})}
+	if opts.Stages || opts.Trace != nil {
+		p.stats.stages = new(stageCounters)
+	}
+	return p, nil
 }
 
 // Prepare loads the image's index, which Serve does else. It may run while
@@ -116,6 +127,7 @@ func (p *Pager) Prepare(ctx context.Context) error {
 	if p.table != nil {
 		return nil
 	}
+	defer p.opts.Trace.Begin(p.opts.Trace.Row(traceCommand, "index"), "load the page index")()
 	ix, err := p.img.LoadIndex(ctx)
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
@@ -220,6 +232,8 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		img: p.img, pages: p.table, stats: &p.stats, log: p.opts.Logger, retry: p.opts.Retry, onLost: p.opts.OnLost,
 		target: p.attached.target, start: start, kickFD: kickFD, lost: &p.lost,
 		background: p.opts.Background == Full,
+		trace:      p.opts.Trace,
+		traceSkew:  p.opts.Trace.At(start),
 		more:       make(chan struct{}, p.opts.Workers),
 		offers:     make(chan *offer, offersEach*p.opts.Workers),
 	}
@@ -259,7 +273,7 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 			wg.Go(func() { se.fill(ctx, k) })
 		}
 	}
-	r := &reader{worker: *se.newWorker(), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2}
+	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2}
 	r.makeRests()
 	r.kicks.Add(1)
 	err := r.run()
@@ -323,6 +337,7 @@ func (p *Pager) Stats() Stats {
 		PoisonedBytes:  c.poisoned.Load(),
 		Resident:       time.Duration(c.resident.Load()),
 		Outage:         c.outage.lasts(),
+		Stages:         c.stages.stages(),
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

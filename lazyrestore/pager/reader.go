@@ -222,6 +222,7 @@ func (r *reader) serve() {
 	if f.s.ended.Load() {
 		return
 	}
+	r.watch.begin()
 	m, ok := f.s.find(f.addr)
 	if !ok {
 		r.finish(f, r.zero(f, m, f.s.gap(f.addr, page.RangeOf(f.addr, maxZero)).End))
@@ -253,7 +254,9 @@ const (
 func (r *reader) finish(f fault, v verdict) {
 	switch v {
 	case settled:
-		r.stats.latency.add(time.Duration(r.now() - f.at))
+		end := r.now()
+		r.stats.latency.add(time.Duration(end - f.at))
+		r.watch.served(f, end)
 	case retry:
 		r.queue = append(r.queue, f)
 	case starved:
@@ -325,6 +328,7 @@ func (r *reader) fetchNow(frame int) *rest {
 	if err != nil || !ok {
 		return nil
 	}
+	r.watch.hasDecoded()
 	r.stats.fetched.Add(uint64(len(plain)))
 	e.plain, e.frame = plain, frame
 	return e

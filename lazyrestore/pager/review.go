@@ -47,7 +47,9 @@ func (r *reader) rest() error {
 	if len(r.offers) > 0 {
 		return nil
 	}
+	r.watch.begin()
 	n, err := unix.Poll(fds, int(timeout.Milliseconds()))
+	r.watch.did("sleep")
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return err
 	}
@@ -124,6 +126,7 @@ func (r *reader) giveBack() {
 // release lets go of s, whose pages are all resident, or whose process is
 // gone: its memory becomes ordinary memory again, and then the uffd is closed.
 func (r *reader) release(s *space, resident bool) error {
+	r.watch.begin()
 	r.gate.shut()
 	s.ended.Store(true)
 	r.gate.open()
@@ -150,6 +153,7 @@ func (r *reader) release(s *space, resident bool) error {
 	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool { return f.s == s })
 	r.later = slices.DeleteFunc(r.later, func(f fault) bool { return f.s == s })
 	err := s.u.Close()
+	r.watch.did("let go")
 	r.log.Debug("let go", "space", s.id, "resident", resident)
 	r.released(s, resident)
 	return err

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/trace"
 )
 
 // A session is one call of Serve: what the reader, the demand workers and the
@@ -38,6 +39,10 @@ type session struct {
 	resting   atomic.Bool   // the reader sleeps, or is about to
 	more      chan struct{} // tells idle background workers of frames to fetch
 	busy      atomic.Int32  // background workers at work
+
+	trace     *trace.Recorder // nil unless somebody wants one
+	traceSkew time.Duration   // where this clock begins on the recorder's
+	threads   threadRows
 }
 
 // now is the time since the session began; it costs less than a time.Time.
@@ -69,15 +74,26 @@ type worker struct {
 	*session
 	installer
 	frames *image.FrameReader
-	big    []byte // a huge page being put together; from mmap
+	watch  *stopwatch // nil unless somebody wants to know
+	big    []byte     // a huge page being put together; from mmap
 }
 
-func (se *session) newWorker() *worker {
-	return &worker{
+// newWorker is one for the goroutine that a trace calls name.
+func (se *session) newWorker(name string) *worker {
+	w := &worker{
 		session:   se,
 		installer: installer{table: se.pages, tally: se.stats},
-		frames:    se.img.NewFrameReader(se.pages.Index),
+		watch:     se.newStopwatch(name),
 	}
+	w.frames = w.newFrames()
+	return w
+}
+
+// newFrames is a reader of frames whose stages the worker's watch takes.
+func (w *worker) newFrames() *image.FrameReader {
+	frames := w.img.NewFrameReader(w.pages.Index)
+	frames.Decoding = w.watch.hook()
+	return frames
 }
 
 func (w *worker) close() {

@@ -19,6 +19,7 @@ type Stats struct {
 	MissingBytes   uint64        // bytes of image pages that the process still misses
 	Resident       time.Duration // from the start of Serve to the last page; 0 until then
 	Outage         time.Duration // for how long reads have failed by now; 0 while the source answers
+	Stages         *Stages       // nil unless Options.Stages or Options.Trace is set
 }
 
 // counters are the running values behind Stats.
@@ -27,6 +28,7 @@ type counters struct {
 	resident                                   atomic.Int64
 	latency                                    histogram
 	outage                                     outage
+	stages                                     *stageCounters // nil: not counted
 }
 
 // A histogram counts durations in buckets of a sixteenth of their power of

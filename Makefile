@@ -72,7 +72,7 @@ race: ## run all tests with the race detector
 lint: ## look at code, scripts and manual without running them
 	$(LINT) run ./...
 	$(LINT) fmt --diff
-	GOOS=darwin $(GO) vet ./lazyrestore/page ./lazyrestore/chunk ./lazyrestore/image ./pageserver/wire
+	GOOS=darwin $(GO) vet ./lazyrestore/page ./lazyrestore/chunk ./lazyrestore/image ./pageserver/wire ./lazyrestore/criu/pagexfer
 	$(GO) test ./cmd/internal/rules
 
 format: ## format the code

@@ -46,7 +46,7 @@ var mayImport = []struct {
 }
 
 // pure packages make no system calls: they also vet elsewhere.
-var pure = []string{"lazyrestore/page", "lazyrestore/chunk", "lazyrestore/image", "pageserver/wire"}
+var pure = []string{"lazyrestore/page", "lazyrestore/chunk", "lazyrestore/image", "pageserver/wire", "lazyrestore/criu/pagexfer"}
 
 // impure are packages that a pure one does not import.
 var impure = []string{"syscall", "golang.org/x/sys/unix", "net", "os/exec", "os/signal", "unsafe"}

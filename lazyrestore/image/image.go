@@ -72,7 +72,7 @@ func readManifest(ctx context.Context, src Source) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}
-	if size > maxManifest {
+	if size > MaxManifest {
 		return nil, damaged(ManifestObject, 0, "%d bytes are too many for a manifest", size)
 	}
 	b := make([]byte, size)

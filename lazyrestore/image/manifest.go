@@ -22,8 +22,8 @@ const FormatVersion = 1
 // formatName is what a manifest says it is.
 const formatName = "lazyrestore-image"
 
-// maxManifest is the size in bytes up to which a manifest is read.
-const maxManifest = 1 << 20
+// MaxManifest is the size in bytes up to which a manifest is read.
+const MaxManifest = 1 << 20
 
 // The objects of an image, but for the pages, whose name depends on the codec.
 const (

@@ -53,14 +53,15 @@ func (d *Decoder) limit(t Type) uint32 {
 // Next reads a message: header, body and checksum; of DATA the payload is left
 // to ReadPayload, and what is not read of it passed over by the next Next. The
 // error is io.EOF between two messages, io.ErrUnexpectedEOF within one, an
-// ErrMalformed, or the stream's own.
+// ErrMalformed, or the stream's own; where that comes before a whole header is
+// there (a deadline), nothing is lost and Next may be called again.
 //
 // Types that Next does not know are read like others.
 func (d *Decoder) Next() (Message, error) {
 	if err := d.skip(); err != nil {
 		return Message{}, err
 	}
-	if _, err := io.ReadFull(d.r, d.head[:]); err != nil {
+	if err := d.header(); err != nil {
 		return Message{}, err
 	}
 	h, err := parseHeader(&d.head)
@@ -83,6 +84,20 @@ func (d *Decoder) Next() (Message, error) {
 		return Message{}, err
 	}
 	return m, d.check(h, m.Body)
+}
+
+// header reads the next header.
+func (d *Decoder) header() error {
+	b, err := d.r.Peek(HeaderSize)
+	if err == io.EOF && len(b) > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return err
+	}
+	copy(d.head[:], b)
+	_, err = d.r.Discard(HeaderSize)
+	return err
 }
 
 // data reads what is before the payload of a DATA.

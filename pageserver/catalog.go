@@ -1,0 +1,291 @@
+package pageserver
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/pageserver/wire"
+)
+
+// A Catalog is the images that a Server offers. What is in its directories is
+// looked at when a client asks, so that images may come and go. Its methods may
+// be called concurrently.
+type Catalog struct {
+	roots []root
+
+	mu   sync.Mutex
+	held map[string]*held // under mu: the newest of each name that somebody has open
+
+	listing sync.Mutex         // one listing at a time
+	known   map[string]summary // under listing: images as the last one found them
+}
+
+// A root is a path that the user has given.
+type root struct {
+	path string
+	name string // of the image, if path is one; "" is a directory of images
+}
+
+// A DuplicateError is an image whose name another one has.
+type DuplicateError struct {
+	Name         string
+	Path, Before string // the image, and the one that was there first
+}
+
+func (e *DuplicateError) Error() string {
+	return fmt.Sprintf("%s and %s would both be served as %s", e.Before, e.Path, e.Name)
+}
+
+var errNotServed = errors.New("neither an image nor a directory of images")
+
+// NewCatalog offers images: each path is one, or a directory of them. An
+// image's name is the last element of its path; the error is a *DuplicateError
+// where two have one name, else an *fs.PathError.
+func NewCatalog(paths ...string) (*Catalog, error) {
+	c := &Catalog{held: make(map[string]*held)}
+	first := make(map[string]string)
+	for _, path := range paths {
+		r, names, err := look(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			at := r.imagePath(name)
+			if before, twice := first[name]; twice {
+				return nil, &DuplicateError{Name: name, Path: at, Before: before}
+			}
+			first[name] = at
+		}
+		c.roots = append(c.roots, r)
+	}
+	return c, nil
+}
+
+// look says what path is, and which images are there now.
+func look(path string) (root, []string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return root{}, nil, err
+	}
+	entries, err := os.ReadDir(abs)
+	if err != nil {
+		return root{}, nil, err
+	}
+	if _, err := os.Lstat(filepath.Join(abs, image.ManifestObject)); err == nil {
+		name := filepath.Base(abs)
+		if !validName(name) {
+			return root{}, nil, &fs.PathError{Op: "serve", Path: path, Err: fmt.Errorf("%q cannot be the name of an image: it begins with a dot or is too long", name)}
+		}
+		return root{path: abs, name: name}, []string{name}, nil
+	}
+	r := root{path: abs}
+	var names []string
+	for _, e := range entries {
+		if name := e.Name(); validName(name) {
+			if _, err := os.Lstat(filepath.Join(abs, name, image.ManifestObject)); err == nil {
+				names = append(names, name)
+			}
+		}
+	}
+	return r, names, nil
+}
+
+// imagePath is where the image of that name is, or would be.
+func (r root) imagePath(name string) string {
+	if r.name != "" {
+		return r.path
+	}
+	return filepath.Join(r.path, name)
+}
+
+// validName reports whether name may be that of an image: a name within a
+// directory, and not one of those under which images are written.
+func validName(name string) bool {
+	return name != "" && len(name) <= wire.MaxName && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
+}
+
+// Without symbolic links in the way that would lead out of the directory.
+const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
+
+// openat2 opens what is there for reading. O_NONBLOCK: a FIFO in the place of
+// an object must not make us wait.
+func openat2(dirfd int, name string, flags, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | flags, Resolve: resolve}
+	for {
+		fd, err := unix.Openat2(dirfd, name, &how)
+		// EAGAIN: something was renamed while the kernel looked.
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			return fd, err
+		}
+	}
+}
+
+// openDir opens the directory of an image; fs.ErrNotExist if this root has
+// none of that name.
+func (r root) openDir(name string) (int, error) {
+	if r.name != "" && r.name != name {
+		return -1, fs.ErrNotExist
+	}
+	// The user's own path is followed wherever it leads.
+	fd, err := openat2(unix.AT_FDCWD, r.path, unix.O_DIRECTORY, 0)
+	if err != nil || r.name != "" {
+		return fd, err
+	}
+	defer unix.Close(fd)
+	return openat2(fd, name, unix.O_DIRECTORY, beneath)
+}
+
+// acquire opens the image of that name for one more user, who gives it to
+// release. The error is a *wire.Error.
+func (c *Catalog) acquire(name string) (*held, error) {
+	if !validName(name) {
+		return nil, &wire.Error{Code: wire.CodeNoImage, Text: "not the name of an image"}
+	}
+	var first error
+	for _, r := range c.roots {
+		dir, err := r.openDir(name)
+		if err == nil {
+			h, err := c.acquireAt(name, dir)
+			return h, errors.Join(err, unix.Close(dir))
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			first = cmp.Or(first, err)
+		}
+	}
+	switch {
+	case first == nil:
+		return nil, &wire.Error{Code: wire.CodeNoImage, Text: "there is no image " + name}
+	case errors.Is(first, unix.EXDEV), errors.Is(first, unix.ELOOP):
+		return nil, &wire.Error{Code: wire.CodeNoImage, Text: name + " leads out of the directory that is served"}
+	}
+	return nil, &wire.Error{Code: wire.CodeFailed, Text: fmt.Sprintf("open image %s: %v", name, first)}
+}
+
+// acquireAt gives the image in an open directory: the one that others have
+// open, if it is the same and still as it was.
+func (c *Catalog) acquireAt(name string, dir int) (*held, error) {
+	id, err := identify(dir)
+	if err != nil {
+		return nil, damaged(name, image.ManifestObject, err)
+	}
+	c.mu.Lock()
+	if h := c.held[name]; h != nil && h.id == id && h.unchanged() {
+		h.refs++
+		c.mu.Unlock()
+		return h, nil
+	}
+	c.mu.Unlock()
+	h, err := open(name, dir)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if other := c.held[name]; other != nil && other.id == h.id && other.unchanged() {
+		h.close() // somebody was quicker
+		h = other
+	}
+	h.refs++
+	c.held[name] = h
+	return h, nil
+}
+
+// release lets an image go.
+func (c *Catalog) release(h *held) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h.refs--
+	if h.refs > 0 {
+		return
+	}
+	if c.held[h.name] == h {
+		delete(c.held, h.name)
+	}
+	h.close()
+}
+
+// A summary is what a listing says of an image.
+type summary struct {
+	id identity
+	wire.Image
+}
+
+// list gives the images whose names sort after a name, ascending. What cannot
+// be opened is left out.
+func (c *Catalog) list(after string) []wire.Image {
+	c.listing.Lock()
+	defer c.listing.Unlock()
+	seen := make(map[string]summary)
+	for _, r := range c.roots {
+		for _, name := range r.names() {
+			if _, twice := seen[name]; twice {
+				continue // the first root is the one that is served
+			}
+			if s, err := c.summarize(r, name); err == nil {
+				seen[name] = s
+			}
+		}
+	}
+	c.known = seen
+	var images []wire.Image
+	for name, s := range seen {
+		if name > after {
+			images = append(images, s.Image)
+		}
+	}
+	slices.SortFunc(images, func(a, b wire.Image) int { return cmp.Compare(a.Name, b.Name) })
+	return images
+}
+
+// names are what may be images of a root.
+func (r root) names() []string {
+	if r.name != "" {
+		return []string{r.name}
+	}
+	f, err := os.Open(r.path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1) // as far as it comes
+	return slices.DeleteFunc(names, func(name string) bool { return !validName(name) })
+}
+
+// summarize looks at one image, or remembers it.
+func (c *Catalog) summarize(r root, name string) (summary, error) {
+	dir, err := r.openDir(name)
+	if err != nil {
+		return summary{}, err
+	}
+	defer unix.Close(dir)
+	id, err := identify(dir)
+	if err != nil {
+		return summary{}, err
+	}
+	if s := c.known[name]; s.id == id {
+		return s, nil
+	}
+	h, err := open(name, dir)
+	if err != nil {
+		return summary{}, err
+	}
+	defer h.close()
+	return summary{id: h.id, Image: wire.Image{Name: name, Size: h.size, Digest: h.digest}}, nil
+}
+
+// inUse is how many images somebody has open.
+func (c *Catalog) inUse() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.held)
+}

@@ -60,6 +60,7 @@ var threadScenes = []survival{
 	{scene: "sleepers", changed: []string{"SigBlk"}},
 	{scene: "robust-mutexes"},
 	{scene: "restartable-sequences"},
+	{scene: "scheduling"},
 }
 
 func TestThreadsSurvive(t *testing.T) { survives(t, threadScenes) }

@@ -2,6 +2,8 @@ package native
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -17,53 +19,91 @@ func (f *Frozen) ask() (err error) {
 		return nil // a reason to refuse that is known already
 	}
 	if err != nil {
-		return err
+		return f.cannotAsk(err)
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
 	q := &questions{f: f, in: in}
-	if err := q.process(); err != nil {
+	if err := q.ask(f.pid, processAnswers, q.process); err != nil {
 		return err
 	}
 	for i := range f.c.st.Threads {
-		if err := q.thread(&f.c.st.Threads[i]); err != nil {
+		th := &f.c.st.Threads[i]
+		if err := q.ask(th.TID, threadAnswers, func() []asked { return q.thread(th) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// questions runs tables whose answers lie at known places of one piece of
-// memory.
+// cannotAsk makes a reason of an error that says what is special about the
+// process.
+func (f *Frozen) cannotAsk(err error) error {
+	switch {
+	case errors.Is(err, proc.ErrCompat):
+		f.c.refused.add("32-bit code", err.Error(), "")
+	case errors.Is(err, unix.EACCES):
+		f.c.refused.add("memory that is executed", "the process may not map any that it can write, too (PR_SET_MDWE, or a security module)", "")
+	default:
+		return err
+	}
+	return nil
+}
+
+// questions runs tables whose answers lie in one piece of memory.
 type questions struct {
 	f       *Frozen
 	in      *proc.Injector
 	at      uint64 // of the answers to the next table, in the process
 	answers []byte // the same, once it has been run
+	used    int    // of answers
 }
 
-// Where answers lie.
-const (
-	actionSize  = 32 // struct sigaction of the kernel
-	timersAt    = numSignals * actionSize
-	timerSize   = 32 // struct itimerval
-	deathSigAt  = timersAt + 3*timerSize
-	subreaperAt = deathSigAt + 8
-	altStackAt  = subreaperAt + 8
-	clearTIDAt  = altStackAt + 24
-	xcompPermAt = clearTIDAt + 8
-	answerSize  = xcompPermAt + 8
+// An asked is one system call of a table, and what is done with its result.
+type asked struct {
+	call   proc.Call
+	answer func(ret int64)
+}
 
-	// Not in golang.org/x/sys: see <linux/membarrier.h> (Linux 6.3).
-	membarrierGetRegistrations = 1 << 9
+// Room for the answers to one table; it is copied there and back.
+const (
+	processAnswers = 4 << 10
+	threadAnswers  = 512
 )
 
-// begin sets memory aside for the answers of one table.
-func (q *questions) begin() (err error) {
-	q.at, q.answers, err = q.in.Arena().Alloc(answerSize, 16)
-	return err
+// ask has a thread answer questions, whose answers take at most room bytes.
+func (q *questions) ask(tid, room int, list func() []asked) (err error) {
+	q.used = 0
+	if q.at, q.answers, err = q.in.Arena().Alloc(room, 16); err != nil {
+		return err
+	}
+	questions := list()
+	if q.used > room {
+		return fmt.Errorf("ask task %d: the answers need %d bytes of %d", tid, q.used, room)
+	}
+	calls := make([]proc.Call, len(questions))
+	for i := range questions {
+		calls[i] = questions[i].call
+	}
+	results, err := q.in.Run(tid, calls, nil)
+	if err != nil {
+		return err
+	}
+	for i, ret := range results {
+		if f := questions[i].answer; f != nil {
+			f(ret)
+		}
+	}
+	return nil
 }
 
-func (q *questions) word(at int) uint64 { return getWord(q.answers[at:]) }
+// room sets memory aside for one answer and gives its place among them.
+func (q *questions) room(n int) uint64 {
+	at := q.used
+	q.used += (n + 15) &^ 15
+	return uint64(at)
+}
+
+func (q *questions) word(at uint64) uint64 { return getWord(q.answers[at:]) }
 
 func call(nr uint64, args ...uint64) proc.Call {
 	c := proc.Call{NR: nr}
@@ -71,63 +111,63 @@ func call(nr uint64, args ...uint64) proc.Call {
 	return c
 }
 
+const (
+	actionSize = 32 // struct sigaction of the kernel
+	timerSize  = 32 // struct itimerval
+
+	// Not in golang.org/x/sys: see <linux/membarrier.h> (Linux 6.3).
+	membarrierGetRegistrations = 1 << 9
+)
+
 // process asks what is one for the whole process.
-func (q *questions) process() error {
-	if err := q.begin(); err != nil {
-		return err
-	}
+func (q *questions) process() []asked {
 	st := q.f.c.st
-	var calls []proc.Call
+	var list []asked
 	for sig := range uint64(numSignals) {
-		calls = append(calls, call(unix.SYS_RT_SIGACTION, sig+1, 0, q.at+sig*actionSize, sigSetSize))
-	}
-	for which := range uint64(len(st.Timers)) {
-		calls = append(calls, call(unix.SYS_GETITIMER, which, q.at+timersAt+which*timerSize))
-	}
-	calls = append(calls,
-		call(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, q.at+deathSigAt),
-		call(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, q.at+subreaperAt),
-		call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS),
-		call(unix.SYS_ARCH_PRCTL|proc.MayFail, archGetXCompPerm, q.at+xcompPermAt),
-		call(unix.SYS_MEMBARRIER|proc.MayFail, membarrierGetRegistrations, 0, 0),
-		call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE),
-		call(unix.SYS_BRK, 0))
-	results, err := q.in.Run(q.f.pid, calls, nil)
-	if err != nil {
-		return err
-	}
-	for sig := range numSignals {
-		at := sig * actionSize
-		st.Actions = append(st.Actions, Action{q.word(at), q.word(at + 8), q.word(at + 16), q.word(at + 24)})
+		at := q.room(actionSize)
+		list = append(list, asked{call(unix.SYS_RT_SIGACTION, sig+1, 0, q.at+at, sigSetSize), func(int64) {
+			st.Actions = append(st.Actions, Action{q.word(at), q.word(at + 8), q.word(at + 16), q.word(at + 24)})
+		}})
 	}
 	for which := range st.Timers {
-		at := timersAt + which*timerSize
-		st.Timers[which] = Interval{q.word(at), q.word(at + 8), q.word(at + 16), q.word(at + 24)}
+		at := q.room(timerSize)
+		list = append(list, asked{call(unix.SYS_GETITIMER, uint64(which), q.at+at), func(int64) {
+			st.Timers[which] = Interval{q.word(at), q.word(at + 8), q.word(at + 16), q.word(at + 24)}
+		}})
 	}
-	st.PDeathSig = q.word(deathSigAt) & 0xffffffff
-	st.Subreaper = q.word(subreaperAt)&0xffffffff != 0
-	n := len(results)
-	st.Creds.SecureBits = uint64(results[n-5])
-	st.Dumpable, st.MM.Brk = uint64(results[n-2]), uint64(results[n-1])
-	if registered := results[n-3]; registered > 0 {
-		st.Membarrier = uint64(registered)
-	}
-	if results[n-4] == 0 && q.word(xcompPermAt)&onRequest != 0 {
-		q.f.c.refused.add("AMX", "the process has permission to use its tiles, which are not preserved", "")
-	}
-	return nil
+	deathSig, subreaper, xcompPerm := q.room(8), q.room(8), q.room(8)
+	list = append(
+		list,
+		asked{call(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, q.at+deathSig), func(int64) { st.PDeathSig = q.word(deathSig) & 0xffffffff }},
+		asked{call(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, q.at+subreaper), func(int64) { st.Subreaper = q.word(subreaper)&0xffffffff != 0 }},
+		asked{call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS), func(ret int64) { st.Creds.SecureBits = uint64(ret) }},
+		asked{call(unix.SYS_ARCH_PRCTL|proc.MayFail, archGetXCompPerm, q.at+xcompPerm), func(ret int64) {
+			if ret == 0 && q.word(xcompPerm)&onRequest != 0 {
+				q.f.c.refused.add("AMX", "the process has permission to use its tiles, which are not preserved", "")
+			}
+		}},
+		asked{call(unix.SYS_MEMBARRIER|proc.MayFail, membarrierGetRegistrations, 0, 0), func(ret int64) {
+			if ret > 0 {
+				st.Membarrier = uint64(ret)
+			}
+		}},
+		asked{call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE), func(ret int64) { st.Dumpable = uint64(ret) }},
+		asked{call(unix.SYS_BRK, 0), func(ret int64) { st.MM.Brk = uint64(ret) }},
+	)
+	return append(list, q.askProcessSwitches()...)
 }
 
 // thread asks what each thread has of its own.
-func (q *questions) thread(th *Thread) error {
-	if err := q.begin(); err != nil {
-		return err
+func (q *questions) thread(th *Thread) []asked {
+	altStack, clearTID := q.room(24), q.room(8)
+	list := []asked{
+		{call(unix.SYS_SIGALTSTACK, 0, q.at+altStack), func(int64) {
+			th.AltStack = AltStack{SP: q.word(altStack), Flags: q.word(altStack+8) & 0xffffffff, Size: q.word(altStack + 16)}
+		}},
+		{call(unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, q.at+clearTID), func(int64) { th.ClearTID = q.word(clearTID) }},
 	}
-	_, err := q.in.Run(th.TID, []proc.Call{
-		call(unix.SYS_SIGALTSTACK, 0, q.at+altStackAt),
-		call(unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, q.at+clearTIDAt),
-	}, nil)
-	th.AltStack = AltStack{SP: q.word(altStackAt), Flags: q.word(altStackAt+8) & 0xffffffff, Size: q.word(altStackAt + 16)}
-	th.ClearTID = q.word(clearTIDAt)
-	return err
+	list = append(list, q.askScheduling(th)...)
+	return append(list, q.askSwitches(th)...)
 }
+
+func threadName(tid int) string { return "thread " + strconv.Itoa(tid) }

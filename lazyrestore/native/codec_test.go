@@ -14,7 +14,20 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
-// sample has something in every field that a list can have more than one of.
+// sampleSections has something in every section beside.
+func sampleSections() *State {
+	st := sample()
+	st.Session = Session{ID: 12, Group: 34, Terminal: true, Stopped: true}
+	st.MemoryMerge, st.THPFlags = 1, 2
+	th := &st.Threads[0]
+	th.Sched = Sched{Flags: 1, Runtime: 2, Deadline: 3, Period: 4, UtilMin: 5, UtilMax: 6}
+	th.IOPriority, th.TimerSlack, th.MemPolicy = 7, 8, MemPolicy{Mode: 3, Nodes: []uint64{1}}
+	th.Switches = Switches{NoTSC: 1, NoCPUID: 1, MCEKill: 2, IOFlusher: 1}
+	return st
+}
+
+// sample has something in every field of the fixed part that a list can have
+// more than one of. It is what testdata/v1 holds, and does not change.
 func sample() *State {
 	return &State{
 		Arch: "amd64", PID: 4711, Comm: "prog", Exe: Mapped{"/bin/prog", 123, 456}, Cwd: "/tmp",
@@ -49,13 +62,14 @@ func siginfo(sig byte) []byte {
 }
 
 func TestStateRoundTrip(t *testing.T) {
-	want := sample()
-	got, err := DecodeState(want.Encode())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("state differs (-want +got):\n%s", diff)
+	for _, want := range []*State{sample(), sampleSections()} {
+		got, err := DecodeState(want.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("state differs (-want +got):\n%s", diff)
+		}
 	}
 }
 
@@ -105,6 +119,7 @@ func TestStateSections(t *testing.T) {
 
 func FuzzDecodeState(f *testing.F) {
 	f.Add(sample().Encode())
+	f.Add(sampleSections().Encode())
 	f.Add([]byte(stateMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		st, err := DecodeState(b)

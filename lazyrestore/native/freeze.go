@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
@@ -248,23 +246,4 @@ func (f *Frozen) thread(th *Thread) error {
 		f.c.refused.add("thread "+strconv.Itoa(tid), "its system calls are dispatched to user space", helpCRIU)
 	}
 	return f.scheduling(th)
-}
-
-func (f *Frozen) scheduling(th *Thread) error {
-	stat, err := proc.ReadStat(th.TID)
-	if err != nil {
-		return err
-	}
-	th.Policy, th.Priority, th.Nice = uint64(stat.Policy), uint64(stat.RTPriority), int64(stat.Nice)
-	var set, all unix.CPUSet
-	if err := unix.SchedGetaffinity(th.TID, &set); err != nil {
-		return fmt.Errorf("get its CPU affinity: %w", err)
-	}
-	if err := unix.SchedGetaffinity(1, &all); err == nil && set == all {
-		return nil // not bound, as far as can be told
-	}
-	for _, w := range set {
-		th.Affinity = append(th.Affinity, uint64(w))
-	}
-	return nil
 }

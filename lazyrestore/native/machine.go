@@ -133,9 +133,8 @@ func credsOf(s *proc.Status) Creds {
 	}
 }
 
-// ownLimits are the first n resource limits of this process, and its nice
-// value.
-func ownLimits(n int) ([]Limit, int64) {
+// ownLimits are the first n resource limits of this process.
+func ownLimits(n int) []Limit {
 	limits := make([]Limit, 0, n)
 	for i := range n {
 		var l unix.Rlimit
@@ -144,11 +143,7 @@ func ownLimits(n int) ([]Limit, int64) {
 		}
 		limits = append(limits, Limit{l.Cur, l.Max})
 	}
-	prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
-	if err != nil {
-		return limits, 0
-	}
-	return limits, int64(20 - prio) // the system call gives 1 to 40
+	return limits
 }
 
 // applyStdio decides what descriptors 0 to 2 become.

@@ -98,24 +98,10 @@ func (b *builder) thread(t *table, th *Thread) {
 	if th.RSeq.Addr != 0 {
 		t.call("register restartable sequences", unix.SYS_RSEQ, th.RSeq.Addr, uint64(th.RSeq.Len), 0, uint64(th.RSeq.Sig))
 	}
-	b.scheduling(t, th)
+	b.schedulingSteps(t, th)
+	b.switchSteps(t, th)
 	for _, info := range th.Pending {
 		t.call("queue signal", unix.SYS_RT_TGSIGQUEUEINFO, uint64(b.st.PID), uint64(th.TID), uint64(signalOf(info)), b.prog.bytes(info)).on(strconv.Itoa(signalOf(info)))
-	}
-}
-
-func (b *builder) scheduling(t *table, th *Thread) {
-	if len(th.Affinity) > 0 {
-		// Another machine may lack the processors: a hint that cannot be kept is dropped.
-		t.call("set the CPU affinity", unix.SYS_SCHED_SETAFFINITY, 0, uint64(8*len(th.Affinity)), b.prog.words(th.Affinity...)).mayFail()
-	}
-	if th.Policy != 0 {
-		addr, param := b.prog.alloc(8)
-		binary.NativeEndian.PutUint32(param, uint32(th.Priority))
-		t.call("set the scheduling policy", unix.SYS_SCHED_SETSCHEDULER, 0, th.Policy, addr)
-	}
-	if th.Nice != b.nice {
-		t.call("set the nice value", unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uint64(th.Nice)).mayFail()
 	}
 }
 
@@ -181,8 +167,10 @@ func (b *builder) last(t *table) {
 		}
 		t.call("set the resource limit", unix.SYS_PRLIMIT64, 0, uint64(i), b.prog.words(l.Cur, l.Max), 0).on(strconv.Itoa(i))
 	}
-	t.call("set huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, boolWord(st.THPDisable))
-	t.call("set the timer slack", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, st.TimerSlack)
+	t.call("set huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, boolWord(st.THPDisable || st.THPFlags != 0), st.THPFlags)
+	if st.MemoryMerge != 0 {
+		t.call("let equal pages be merged", unix.SYS_PRCTL, unix.PR_SET_MEMORY_MERGE, 1)
+	}
 	for which, iv := range st.Timers {
 		if which == unix.ITIMER_REAL && iv.ValueSec|iv.ValueUsec == 0 {
 			// It has run out, and its signal, not yet taken, would have set it

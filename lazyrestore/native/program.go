@@ -21,6 +21,7 @@ type program struct {
 	arena *proc.Arena // gives out its parts
 	timed bool        // the process reads the clock before each step
 	err   error       // the first that did not fit
+	warn  []string    // of steps that failed and may, as check has seen
 }
 
 // A step is a system call of a table with what is known of it: how it is
@@ -32,6 +33,7 @@ type step struct {
 	at    page.Addr
 	want  uint64 // its result, where wants
 	wants bool
+	warn  string // what the user is told where it fails and may
 }
 
 // A table is a list of steps that one thread runs in order.
@@ -69,6 +71,7 @@ func (s *step) on(about string) *step { s.about = about; return s }
 func (s *step) by(a page.Addr) *step  { s.at = a; return s }
 func (s *step) returns(want uint64)   { s.want, s.wants = want, true }
 func (s *step) mayFail() *step        { s.NR |= proc.MayFail; return s }
+func (s *step) warns(what string)     { s.warn = what }
 func (s *step) number() int           { return int(s.NR &^ proc.MayFail) }
 
 // String is the step as an error names it.
@@ -163,6 +166,9 @@ func (p *program) check(t *table, n int) error {
 		}
 		if ret < 0 && ret >= -4095 && s.NR&proc.MayFail == 0 {
 			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.Errno(-ret)}
+		}
+		if errno, failed := proc.Errno(ret); failed && s.warn != "" {
+			p.warn = append(p.warn, s.warn+": "+errno.Error())
 		}
 		if s.wants && uint64(ret) != s.want {
 			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.EBADE, Got: uint64(ret), Want: s.want}

@@ -80,7 +80,7 @@ type builder struct {
 	socket    int // the end of a socket pair that the process sends from
 	creds     Creds
 	limits    []Limit
-	nice      int64
+	own       ownScheduling
 
 	trace        *trace.Recorder
 	main         *table
@@ -127,7 +127,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 		p.Kill()
 		return nil, err
 	}
-	p.Warnings = re.warnings
+	p.Warnings = append(re.warnings, b.prog.warn...)
 	return p, nil
 }
 
@@ -257,7 +257,8 @@ func (b *builder) open(eager *os.File) (pair int, err error) {
 		unix.Close(sp[0])
 		return -1, err
 	}
-	b.limits, b.nice = ownLimits(len(b.st.Limits))
+	b.limits = ownLimits(len(b.st.Limits))
+	b.own.inherits()
 	return sp[0], nil
 }
 
@@ -403,6 +404,9 @@ func (b *builder) built(p *Process) error {
 				return fmt.Errorf("thread %d did not build itself in time", b.st.Threads[i+1].TID)
 			}
 			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		}
+		if err := b.prog.check(t, last); err != nil {
+			return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)
 		}
 	}
 	return nil

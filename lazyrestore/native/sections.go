@@ -24,6 +24,8 @@ type section struct {
 // memory and descriptors, those from 64 on of threads and the process.
 var sections = [...]section{
 	{64, (*coder).session},
+	{65, (*coder).schedulings},
+	{66, (*coder).switches},
 }
 
 // appendSections encodes the sections that say something.

@@ -46,7 +46,9 @@ type State struct {
 	Guards     []page.Range // guard regions, see madvise(2)'s MADV_GUARD_INSTALL
 
 	// In sections of process.bin.
-	Session Session
+	Session     Session
+	MemoryMerge uint64 // PR_SET_MEMORY_MERGE
+	THPFlags    uint64 // of PR_SET_THP_DISABLE, beside THPDisable
 }
 
 // Creds are the credentials shared by all threads of a process.
@@ -199,6 +201,13 @@ type Thread struct {
 	Policy     uint64   // scheduling policy
 	Priority   uint64   // real-time priority
 	Nice       int64
+
+	// In sections of process.bin.
+	Sched      Sched
+	IOPriority uint64 // ioprio_get(2)'s
+	TimerSlack uint64 // nanoseconds; 0: as the first thread's
+	MemPolicy  MemPolicy
+	Switches   Switches
 }
 
 // AltStack is a stack_t.

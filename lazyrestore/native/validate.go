@@ -54,6 +54,9 @@ func (st *State) validTasks() error {
 		case len(th.XState) > maxXState || len(th.Affinity) > 1<<10 || th.Policy > maxSchedule:
 			return fmt.Errorf("thread %d has a state that no kernel gives", th.TID)
 		}
+		if err := th.validScheduling(); err != nil {
+			return fmt.Errorf("thread %d: %w", th.TID, err)
+		}
 		seen[th.TID] = true
 		if err := pending(th.Pending); err != nil {
 			return fmt.Errorf("thread %d: %w", th.TID, err)

@@ -23,7 +23,7 @@ var refusals = []struct{ scene, names string }{
 	{"tcp", `descriptor \d+ \(socket:\[\d+\]\)`},
 	{"child", `child process \d+`},
 	{"seccomp", `seccomp`},
-	{"posix-timer", `POSIX timer 0`},
+	{"thread-cpu-timer", `POSIX timer 0.*CPU time of a thread`},
 	{"inotify", `descriptor \d+ \(anon_inode:inotify\)`},
 	{"timerfd", `descriptor \d+ \(anon_inode:\[timerfd\]\)`},
 	{"signalfd", `descriptor \d+ \(anon_inode:\[signalfd\]\)`},

@@ -33,6 +33,11 @@ func survives(t *testing.T, scenes []survival) {
 			s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{Background: lazyrestore.BackgroundNone})
 			compareLooks(t, before, lookAt(t, s.pid), sc.changed)
 			s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+			// A pager that leaves joins mappings, which smaps, read meanwhile,
+			// shows twice.
+			if err := s.proc.WaitPager(); err != nil {
+				t.Fatal(err)
+			}
 			compareLooks(t, before, lookAt(t, s.pid), sc.changed)
 			s.release()
 			s.well()
@@ -70,6 +75,7 @@ var signalScenes = []survival{
 	{scene: "pending"},
 	// the handler of its timer may be at work
 	{scene: "timers", changed: []string{"SigBlk", "Pnd"}},
+	{scene: "posix-timers", changed: []string{"SigBlk", "Pnd"}},
 }
 
 func TestSignalsSurvive(t *testing.T) { survives(t, signalScenes) }

@@ -26,6 +26,9 @@ func (f *Frozen) ask() (err error) {
 	if err := q.ask(f.pid, processAnswers, q.process); err != nil {
 		return err
 	}
+	if err := q.askTimers(); err != nil {
+		return err
+	}
 	for i := range f.c.st.Threads {
 		th := &f.c.st.Threads[i]
 		if err := q.ask(th.TID, threadAnswers, func() []asked { return q.thread(th) }); err != nil {
@@ -154,7 +157,8 @@ func (q *questions) process() []asked {
 		asked{call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE), func(ret int64) { st.Dumpable = uint64(ret) }},
 		asked{call(unix.SYS_BRK, 0), func(ret int64) { st.MM.Brk = uint64(ret) }},
 	)
-	return append(list, q.askProcessSwitches()...)
+	list = append(list, q.askProcessSwitches()...)
+	return append(list, q.askClocks()...)
 }
 
 // thread asks what each thread has of its own.

@@ -35,7 +35,7 @@ const helpCRIU = "criu dump can take it"
 // captureProc reads all that /proc tells of the process.
 func (c *capture) fromProc() error {
 	steps := []func() error{
-		c.identity, c.namespaces, c.privileges, c.family, c.clocks, c.mappings, c.descriptors,
+		c.identity, c.namespaces, c.privileges, c.family, c.posixTimers, c.mappings, c.descriptors,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -87,6 +87,14 @@ func (c *capture) identity() error {
 	if st.OOMScore, err = proc.ReadOOMScoreAdj(c.pid); err != nil {
 		return err
 	}
+	if st.TimerSlack, err = proc.ReadTimerSlack(c.pid); err != nil {
+		return err
+	}
+	if filter, err := proc.ReadCoreFilter(c.pid); err == nil {
+		st.CoreFilter = filter + 1
+	} else if !errors.Is(err, unix.ENOENT) { // a kernel without core dumps
+		return err
+	}
 	if st.Cwd, err = proc.ReadLink(c.pid, "cwd"); err != nil {
 		return err
 	}
@@ -129,9 +137,19 @@ func (c *capture) namespaces() error {
 		return fmt.Errorf("read the namespaces: %w", err)
 	}
 	for _, n := range names {
+		if n.Name() == "time" {
+			continue // looked at by way of its children
+		}
 		own, err := os.Readlink("/proc/self/ns/" + n.Name())
 		if err != nil {
 			return fmt.Errorf("read namespace %s: %w", n.Name(), err)
+		}
+		if n.Name() == "time_for_children" {
+			// Another time namespace shows other clocks, which are kept; but it
+			// has to be the process's own.
+			if own, err = proc.ReadLink(c.pid, "ns/time"); err != nil {
+				return err
+			}
 		}
 		theirs, err := proc.ReadLink(c.pid, "ns/"+n.Name())
 		if errors.Is(err, unix.ENOENT) {
@@ -209,21 +227,6 @@ func (c *capture) family() error {
 		}
 	}
 	return nil
-}
-
-func (c *capture) clocks() error {
-	timers, err := proc.ReadTimers(c.pid)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, t := range timers {
-		c.refused.add("POSIX timer "+strconv.Itoa(t.ID), "timers made by timer_create are not preserved", "delete it for the checkpoint")
-	}
-	c.st.TimerSlack, err = proc.ReadTimerSlack(c.pid)
-	return err
 }
 
 // eagerWords are the addresses of the words of a thread that the kernel reads

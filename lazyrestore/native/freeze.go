@@ -190,6 +190,7 @@ func (f *Frozen) threads(ctx context.Context) error {
 		}
 		st.Threads = append(st.Threads, th)
 	}
+	f.c.timerClocks()
 	st.stopped(f.tracer.GroupStopped(f.pid))
 	return f.ask()
 }

@@ -44,6 +44,7 @@ func checkMachine(st *State) error {
 				"restore under the kernel build of the checkpoint")
 		}
 	}
+	st.checkTimers(&r)
 	return r.err()
 }
 

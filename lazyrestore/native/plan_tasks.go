@@ -171,6 +171,7 @@ func (b *builder) last(t *table) {
 	if st.MemoryMerge != 0 {
 		t.call("let equal pages be merged", unix.SYS_PRCTL, unix.PR_SET_MEMORY_MERGE, 1)
 	}
+	b.posixTimerSteps(t)
 	for which, iv := range st.Timers {
 		if which == unix.ITIMER_REAL && iv.ValueSec|iv.ValueUsec == 0 {
 			// It has run out, and its signal, not yet taken, would have set it

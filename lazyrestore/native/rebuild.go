@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -81,6 +80,8 @@ type builder struct {
 	creds     Creds
 	limits    []Limit
 	own       ownScheduling
+	ownOOM    int64  // what the new process has from us
+	ownFilter uint64 // 1 + coredump_filter
 
 	trace        *trace.Recorder
 	main         *table
@@ -169,21 +170,9 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 		return ierr // says more than the call that failed for the same reason
 	}
 	if err == nil {
-		b.oomScore()
+		b.writeProc()
 	}
 	return cmp.Or(context.Cause(ctx), err) // an end that we have made says nothing
-}
-
-// oomScore gives the process its own, which it has had from us so far.
-func (b *builder) oomScore() {
-	own, err := proc.ReadOOMScoreAdj(unix.Getpid())
-	if err != nil || own == b.st.OOMScore {
-		return
-	}
-	path := "/proc/" + strconv.Itoa(b.st.PID) + "/oom_score_adj"
-	if err := os.WriteFile(path, strconv.AppendInt(nil, b.st.OOMScore, 10), 0); err != nil {
-		b.re.warnings = append(b.re.warnings, fmt.Sprintf("oom_score_adj is %d instead of %d: %v", own, b.st.OOMScore, err))
-	}
 }
 
 // build has the process build itself up to its registers.
@@ -229,6 +218,7 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 // inspect looks whether all is as it was: the kernel's vDSO, the files that
 // the process maps, the bytes that it reads.
 func (b *builder) inspect() error {
+	b.readProc()
 	if err := checkMachine(b.st); err != nil {
 		return err
 	}
@@ -265,7 +255,7 @@ func (b *builder) open(eager *os.File) (pair int, err error) {
 // programSize is room for the tables of a process: generous, for pages that
 // are not touched cost nothing.
 func programSize(st *State) int {
-	steps := 256 + 8*len(st.VMAs) + 24*len(st.Threads) + 3*len(st.FDs)
+	steps := 256 + st.timerRoom() + 8*len(st.VMAs) + 24*len(st.Threads) + 3*len(st.FDs)
 	for i := range st.VMAs {
 		steps += len(st.VMAs[i].Lazy)
 	}
@@ -361,23 +351,46 @@ func (b *builder) start(p *Process, progFD int) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(stub)
+	defer func() { unix.Close(stub) }()
+	if stub == 0 { // which the child may need for something else
+		if stub, err = unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3); err != nil {
+			return fmt.Errorf("move the stub: %w", err)
+		}
+		unix.Close(0)
+	}
 	if _, err := unix.Write(stub, img); err != nil {
 		return fmt.Errorf("write the stub: %w", err)
 	}
 	opts := proc.StartOptions{PID: b.st.PID, Exec: stub}
 	opts.NewSession, opts.Before = b.session()
+	if opts.TimeOffsets, err = b.timeOffsets(); err != nil {
+		return err
+	}
 	if err := p.tracer.Start(opts); err != nil {
-		var taken *proc.PIDTakenError
-		if errors.As(err, &taken) {
-			var r reasons
-			r.taken(b.st.PID)
-			return r.err()
-		}
-		return fmt.Errorf("start process %d: %w", b.st.PID, err)
+		return b.notStarted(err)
 	}
 	p.PIDFD = p.tracer.PIDFD()
+	if opts.TimeOffsets != "" {
+		if err := b.inItsTime(b.st.PID); err != nil {
+			return err
+		}
+	}
 	return b.prog.openGate()
+}
+
+// notStarted explains why the stub could not be started.
+func (b *builder) notStarted(err error) error {
+	var taken *proc.PIDTakenError
+	var call *proc.CallError
+	switch {
+	case errors.As(err, &taken):
+		var r reasons
+		r.taken(b.st.PID)
+		return r.err()
+	case errors.As(err, &call) && call.Call.NR == unix.SYS_UNSHARE:
+		return b.backwards(call.Errno)
+	}
+	return fmt.Errorf("start process %d: %w", b.st.PID, err)
 }
 
 // built waits for the leader's stop at the end of its table, and for the

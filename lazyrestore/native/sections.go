@@ -26,6 +26,9 @@ var sections = [...]section{
 	{64, (*coder).session},
 	{65, (*coder).schedulings},
 	{66, (*coder).switches},
+	{67, (*coder).posixTimers},
+	{68, (*coder).clocks},
+	{69, (*coder).process},
 }
 
 // appendSections encodes the sections that say something.

@@ -49,6 +49,9 @@ type State struct {
 	Session     Session
 	MemoryMerge uint64 // PR_SET_MEMORY_MERGE
 	THPFlags    uint64 // of PR_SET_THP_DISABLE, beside THPDisable
+	CoreFilter  uint64 // 1 + coredump_filter of /proc; 0: not known
+	PosixTimers []PosixTimer
+	Clocks      Clocks
 }
 
 // Creds are the credentials shared by all threads of a process.

@@ -23,8 +23,13 @@ func (c *coder) switches(st *State) {
 			c.u64(v)
 		}
 	}
+}
+
+// process codes section 69.
+func (c *coder) process(st *State) {
 	c.u64(&st.MemoryMerge)
 	c.u64(&st.THPFlags)
+	c.u64(&st.CoreFilter)
 }
 
 // See <asm/prctl.h> and <linux/prctl.h>.

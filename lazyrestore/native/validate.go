@@ -62,7 +62,7 @@ func (st *State) validTasks() error {
 			return fmt.Errorf("thread %d: %w", th.TID, err)
 		}
 	}
-	return nil
+	return st.validTimers()
 }
 
 func (st *State) validMemory() error {

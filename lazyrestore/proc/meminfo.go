@@ -67,6 +67,15 @@ func parseSigned(b []byte) (int64, error) {
 }
 
 // parseUnsigned reads a file that holds one decimal number, not negative.
+func parseHex(b []byte) (uint64, error) {
+	line, _ := cutLine(b)
+	v, ok := parseUint(trim(line), 16)
+	if !ok {
+		return 0, fmt.Errorf("%q is not a hexadecimal number", line)
+	}
+	return v, nil
+}
+
 func parseUnsigned(b []byte) (uint64, error) {
 	line, _ := cutLine(b)
 	v, ok := parseUint(trim(line), 10)

@@ -124,6 +124,9 @@ func ReadLimits(pid int) (Limits, error) { return read(pid, "limits", ParseLimit
 // killed when memory runs out, -1000 to 1000.
 func ReadOOMScoreAdj(pid int) (int64, error) { return read(pid, "oom_score_adj", parseSigned) }
 
+// ReadCoreFilter reads which mappings of a process a core dump holds, see core(5).
+func ReadCoreFilter(pid int) (uint64, error) { return read(pid, "coredump_filter", parseHex) }
+
 // ReadTimerSlack reads the timer slack of a thread, in nanoseconds.
 func ReadTimerSlack(tid int) (uint64, error) { return read(tid, "timerslack_ns", parseUnsigned) }
 

@@ -49,12 +49,22 @@ static void seccomp(int argc, char **argv)
 	stop();
 }
 
-static void posix_timer(int argc, char **argv)
+static void *waits(void *unused)
+{
+	await_file("go1");
+	return NULL;
+}
+
+/* The kernel does not tell which thread's time it is. */
+static void thread_cpu_timer(int argc, char **argv)
 {
 	timer_t timer;
+	pthread_t thread;
 	struct sigevent event = {.sigev_notify = SIGEV_NONE};
-	MUST(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+	MUST(pthread_create(&thread, NULL, waits, NULL) == 0);
+	MUST(timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) == 0);
 	stop();
+	CHECK(pthread_join(thread, NULL) == 0);
 }
 
 static void inotify(int argc, char **argv)
@@ -207,7 +217,7 @@ static void two(int argc, char **argv)
 }
 
 const struct scene refused_scenes[] = {
-	{"socket", socket_}, {"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"posix-timer", posix_timer},
+	{"socket", socket_}, {"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
 	{"inotify", inotify}, {"timerfd", timerfd}, {"signalfd", signalfd_}, {"userfaultfd", userfaultfd},
 	{"io-uring", io_uring}, {"lock", lock_}, {"record-lock", record_lock}, {"lease", lease},
 	{"locked-memory", locked_memory}, {"fifo", fifo}, {"sysv", sysv}, {"removed-mapping", removed_mapping},

@@ -58,7 +58,7 @@ uninstall: ## remove what install put there
 
 demo: build ## stop a program with 1 GiB of state and bring it back
 	@bench/workload/install.sh c numpy
-	@$(GO) run ./bench demo
+	@bin/lazyrestore bench demo
 
 test: build ## run all tests
 	@.ci/setup test
@@ -84,16 +84,16 @@ imports: ## accept the packages that bin/lazyrestore links now
 fuzz-short: ## fuzz every parser for a few seconds (FUZZTIME)
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
 
-bench: build ## take all figures
+bench: build ## take all figures; the report is in dist/bench
 	@bench/workload/install.sh
-	$(GO) run ./bench
+	bin/lazyrestore bench --samples --report dist/bench
 
-bench-quick: build ## take all figures, with fewer samples
+bench-quick: build ## see that all figures can be taken, in less than two minutes
 	@bench/workload/install.sh
-	$(GO) run ./bench --runs 5
+	bin/lazyrestore bench --quick --report dist/bench-quick
 
 clean: ## remove what was built
-	rm -rf bin dist bench/out
+	rm -rf bin dist
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile

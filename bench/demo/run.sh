@@ -6,5 +6,5 @@ cd "$(dirname "$0")/../.."
 
 [ "$(id -u)" = 0 ] || { echo "demo: must run as root: userfaultfd and ptrace ask for it" >&2; exit 5; }
 bench/workload/install.sh c numpy || echo "demo: goes on without NumPy" >&2
-[ -x bin/lazyrestore ] || go build -o bin/lazyrestore ./cmd/lazyrestore
-exec go run ./bench --quiet "$@" demo
+if [ ! -x bin/lazyrestore ] || [ ! -x bin/lazyrestore-bench ]; then make -s build; fi
+exec bin/lazyrestore bench --quiet "$@" demo

@@ -7,9 +7,23 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
+
+func checkpointFigures() []*Figure {
+	return []*Figure{
+		{
+			Name: "checkpoint", Title: "checkpoint with LZ4 over criu dump, both to the same directory",
+			Bound: 1, Aim: 0.5, Limit: 15 * time.Minute, measure: checkpointTime,
+		},
+		{
+			Name: "memory", Title: "largest resident memory of checkpoint and of the pager",
+			Bound: 256 << 20, Aim: 64 << 20, Absolute: true, Limit: 15 * time.Minute, measure: residentMemory,
+		},
+	}
+}
 
 const (
 	checkpointRuns = 7

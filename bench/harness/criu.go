@@ -27,6 +27,12 @@ func criuDefault() string {
 	return filepath.Join(cache, "lazyrestore", "criu")
 }
 
+// ErrNoCRIU says that none is installed, and none was named.
+var ErrNoCRIU = errors.New("no CRIU to compare with: bench/criu/install.sh installs one, --criu names one")
+
+// criuFlags are those that it is run with, besides directories and logs.
+const criuFlags = "dump -v1, restore -v1 [--lazy-pages], lazy-pages -v1"
+
 // findCRIU gives the arguments that run CRIU. One that the script installed is
 // run by its own loader directly: its wrapper is for people, and a shell would
 // count as part of CRIU's time.
@@ -36,7 +42,7 @@ func findCRIU(where string) ([]string, error) {
 		if _, err := os.Stat(where); err != nil {
 			where, err = exec.LookPath("criu")
 			if err != nil {
-				return nil, errors.New("no CRIU to compare with: bench/criu/install.sh installs one, --criu names one")
+				return nil, ErrNoCRIU
 			}
 		}
 	}

@@ -26,7 +26,8 @@ type Options struct {
 	// Dir is where images and the programs' files are put, in a directory of
 	// their own. When empty: /dev/shm, where the page cache is all there is.
 	Dir string
-	// Programs is where the programs are built and kept; bench/out when empty.
+	// Programs is where the programs are built and kept; when empty a directory
+	// in the user's cache.
 	Programs string
 	// Cache is the state of the page cache before each restore.
 	Cache CacheState
@@ -35,6 +36,8 @@ type Options struct {
 	// MiB is the memory of the program where the figure leaves it open; 0 is
 	// the figure's own.
 	MiB int
+	// Quick asks for few samples of small programs.
+	Quick bool
 	// Extra names subjects that are shown beside the figure's own.
 	Extra []string
 	// Log is told what happens; nil is nothing.
@@ -61,7 +64,7 @@ func NewEnv(opts Options) (*Env, error) {
 		opts.Lazyrestore = filepath.Join("bin", "lazyrestore")
 	}
 	if opts.Programs == "" {
-		opts.Programs = filepath.Join("bench", "out")
+		opts.Programs = programsDefault()
 	}
 	if opts.Log == nil {
 		opts.Log = io.Discard
@@ -87,6 +90,15 @@ func NewEnv(opts Options) (*Env, error) {
 		return nil, errors.Join(errors.New("a cold page cache needs a directory on a disk: --dir"), env.Close())
 	}
 	return env, nil
+}
+
+// programsDefault is where built programs are kept.
+func programsDefault() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	return filepath.Join(cache, "lazyrestore", "programs")
 }
 
 // Close ends every process that is left and removes the directory.
@@ -122,18 +134,31 @@ func (e *Env) logf(format string, args ...any) {
 
 // runs is how often to measure: what the user says, else what the figure does.
 func (e *Env) runs(own int) int {
-	if e.opts.Runs > 0 {
+	switch {
+	case e.opts.Runs > 0:
 		return e.opts.Runs
+	case e.opts.Quick:
+		return min(own, quickRuns)
 	}
 	return own
 }
 
+// mib is how much memory the program gets: what the user says, else what the
+// figure does.
 func (e *Env) mib(own int) int {
-	if e.opts.MiB > 0 {
+	switch {
+	case e.opts.MiB > 0:
 		return e.opts.MiB
+	case e.opts.Quick:
+		return min(own, quickMiB)
 	}
 	return own
 }
+
+const (
+	quickRuns = 3
+	quickMiB  = 256
+)
 
 // A turn is one subject's part in a round: it gives one sample.
 type turn struct {

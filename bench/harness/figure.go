@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/lazyrestore/lazyrestore/bench/plot"
 )
 
-// A Figure is one thing that is measured: a ratio with a bound.
+// A Figure is one thing that is measured: a ratio with a bound, or, without a
+// bound, whatever its series say.
 type Figure struct {
 	// Name is what the figure is called on the command line.
 	Name string
@@ -33,6 +36,8 @@ type Result struct {
 	// Value is the median of one subject over that of the other, Low and High
 	// the quartiles of the ratios of single rounds.
 	Value, Low, High float64
+	// Plots are pictures of it.
+	Plots []*plot.Plot
 	// Notes say what a reader has to know besides.
 	Notes []string
 	// Err is why there is no value.
@@ -47,18 +52,39 @@ func (f *Figure) kept(value, bound float64) bool {
 	return value <= bound
 }
 
-// Verdict is "aim", "ok", "MISSED", or "failed" where nothing was measured.
+// Verdicts that are looked for.
+const (
+	failedVerdict = "failed"
+	missedVerdict = "MISSED"
+)
+
+// Verdict is "aim", "ok" or "MISSED" of a ratio, "taken" of a figure without a
+// bound, "failed" where something could not be measured, and "skipped" where
+// what it is to be compared with is not there.
 func (r *Result) Verdict() string {
 	switch {
-	case r.Err != nil || math.IsNaN(r.Value):
-		return "failed"
+	case errors.Is(r.Err, ErrNoCRIU):
+		return "skipped"
+	case r.Err != nil:
+		return failedVerdict
+	case r.Figure.Bound == 0:
+		return "taken"
+	case math.IsNaN(r.Value):
+		return failedVerdict
 	case r.Figure.kept(r.Value, r.Figure.Aim):
 		return "aim"
 	case r.Figure.kept(r.Value, r.Figure.Bound):
 		return "ok"
 	default:
-		return "MISSED"
+		return missedVerdict
 	}
+}
+
+// measure adds the series of a subject's measure.
+func (r *Result) measure(subject, measure, unit string) *Series {
+	s := &Series{Name: subject, Measure: measure, Unit: unit}
+	r.Series = append(r.Series, s)
+	return s
 }
 
 // series adds one.
@@ -98,50 +124,4 @@ func (f *Figure) Measure(ctx context.Context, env *Env) *Result {
 		result.Err = fmt.Errorf("%s: %w", f.Name, result.Err)
 	}
 	return result
-}
-
-// Figures is all figures, in the order of the tables.
-func Figures() []*Figure {
-	return []*Figure{
-		{
-			Name: "ttfi", Title: "TTFI, 100 mappings: criu restore --lazy-pages over ours",
-			Bound: 3, Aim: 5, Higher: true, Limit: 15 * time.Minute, measure: ttfiMappings,
-		},
-		{
-			Name: "ttfi-lammps", Title: "TTFI, LAMMPS: criu restore --lazy-pages over ours",
-			Bound: 5, Aim: 12, Higher: true, Limit: 15 * time.Minute, measure: ttfiLAMMPS,
-		},
-		{
-			Name: "ttfi-size", Title: "TTFI of ours, 4 GiB of memory over 256 MiB",
-			Bound: 1.3, Aim: 1.05, Limit: 15 * time.Minute, measure: ttfiSize,
-		},
-		{
-			Name: "startup", Title: "start-up: lazyrestore version over a Go program that prints a line",
-			Bound: 1.7, Aim: 1.2, Limit: 5 * time.Minute, measure: startup,
-		},
-		{
-			Name: "touch-page", Title: "one random touch, no fill, 4 KiB chunks, codec none: ours over a C handler that spins",
-			Bound: 2, Aim: 1.2, Limit: 15 * time.Minute, measure: touchPage,
-		},
-		{
-			Name: "touch-chunk", Title: "one random touch, no fill, 64 KiB chunks, LZ4: ours over a C handler that spins",
-			Bound: 3.5, Aim: 2, Limit: 15 * time.Minute, measure: touchChunk,
-		},
-		{
-			Name: "touches", Title: "mean of 2,000 random touches in 1 GiB with the fill, LZ4: ours over criu lazy-pages",
-			Bound: 0.5, Aim: 0.25, Limit: 15 * time.Minute, measure: touches,
-		},
-		{
-			Name: "sweep", Title: "touch all of 2 GiB once with the fill, LZ4: our rate over bulk UFFDIO_COPY on one core",
-			Bound: 0.4, Aim: 0.9, Higher: true, Limit: 15 * time.Minute, measure: sweep,
-		},
-		{
-			Name: "checkpoint", Title: "checkpoint with LZ4 over criu dump, both to the same directory",
-			Bound: 1, Aim: 0.5, Limit: 15 * time.Minute, measure: checkpointTime,
-		},
-		{
-			Name: "memory", Title: "largest resident memory of checkpoint and of the pager",
-			Bound: 256 << 20, Aim: 64 << 20, Absolute: true, Limit: 15 * time.Minute, measure: residentMemory,
-		},
-	}
 }

@@ -9,6 +9,8 @@ import (
 type Series struct {
 	// Name is the subject's, with what it restored where that differs.
 	Name string
+	// Measure is what was measured of it, where several things were.
+	Measure string
 	// Unit is one of benchstat's: ns/op, B/s, B.
 	Unit   string
 	Values []float64

@@ -7,6 +7,15 @@ import (
 	"time"
 )
 
+func startupFigures() []*Figure {
+	return []*Figure{
+		{
+			Name: "startup", Title: "start-up: lazyrestore version over a Go program that prints a line",
+			Bound: 1.7, Aim: 1.2, Limit: 5 * time.Minute, measure: startup,
+		},
+	}
+}
+
 // startup is what every restore pays before its first line of work.
 func startup(ctx context.Context, env *Env) (*Result, error) {
 	hello, err := env.builder.GoProgram(ctx, "hello")

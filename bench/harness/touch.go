@@ -11,6 +11,27 @@ import (
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
 
+func touchFigures() []*Figure {
+	return []*Figure{
+		{
+			Name: "touch-page", Title: "one random touch, no fill, 4 KiB chunks, codec none: ours over a C handler that spins",
+			Bound: 2, Aim: 1.2, Limit: 15 * time.Minute, measure: touchPage,
+		},
+		{
+			Name: "touch-chunk", Title: "one random touch, no fill, 64 KiB chunks, LZ4: ours over a C handler that spins",
+			Bound: 3.5, Aim: 2, Limit: 15 * time.Minute, measure: touchChunk,
+		},
+		{
+			Name: "touches", Title: "mean of 2,000 random touches in 1 GiB with the fill, LZ4: ours over criu lazy-pages",
+			Bound: 0.5, Aim: 0.25, Limit: 15 * time.Minute, measure: touches,
+		},
+		{
+			Name: "sweep", Title: "touch all of 2 GiB once with the fill, LZ4: our rate over bulk UFFDIO_COPY on one core",
+			Bound: 0.4, Aim: 0.9, Higher: true, Limit: 15 * time.Minute, measure: sweep,
+		},
+	}
+}
+
 const (
 	touchRuns  = 7
 	touchCount = 2000

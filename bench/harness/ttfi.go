@@ -4,11 +4,29 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
+
+func ttfiFigures() []*Figure {
+	return []*Figure{
+		{
+			Name: "ttfi", Title: "TTFI, 100 mappings: criu restore --lazy-pages over ours",
+			Bound: 3, Aim: 5, Higher: true, Limit: 15 * time.Minute, measure: ttfiMappings,
+		},
+		{
+			Name: "ttfi-lammps", Title: "TTFI, LAMMPS: criu restore --lazy-pages over ours",
+			Bound: 5, Aim: 12, Higher: true, Limit: 15 * time.Minute, measure: ttfiLAMMPS,
+		},
+		{
+			Name: "ttfi-size", Title: "TTFI of ours, 4 GiB of memory over 256 MiB",
+			Bound: 1.3, Aim: 1.05, Limit: 15 * time.Minute, measure: ttfiSize,
+		},
+	}
+}
 
 const ttfiRuns = 11
 
@@ -87,7 +105,7 @@ func (e *Env) ttfi(ctx context.Context, subject Subject, img *image) (float64, e
 
 // ttfiSize compares ours with itself: the time must not grow with the memory.
 func ttfiSize(ctx context.Context, env *Env) (*Result, error) {
-	large, small := env.mib(4096), 256
+	large, small := env.mib(4096), min(env.mib(4096)/2, 256)
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return nil, fmt.Errorf("memory of this machine: %w", err)

@@ -6,7 +6,7 @@
 // -DDIR, --image DIR, --image=DIR, flags and arguments mixed, "--" before
 // arguments that begin with a dash. It is a package of its own because start-up
 // is a good part of a restore: pflag imports net, which is initialised whatever
-// the verb and costs 0.1 ms of 1.3 (go run ./bench startup). A test holds this
+// the verb and costs 0.1 ms of 1.3 (lazyrestore bench startup). A test holds this
 // parser against pflag's.
 //
 // Nothing here prints, exits or reads the environment.

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lazyrestore/lazyrestore/bench/harness"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+)
+
+// A verb is one run of the command.
+type verb struct {
+	ctx            context.Context
+	stdout, stderr io.Writer
+
+	opts    harness.Options
+	program []string // the user's own, after "--"
+	also    string
+	report  string
+	list    bool
+	check   bool
+	json    bool
+	samples bool
+	quiet   bool
+}
+
+func (v *verb) command() *cli.Command {
+	v.opts.Cache = harness.CacheWarm
+	return &cli.Command{
+		Name: "bench", Args: "[FIGURE...|demo|real [PROGRAM...]]", MaxArgs: -1,
+		Short: "measure restores on this machine",
+		Long: `Measures restores on this machine, side by side with a cold start of the program, with CRIU where there is one, and with
+			what the machine could do at best. All subjects of a figure take turns, so that a busy machine hits them alike.
+
+			Without arguments it takes all figures; --list names them. The word demo has a program stopped and brought
+			back, with times; real has real programs interrupted and compares what they end with to an uninterrupted run.
+
+			What cannot be measured here is a row that says why, and the rest goes on; the exit code is 1 then. It needs root, as
+			restores do.`,
+		Flags: v.flags(),
+		Examples: []cli.Example{
+			{Line: "lazyrestore bench ttfi sweep", Does: "Take two figures."},
+			{Line: "lazyrestore bench --report /tmp/report", Does: "Take all, and write a page with plots."},
+			{Line: "lazyrestore bench --samples ttfi >new.txt; benchstat old.txt new.txt", Does: "Compare with an earlier run."},
+		},
+		Run: v.run,
+	}
+}
+
+func (v *verb) flags() []cli.Flag {
+	o := &v.opts
+	return []cli.Flag{
+		{Name: "list", Short: 'l', Value: cli.Bool(&v.list), Usage: "List the figures and end"},
+		{Name: "quick", Value: cli.Bool(&o.Quick), Usage: "Take fewer samples of smaller programs: to see that all works, not to quote"},
+		{Name: "runs", Short: 'n', Arg: "N", Value: cli.Int(&o.Runs, 1, 10000), Usage: "Measure each subject N times; each figure has its own number if not given"},
+		{Name: "mib", Arg: "N", Value: cli.Int(&o.MiB, 1, 1<<24), Usage: "Memory of the program in MiB, where the figure leaves it open"},
+		{Name: "also", Arg: "SUBJECT,...", Value: cli.String(&v.also), Usage: "Show these beside, where a figure compares restores: criu-eager, ours-eager, ours-zstd, cold"},
+		{Name: "dir", Arg: "DIR", Value: cli.String(&o.Dir), Operand: cli.OperandDirectory, Usage: "Put images and the programs' files below DIR; /dev/shm if not given"},
+		{
+			Name: "cache", Arg: "warm|cold", Choices: []string{"warm", "cold"},
+			Value: cli.Word(&o.Cache, harness.CacheWarm, harness.CacheCold),
+			Usage: "What the page cache has of an image before each restore: all, or, with --dir on a disk, nothing",
+		},
+		{Name: "criu", Arg: "PATH", Value: cli.String(&o.CRIU), Operand: cli.OperandFile, Usage: "CRIU to compare with: an executable, or the directory given to bench/criu/install.sh; where that puts it, else on the PATH, if not given"},
+		{Name: "lazyrestore", Arg: "PATH", Value: cli.String(&o.Lazyrestore), Operand: cli.OperandFile, Usage: "The command under test; the one beside this one if not given"},
+		{Name: "programs", Arg: "DIR", Value: cli.String(&o.Programs), Operand: cli.OperandDirectory, Usage: "Build the programs that are restored into DIR; kept in the user's cache if not given"},
+		{Name: "samples", Value: cli.Bool(&v.samples), Usage: "Print every sample too, in the benchmark format of Go, for benchstat"},
+		{Name: "report", Arg: "DIR", Value: cli.String(&v.report), Operand: cli.OperandDirectory, Usage: "Write DIR/index.html, a page with plots, and each plot as an SVG file"},
+		{Name: "check", Value: cli.Bool(&v.check), Usage: "End with code 1 if a figure is beyond its bound, too"},
+		{Name: "json", Value: cli.Bool(&v.json), Usage: "Print one JSON object to standard output"},
+		{Name: "quiet", Short: 'q', Value: cli.Bool(&v.quiet), Usage: "Do not tell on standard error what is done"},
+	}
+}
+
+func (v *verb) run(args []string) error {
+	if v.list {
+		for _, figure := range harness.Figures() {
+			fmt.Fprintf(v.stdout, "%-14s %s\n", figure.Name, figure.Title)
+		}
+		return nil
+	}
+	if v.also != "" {
+		v.opts.Extra = strings.Split(v.also, ",")
+	}
+	if v.json && v.samples {
+		return &cli.UsageError{Problem: "--json and --samples contradict each other", Hint: "the JSON object has all samples"}
+	}
+	work, err := v.work(args)
+	if err != nil {
+		return err
+	}
+	if !v.quiet {
+		v.opts.Log = v.stderr
+	}
+	if v.opts.Lazyrestore == "" {
+		v.opts.Lazyrestore = besideUs()
+	}
+	env, err := harness.NewEnv(v.opts)
+	if err != nil {
+		return err
+	}
+	return errors.Join(work(env), env.Close())
+}
+
+// work is what the arguments ask for.
+func (v *verb) work(args []string) (func(*harness.Env) error, error) {
+	switch {
+	case len(v.program) > 0:
+		return nil, &cli.UsageError{Problem: "a program of one's own cannot be measured yet", Hint: "see --list"}
+	case slices.Equal(args, []string{"demo"}):
+		return func(env *harness.Env) error { return env.Demo(v.ctx, v.stdout) }, nil
+	case len(args) > 0 && args[0] == "real":
+		if err := known("program", args[1:], harness.RealPrograms()); err != nil {
+			return nil, err
+		}
+		return func(env *harness.Env) error { return env.Real(v.ctx, v.stdout, args[1:]) }, nil
+	}
+	figures, err := choose(args)
+	if err != nil {
+		return nil, err
+	}
+	return func(env *harness.Env) error { return v.measure(env, figures) }, nil
+}
+
+// known looks whether all words are among those that there are.
+func known(what string, words, all []string) error {
+	for _, word := range words {
+		if slices.Contains(all, word) {
+			continue
+		}
+		hint := "there are " + strings.Join(all, ", ")
+		if near := cli.Nearest(word, all); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		return &cli.UsageError{Problem: fmt.Sprintf("there is no %s %q", what, word), Hint: hint}
+	}
+	return nil
+}
+
+// choose finds the figures by name; no names are all figures.
+func choose(names []string) ([]*harness.Figure, error) {
+	all := harness.Figures()
+	if len(names) == 0 {
+		return all, nil
+	}
+	var have []string
+	for _, f := range all {
+		have = append(have, f.Name)
+	}
+	if err := known("figure", names, have); err != nil {
+		return nil, err
+	}
+	var chosen []*harness.Figure
+	for _, name := range names {
+		chosen = append(chosen, all[slices.Index(have, name)])
+	}
+	return chosen, nil
+}
+
+// measure takes figures and shows what they came to.
+func (v *verb) measure(env *harness.Env, figures []*harness.Figure) error {
+	run, err := env.Measure(v.ctx, figures)
+	if err != nil {
+		return err
+	}
+	if err := v.show(run); err != nil {
+		return err
+	}
+	return run.Failed(v.check)
+}
+
+// besideUs is lazyrestore beside this executable, else what make builds, else
+// the one on the PATH.
+func besideUs() string {
+	if self, err := os.Executable(); err == nil {
+		if path := filepath.Join(filepath.Dir(self), "lazyrestore"); executable(path) {
+			return path
+		}
+	}
+	if path := filepath.Join("bin", "lazyrestore"); executable(path) {
+		return path
+	}
+	if path, err := exec.LookPath("lazyrestore"); err == nil {
+		return path
+	}
+	return filepath.Join("bin", "lazyrestore")
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}

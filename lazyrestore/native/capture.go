@@ -25,6 +25,8 @@ type capture struct {
 	warn    []string
 	fds     *fdTable
 
+	displaced []displacement
+
 	files   map[string]uint32 // path to index in st.Files
 	objects map[objectID]*object
 	order   []*object // of st.Shared

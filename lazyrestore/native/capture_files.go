@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -120,25 +119,24 @@ func (c *capture) descriptors() error {
 			if err := c.describe(d); err != nil {
 				return err
 			}
+			if err := c.attached(d); err != nil {
+				return err
+			}
 		}
 		d.open = d.first.open
 		c.st.FDs = append(c.st.FDs, FD{Num: d.num, Open: d.open, CloExec: d.info.Flags&unix.O_CLOEXEC != 0})
 	}
-	return c.readPipes()
+	c.noteDisplaced()
+	return nil
 }
 
 // describe appends the Open of d, or the reason why there is none.
 func (c *capture) describe(d *descriptor) error {
-	for _, l := range d.info.Locks {
-		c.refused.add(d.String(), "it holds a file lock: "+l, "unlock it for the checkpoint")
-	}
 	for _, l := range d.info.Unknown {
 		c.refused.add(d.String(), "it has state that is not preserved: "+l, "close it for the checkpoint")
 	}
-	if d.flags()&unix.O_ASYNC != 0 {
-		c.refused.add(d.String(), "it sends signals (O_ASYNC)", "close it for the checkpoint")
-	}
 	o := Open{Path: d.link, Flags: d.flags(), Offset: d.info.Pos}
+	var err error
 	switch mode := d.stat.Mode & unix.S_IFMT; {
 	case mode == unix.S_IFREG && (d.stat.Nlink == 0 || strings.HasSuffix(d.link, deletedSuffix)):
 		c.describeDeleted(d, &o)
@@ -147,13 +145,54 @@ func (c *capture) describe(d *descriptor) error {
 	case mode == unix.S_IFCHR:
 		c.describeDevice(d, &o)
 	case mode == unix.S_IFIFO:
-		c.describePipe(d, &o)
+		err = c.describePipe(d, &o)
 	case strings.HasPrefix(d.link, "anon_inode:"):
-		c.describeAnon(d, &o)
+		err = c.describeAnon(d, &o)
 	default:
 		c.describeStdio(d, &o, "descriptors of this type are not preserved")
 	}
 	c.st.Opens = append(c.st.Opens, o)
+	return err
+}
+
+// attached takes what any description may have beside its file.
+func (c *capture) attached(d *descriptor) error {
+	if c.st.Opens[d.open].Kind == OpenStdio {
+		return nil
+	}
+	c.locks(d)
+	if d.flags()&unix.O_PATH != 0 {
+		return nil
+	}
+	return c.owner(d)
+}
+
+// withFD runs f on a descriptor of ours for the description of d.
+func (c *capture) withFD(d *descriptor, f func(fd int) error) error {
+	fd, err := proc.GetFD(c.pid, d.num)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}
+
+// describeAnon tells descriptors that have no file.
+func (c *capture) describeAnon(d *descriptor, o *Open) error {
+	switch d.link {
+	case "anon_inode:[eventfd]":
+		c.describeEventFD(d, o)
+	case "anon_inode:[eventpoll]":
+		return c.describeEpoll(d, o)
+	case "anon_inode:[timerfd]":
+		return c.describeTimerFD(d, o)
+	case "anon_inode:[signalfd]":
+		o.Kind, o.Count = OpenSignalFD, d.info.SigMask
+	case "anon_inode:inotify":
+		return c.describeInotify(d, o)
+	default:
+		c.refused.add(d.String(), "descriptors of this type are not preserved", "close it for the checkpoint, or: "+helpCRIU)
+	}
 	return nil
 }
 
@@ -210,84 +249,4 @@ func (c *capture) describeStdio(d *descriptor, o *Open, why string) {
 		return
 	}
 	c.refused.add(d.String(), why, "close it for the checkpoint, or: "+helpCRIU)
-}
-
-// describePipe tells a pipe of the process's own, both of whose ends are among
-// its descriptors, or whose other end nobody has, from one to the outside.
-func (c *capture) describePipe(d *descriptor, o *Open) {
-	if !strings.HasPrefix(d.link, "pipe:") {
-		c.refused.add(d.String(), "FIFOs by name are not preserved", "close it for the checkpoint")
-		return
-	}
-	own := slices.ContainsFunc(c.fds.groups[d.link], func(e *descriptor) bool { return e.reads() != d.reads() })
-	if !own && !c.otherEndGone(d, d.reads()) {
-		c.describeStdio(d, o, "its other end is in another process")
-		return
-	}
-	o.Kind, o.Pipe = OpenPipe, d.stat.Ino
-}
-
-func (c *capture) otherEndGone(d *descriptor, reads bool) bool {
-	fd, err := proc.GetFD(c.pid, d.num)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	p := []unix.PollFd{{Fd: int32(fd)}}
-	if _, err := unix.Poll(p, 0); err != nil {
-		return false
-	}
-	if reads {
-		return p[0].Revents&unix.POLLHUP != 0
-	}
-	return p[0].Revents&unix.POLLERR != 0
-}
-
-// readPipes takes a copy of what is in each pipe, without reading it.
-func (c *capture) readPipes() error {
-	done := make(map[uint64]bool)
-	for i, f := range c.st.FDs {
-		o := &c.st.Opens[f.Open]
-		if o.Kind != OpenPipe || o.Flags&unix.O_ACCMODE != unix.O_RDONLY || done[o.Pipe] {
-			continue
-		}
-		done[o.Pipe] = true
-		var err error
-		if o.Data, o.Size, err = proc.CopyPipe(c.pid, c.st.FDs[i].Num); err != nil {
-			return fmt.Errorf("copy the content of pipe %d: %w", f.Num, err)
-		}
-		if len(o.Data) > 0 && c.packets(o.Pipe) {
-			c.refused.add(fmt.Sprintf("descriptor %d (%s)", f.Num, o.Path), "it is a pipe of packets (O_DIRECT) that were not read, whose borders cannot be seen",
-				"let the program read them first")
-		}
-	}
-	return nil
-}
-
-// packets reports whether an end of a pipe is in packet mode.
-func (c *capture) packets(pipe uint64) bool {
-	return slices.ContainsFunc(c.st.Opens, func(o Open) bool {
-		return o.Kind == OpenPipe && o.Pipe == pipe && o.Flags&unix.O_DIRECT != 0
-	})
-}
-
-func (c *capture) describeAnon(d *descriptor, o *Open) {
-	switch d.link {
-	case "anon_inode:[eventfd]":
-		o.Kind, o.Count, o.Sem = OpenEventFD, d.info.EventCount, d.info.EventFDSem
-		if !d.info.HasSemaphore {
-			c.warn = append(c.warn, d.String()+": this kernel does not tell whether it is a semaphore; taken as a counter")
-		}
-	case "anon_inode:[eventpoll]":
-		o.Kind = OpenEpoll
-		for _, t := range d.info.Epoll {
-			if e := c.fds.number(t.FD); e == nil || e.stat.Ino != t.Inode {
-				c.refused.add(d.String(), "it watches descriptor "+strconv.Itoa(t.FD)+", which was closed or replaced since", "")
-				continue
-			}
-			o.Watches = append(o.Watches, Watch{FD: t.FD, Events: t.Events, Data: t.Data})
-		}
-	default:
-		c.refused.add(d.String(), "descriptors of this type are not preserved", "close it for the checkpoint, or: "+helpCRIU)
-	}
 }

@@ -129,17 +129,20 @@ func (c *capture) sharables(s *holderSearch) {
 // sharing says whether it matters that another process has what d refers to,
 // and how that is found out.
 func (c *capture) sharing(d *descriptor) (how sameness, stdio, matters bool) {
-	switch o := &c.st.Opens[d.open]; o.Kind {
+	o := &c.st.Opens[d.open]
+	if o.Flags&unix.O_PATH != 0 {
+		return 0, false, false // it knows a file by name only
+	}
+	switch o.Kind {
 	case OpenDevice, OpenStdio, OpenNull:
 		return 0, false, false // nothing that is shared is kept
 	case OpenPipe:
 		return sameName, false, true
-	case OpenDeleted:
+	case OpenDeleted, OpenFIFO:
 		return sameInode, false, true
 	case OpenFile:
-		// Two that append, or know a file by name only, share nothing that shows.
-		apart := o.Flags&unix.O_PATH != 0 || o.Flags&(unix.O_APPEND|unix.O_ACCMODE) == unix.O_APPEND|unix.O_WRONLY
-		return sameKernel, d.num <= 2, !apart
+		// Two that append share nothing that shows.
+		return sameKernel, d.num <= 2, o.Flags&(unix.O_APPEND|unix.O_ACCMODE) != unix.O_APPEND|unix.O_WRONLY
 	default:
 		return sameKernel, false, true
 	}

@@ -144,6 +144,8 @@ func (b *builder) explain(err error) error {
 		r.add(step.Step, "another thread or process has the id", "wait until that process has ended, or end it")
 	case step.Call == unix.SYS_OPENAT:
 		r.add(step.Step, step.Errno.Error(), "put the file back, or make it readable")
+	case errors.Is(err, unix.EAGAIN) && (step.Call == unix.SYS_FCNTL || step.Call == unix.SYS_FLOCK):
+		r.add(step.Step, "somebody else has it locked or open", "end whoever has")
 	case step.Call == unix.SYS_CHDIR:
 		r.add(step.Step, step.Errno.Error(), "make the directory again")
 	default:

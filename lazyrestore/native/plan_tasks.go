@@ -183,6 +183,8 @@ func (b *builder) last(t *table) {
 			t.call("set the interval timer", unix.SYS_SETITIMER, uint64(which), arg, 0).on(strconv.Itoa(which))
 		}
 	}
+	b.descriptionLocks(t)
+	b.fileWatches(t)
 	b.credentials(t)
 	if st.NoNewPrivs {
 		t.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
@@ -191,6 +193,8 @@ func (b *builder) last(t *table) {
 		t.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, st.Dumpable)
 	}
 	t.call("close what the restore had open", unix.SYS_CLOSE_RANGE, uint64(b.low), 1<<32-1, 0)
+	b.owners(t)
+	b.recordLocks(t)
 	t.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, st.PDeathSig)
 	t.call("stop", unix.SYS_TGKILL, uint64(st.PID), uint64(st.PID), uint64(unix.SIGSTOP))
 }

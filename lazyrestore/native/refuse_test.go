@@ -123,13 +123,12 @@ func TestRefusesDescriptor(t *testing.T) {
 		d    descriptor
 		why  string
 	}{
-		{"async", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Flags: unix.O_ASYNC}}, "O_ASYNC"},
-		{"lock", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Locks: []string{"1: FLOCK"}}}, "file lock"},
+		{"breaking-lease", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Locks: []string{"1: LEASE  BREAKING  READ 1 fe:00:2 0 EOF"}}}, "file lock"},
 		{"unknown-line", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Unknown: []string{"news: 1"}}}, "news: 1"},
 		{"gone-path", descriptor{link: "/nowhere/file", stat: file}, "leads nowhere"},
 		{"device", descriptor{link: "/dev/fb0", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(29, 0)}}, "state of this device"},
-		{"fifo", descriptor{link: "/tmp/fifo", stat: unix.Stat_t{Mode: unix.S_IFIFO}}, "FIFOs by name"},
-		{"epoll-target", descriptor{link: "anon_inode:[eventpoll]", stat: anon, info: proc.FDInfo{Epoll: []proc.EpollTarget{{FD: 8, Inode: 5}}}}, "closed or replaced"},
+		{"fifo", descriptor{link: "/nowhere/fifo", stat: unix.Stat_t{Mode: unix.S_IFIFO}}, "removed or replaced"},
+		{"epoll-target", descriptor{link: "anon_inode:[eventpoll]", stat: anon, info: proc.FDInfo{Epoll: []proc.EpollTarget{{FD: 8, Inode: 5}}}}, "no descriptor refers to it now"},
 		{"fanotify", descriptor{link: "anon_inode:[fanotify]", stat: anon}, "type are not preserved"},
 		{"perf-event", descriptor{link: "anon_inode:[perf_event]", stat: anon}, "type are not preserved"},
 		{"pidfd", descriptor{link: "anon_inode:[pidfd]", stat: anon}, "type are not preserved"},
@@ -146,6 +145,7 @@ func TestRefusesDescriptor(t *testing.T) {
 			if err := c.describe(&d); err != nil {
 				t.Fatal(err)
 			}
+			c.locks(&d)
 			wantRefusal(t, c, "descriptor 7 ("+d.link+")", tt.why)
 		})
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +28,7 @@ type reopener struct {
 	owned  []int // descriptors to close when the process has them
 	opens  []int // of State.Opens
 	shared []int // of State.Shared
-	pipes  map[uint64][2]int
+	pipes  map[uint64]*pipeEnds
 }
 
 // lowest is the first descriptor number that the process does not use.
@@ -37,6 +36,9 @@ func lowest(st *State) int {
 	low := 3
 	for _, f := range st.FDs {
 		low = max(low, f.Num+1)
+	}
+	for _, w := range st.Displaced {
+		low = max(low, st.Opens[w.Open].Watches[w.Index].FD+1)
 	}
 	return low
 }
@@ -68,7 +70,6 @@ func (r *reopener) close() {
 }
 
 func (r *reopener) all(ctx context.Context) error {
-	r.pipes = make(map[uint64][2]int)
 	for i := range r.st.Shared {
 		fd, err := r.sharedObject(&r.st.Shared[i], uint32(i+1))
 		if err != nil {
@@ -77,7 +78,7 @@ func (r *reopener) all(ctx context.Context) error {
 		r.shared = append(r.shared, fd)
 	}
 	for i := range r.st.Opens {
-		fd, err := r.open(&r.st.Opens[i])
+		fd, err := r.open(&r.st.Opens[i], i)
 		if err != nil {
 			return err
 		}
@@ -86,12 +87,15 @@ func (r *reopener) all(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.lock(); err != nil {
+		return err
+	}
 	return r.refused.err()
 }
 
 // open makes one description. What cannot be had again is a reason to refuse,
 // in r.refused, and gives -1; an error is one of ours.
-func (r *reopener) open(o *Open) (int, error) {
+func (r *reopener) open(o *Open, index int) (int, error) {
 	switch o.Kind {
 	case OpenFile:
 		return r.file(o)
@@ -109,6 +113,14 @@ func (r *reopener) open(o *Open) (int, error) {
 		return r.share(int(o.Stdio))
 	case OpenDeleted:
 		return r.deleted(o)
+	case OpenFIFO:
+		return r.fifo(o)
+	case OpenTimerFD:
+		return r.timerFD(o, index)
+	case OpenSignalFD:
+		return r.signalFD(o)
+	case OpenInotify:
+		return r.inotify(o, index)
 	}
 	return -1, fmt.Errorf("%w: descriptor of kind %d", errState, o.Kind)
 }
@@ -126,7 +138,8 @@ func reopenFlags(flags uint32) uint32 {
 	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		flags &^= unix.O_TMPFILE
 	}
-	return flags &^ (unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC)
+	// O_ASYNC has no effect at an open; see owners.
+	return flags &^ (unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_ASYNC)
 }
 
 func (r *reopener) path(o *Open, flags uint32) (int, error) {
@@ -185,10 +198,10 @@ func (r *reopener) deleted(o *Open) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open the memory of %s: %w", o.Path, err)
 	}
-	if err := seek(fd, o); err != nil {
+	if fd, err = r.raise(fd); err != nil {
 		return -1, err
 	}
-	return r.raise(fd)
+	return fd, seek(fd, o)
 }
 
 // compare looks whether a file is as it was.
@@ -216,85 +229,10 @@ func (r *reopener) compare(was *Mapped, is *unix.Stat_t, written bool) {
 	r.refused.add(was.Path, why, "put the old file back, or accept it with --changed-files=warn")
 }
 
-// pipe makes a pipe when its first end is asked for, with what was in it.
-func (r *reopener) pipe(o *Open) (int, error) {
-	ends, made := r.pipes[o.Pipe]
-	if !made {
-		var p [2]int
-		if err := unix.Pipe2(p[:], unix.O_NONBLOCK); err != nil {
-			return -1, fmt.Errorf("make a pipe: %w", err)
-		}
-		if err := fillPipe(p[1], r.pipeContent(o.Pipe)); err != nil {
-			return -1, err
-		}
-		for i := range p {
-			up, err := r.raise(p[i])
-			if err != nil {
-				return -1, err
-			}
-			ends[i] = up
-		}
-		r.pipes[o.Pipe] = ends
-	}
-	fd := ends[0]
-	if o.Flags&unix.O_ACCMODE != unix.O_RDONLY {
-		fd = ends[1]
-	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, int(o.Flags&(unix.O_NONBLOCK|unix.O_ASYNC|unix.O_DIRECT))); err != nil {
-		return -1, fmt.Errorf("set the flags of a pipe: %w", err)
-	}
-	return fd, nil
-}
-
-func (r *reopener) pipeContent(id uint64) *Open {
-	i := slices.IndexFunc(r.st.Opens, func(o Open) bool {
-		return o.Kind == OpenPipe && o.Pipe == id && o.Flags&unix.O_ACCMODE == unix.O_RDONLY
-	})
-	if i < 0 {
-		return &Open{}
-	}
-	return &r.st.Opens[i]
-}
-
-func fillPipe(w int, o *Open) error {
-	if o.Size != 0 {
-		if _, err := unix.FcntlInt(uintptr(w), unix.F_SETPIPE_SZ, int(o.Size)); err != nil {
-			return fmt.Errorf("give a pipe the capacity of %d bytes: %w", o.Size, err)
-		}
-	}
-	for data := o.Data; len(data) > 0; {
-		n, err := unix.Write(w, data)
-		if err != nil {
-			return fmt.Errorf("put %d bytes back into a pipe: %w", len(data), err)
-		}
-		data = data[n:]
-	}
-	return nil
-}
-
-func (r *reopener) eventFD(o *Open) (int, error) {
-	flags := int(o.Flags & unix.O_NONBLOCK)
-	if o.Sem {
-		flags |= unix.EFD_SEMAPHORE
-	}
-	fd, err := unix.Eventfd(0, flags)
-	if err != nil {
-		return -1, err
-	}
-	if o.Count != 0 {
-		var b [8]byte
-		putWord(b[:], o.Count)
-		if _, err := unix.Write(fd, b[:]); err != nil {
-			return -1, fmt.Errorf("set an eventfd to %d: %w", o.Count, err)
-		}
-	}
-	return r.raise(fd)
-}
-
 // sharedObject makes an object's memory anew: with its content, where that has
 // to be there from the start, else empty.
 func (r *reopener) sharedObject(s *SharedObject, id uint32) (int, error) {
-	fd, err := unix.MemfdCreate(s.Name, 0)
+	fd, err := r.raiseNew(unix.MemfdCreate(s.Name, 0))
 	if err != nil {
 		return -1, fmt.Errorf("make the memory of %s: %w", s.Name, err)
 	}
@@ -310,7 +248,7 @@ func (r *reopener) sharedObject(s *SharedObject, id uint32) (int, error) {
 		}
 		off += int64(e.Len())
 	}
-	return r.raise(fd)
+	return fd, nil
 }
 
 func (r *reopener) copyEager(fd int, s *SharedObject, e Eager, off int64) error {
@@ -360,6 +298,7 @@ func (r *reopener) mappedFiles() {
 
 // place plans how the inherited descriptors come to their numbers.
 func (b *builder) descriptors(t *table) {
+	b.displacedWatches(t)
 	for _, f := range b.st.FDs {
 		flags := uint64(0)
 		if f.CloExec {
@@ -367,19 +306,7 @@ func (b *builder) descriptors(t *table) {
 		}
 		t.call("place descriptor", unix.SYS_DUP3, uint64(b.re.opens[f.Open]), uint64(f.Num), flags).on(strconv.Itoa(f.Num)).returns(uint64(f.Num))
 	}
-	done := make(map[uint32]bool) // a shared epoll instance is filled once
-	for _, f := range b.st.FDs {
-		if done[f.Open] {
-			continue
-		}
-		done[f.Open] = true
-		watches := b.st.Opens[f.Open].Watches
-		for i := range watches {
-			w := &watches[i]
-			event := b.prog.bytes(epollEvent(w))
-			t.call("watch descriptor", unix.SYS_EPOLL_CTL, uint64(f.Num), unix.EPOLL_CTL_ADD, uint64(w.FD), event).on(strconv.Itoa(w.FD))
-		}
-	}
+	b.watches(t)
 }
 
 // eagerFile is eager.raw as the process can read it.

@@ -23,6 +23,10 @@ type section struct {
 // sections are all that there are, in ascending order. Numbers below 64 are of
 // memory and descriptors, those from 64 on of threads and the process.
 var sections = [...]section{
+	{1, (*coder).locks},
+	{2, (*coder).timerFDs},
+	{3, (*coder).fileWatches},
+	{4, (*coder).displaced},
 	{64, (*coder).session},
 	{65, (*coder).schedulings},
 	{66, (*coder).switches},

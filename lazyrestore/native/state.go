@@ -52,6 +52,11 @@ type State struct {
 	CoreFilter  uint64 // 1 + coredump_filter of /proc; 0: not known
 	PosixTimers []PosixTimer
 	Clocks      Clocks
+
+	Locks       []Lock
+	TimerFDs    []Timer     // ascending by Open
+	FileWatches []FileWatch // of inotify; ascending by Open, then WD
+	Displaced   []Displaced // watches of epoll
 }
 
 // Creds are the credentials shared by all threads of a process.
@@ -143,14 +148,18 @@ type OpenKind uint8
 
 // Kinds of open file description.
 const (
-	OpenFile    OpenKind = iota // a regular file or directory, by path
-	OpenDevice                  // a character device without state, by path
-	OpenPipe                    // one end of a pipe of the process's own
-	OpenEventFD                 // eventfd(2)
-	OpenEpoll                   // epoll(7)
-	OpenDeleted                 // a file without a name; its content is in the image
-	OpenStdio                   // becomes the restoring command's own descriptor
-	OpenNull                    // /dev/null in the place of what cannot be had again
+	OpenFile     OpenKind = iota // a regular file or directory, by path
+	OpenDevice                   // a character device without state, by path
+	OpenPipe                     // one end of a pipe of the process's own
+	OpenEventFD                  // eventfd(2)
+	OpenEpoll                    // epoll(7)
+	OpenDeleted                  // a file without a name; its content is in the image
+	OpenStdio                    // becomes the restoring command's own descriptor
+	OpenNull                     // /dev/null in the place of what cannot be had again
+	OpenFIFO                     // one end of a FIFO, or both, by path
+	OpenTimerFD                  // timerfd_create(2), see State.TimerFDs
+	OpenSignalFD                 // signalfd(2)
+	OpenInotify                  // inotify(7), see State.FileWatches
 )
 
 // Open is one open file description; several descriptors may share it.
@@ -161,15 +170,15 @@ type Open struct {
 	Offset  int64
 	File    Mapped // OpenFile: size and time when it was saved
 	Mode    uint32 // OpenDeleted: permission bits
-	Pipe    uint64 // OpenPipe: which pipe; both ends have the same number
-	Size    uint64 // OpenPipe: capacity in bytes; OpenDeleted: length
-	Data    []byte // OpenPipe, read end: bytes not yet read
-	Count   uint64 // OpenEventFD: counter
+	Pipe    uint64 // OpenPipe, OpenFIFO: which pipe; both ends have the same number
+	Size    uint64 // OpenPipe, OpenFIFO: capacity in bytes, 0 but for one description of each pipe; OpenDeleted: length
+	Data    []byte // with Size: bytes not yet read
+	Count   uint64 // OpenEventFD: counter; OpenTimerFD: expirations not read; OpenSignalFD: mask
 	Sem     bool   // OpenEventFD: EFD_SEMAPHORE
 	Watches []Watch
 	Stdio   uint32 // OpenStdio: 0, 1 or 2
 	Shared  uint32 // OpenDeleted: 1 + index in Shared, or 0
-	Owner   int64  // F_GETOWN
+	Owner   int64  // who gets its signals: struct f_owner_ex, the type above the id
 	Signal  uint64 // F_GETSIG
 }
 

@@ -19,8 +19,14 @@ type FDInfo struct {
 	EventFDSem   bool // EFD_SEMAPHORE
 	HasSemaphore bool // the kernel said so (Linux 6.5); else EventFDSem is not known
 
-	Epoll []EpollTarget
-	Locks []string // locks held through this description, in the words of /proc/locks
+	IsTimerFD  bool
+	Timer      TimerFD
+	IsSignalFD bool
+	SigMask    uint64
+
+	Epoll   []EpollTarget
+	Inotify []InotifyWatch
+	Locks   []string // locks held through this description, in the words of /proc/locks
 
 	Unknown []string // all other lines
 }
@@ -71,10 +77,20 @@ func ParseFDInfo(b []byte) (FDInfo, error) {
 			if err := f.epollTarget(line); err != nil {
 				return f, err
 			}
+		case "inotify wd":
+			known, err := f.inotifyWatch(line[len("inotify "):])
+			if err != nil {
+				return f, err
+			}
+			if !known {
+				f.Unknown = append(f.Unknown, string(line))
+			}
 		case "lock":
 			f.Locks = append(f.Locks, string(v))
 		default:
-			f.Unknown = append(f.Unknown, string(line))
+			if !f.anon(key, v, &n) {
+				f.Unknown = append(f.Unknown, string(line))
+			}
 		}
 	}
 	if n.err == nil && seen != 3 {
@@ -120,7 +136,8 @@ func (f *FDInfo) epollTarget(line []byte) error {
 		case "sdev":
 			t.Dev = n.uint("sdev", v, 16)
 		default:
-			return fmt.Errorf("fdinfo: epoll target %q: unknown field %q", line, key)
+			f.Unknown = append(f.Unknown, string(line))
+			return nil
 		}
 	}
 	if n.err != nil {

@@ -26,42 +26,37 @@ func GetFD(pid, fd int) (int, error) {
 	return got, nil
 }
 
-// CopyPipe gives what is in a pipe, of whose read end fd is a descriptor, and
-// leaves it there; size is the pipe's capacity in bytes. Nobody may read or
-// write the pipe meanwhile.
-func CopyPipe(pid, fd int) (data []byte, size uint64, err error) {
-	from, err := GetFD(pid, fd)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer unix.Close(from)
+// CopyPipe gives what is in a pipe, of whose read end from is a descriptor of
+// ours, and leaves it there; size is the pipe's capacity in bytes. Nobody may
+// read or write the pipe meanwhile.
+func CopyPipe(from int) (data []byte, size uint64, err error) {
 	fail := func(what string, err error) ([]byte, uint64, error) {
-		return nil, 0, fmt.Errorf("%s pipe %d of process %d: %w", what, fd, pid, err)
+		return nil, 0, fmt.Errorf("%s pipe: %w", what, err)
 	}
 	room, err := unix.FcntlInt(uintptr(from), unix.F_GETPIPE_SZ, 0)
 	if err != nil {
-		return fail("get the capacity of", err)
+		return fail("get the capacity of a", err)
 	}
 	n, err := unix.IoctlGetInt(from, unix.TIOCINQ)
 	if err != nil {
-		return fail("get the fill of", err)
+		return fail("get the fill of a", err)
 	}
 	if n == 0 {
 		return nil, uint64(room), nil
 	}
 	var to [2]int
 	if err := unix.Pipe2(to[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return fail("make a copy of", err)
+		return fail("make a copy of a", err)
 	}
 	defer unix.Close(to[0])
 	defer unix.Close(to[1])
 	// A pipe counts in pages, some of which may hold a few bytes only: the
 	// copy needs as many of them.
 	if _, err := unix.FcntlInt(uintptr(to[1]), unix.F_SETPIPE_SZ, room); err != nil {
-		return fail("size a copy of", err)
+		return fail("size a copy of a", err)
 	}
 	if data, err = teePipe(from, to, n); err != nil {
-		return fail("copy", err)
+		return fail("copy a", err)
 	}
 	return data, uint64(room), nil
 }

@@ -43,7 +43,7 @@ func TestCopyPipe(t *testing.T) {
 	if _, err := unix.FcntlInt(uintptr(p[0]), unix.F_SETPIPE_SZ, 32<<10); err != nil {
 		t.Fatal(err)
 	}
-	data, size, err := CopyPipe(os.Getpid(), p[0])
+	data, size, err := CopyPipe(p[0])
 	if err != nil || len(data) != 0 || size != 32<<10 {
 		t.Errorf("empty: %d bytes of %d, %v", len(data), size, err)
 	}
@@ -57,7 +57,7 @@ func TestCopyPipe(t *testing.T) {
 		}
 	}
 	for range 2 { // the content stays
-		data, size, err = CopyPipe(os.Getpid(), p[0])
+		data, size, err = CopyPipe(p[0])
 		if err != nil || !bytes.Equal(data, want) || size != 32<<10 {
 			t.Fatalf("%d bytes of %d, %v; want %d", len(data), size, err, len(want))
 		}

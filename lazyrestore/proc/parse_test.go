@@ -155,7 +155,6 @@ func TestParseRefuses(t *testing.T) {
 		{fdinfo, "pos:\t0\n", "no lines"},
 		{fdinfo, "pos:\t0\nflags:\t09\n", "flags"},
 		{fdinfo, "pos:\t0\nflags:\t0\ntfd: 1 events: 1\n", "missing"},
-		{fdinfo, "pos:\t0\nflags:\t0\ntfd: 1 events: 1 data: 1 new:2\n", `unknown field "new"`},
 		{limits, "", "heading"},
 		{limits, "Limit   Soft\nMax new thing  1  2  x\n", "unknown line"},
 		{limits, "Limit   Soft\nMax cpu time  1  2  seconds\n", "not all"},
@@ -241,13 +240,13 @@ func TestFDInfoCaptures(t *testing.T) {
 			},
 		},
 		"timerfd": with(func(f *FDInfo) {
-			f.Unknown = []string{"clockid: 1", "ticks: 0", "settime flags: 00", "it_value: (99, 475728119)", "it_interval: (1, 0)"}
+			f.IsTimerFD, f.Timer = true, TimerFD{Clock: 1, Value: [2]uint64{99, 475728119}, Interval: [2]uint64{1, 0}}
 		}),
 		"inotify": with(func(f *FDInfo) {
+			f.Inotify = []InotifyWatch{{WD: 1, Inode: 0x3c4a3, Dev: 0xfe00000, Mask: 0x100, HandleType: 1, Handle: []byte{0xa3, 0xc4, 3, 0, 0, 0, 0, 0}}}
 			f.Flags = 0
-			f.Unknown = []string{"inotify wd:1 ino:3c4a3 sdev:fe00000 mask:100 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:a3c4030000000000"}
 		}),
-		"signalfd": with(func(f *FDInfo) { f.Unknown = []string{"sigmask:\t0000000000000200"} }),
+		"signalfd": with(func(f *FDInfo) { f.IsSignalFD, f.SigMask = true, 0x200 }),
 	} {
 		got, err := ParseFDInfo(capture(t, "fdinfo/"+name))
 		if err != nil {

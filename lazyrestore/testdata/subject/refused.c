@@ -1,14 +1,11 @@
 /* State that an image cannot hold. Each scene builds it and waits. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 #include <sched.h>
 #include <time.h>
 
@@ -67,28 +64,6 @@ static void thread_cpu_timer(int argc, char **argv)
 	CHECK(pthread_join(thread, NULL) == 0);
 }
 
-static void inotify(int argc, char **argv)
-{
-	int fd = inotify_init1(0);
-	MUST(inotify_add_watch(fd, ".", IN_CREATE) >= 0);
-	stop();
-}
-
-static void timerfd(int argc, char **argv)
-{
-	MUST(timerfd_create(CLOCK_MONOTONIC, 0) >= 0);
-	stop();
-}
-
-static void signalfd_(int argc, char **argv)
-{
-	sigset_t set;
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	MUST(signalfd(-1, &set, 0) >= 0);
-	stop();
-}
-
 static void userfaultfd(int argc, char **argv)
 {
 	MUST(syscall(SYS_userfaultfd, O_CLOEXEC) >= 0);
@@ -102,40 +77,10 @@ static void io_uring(int argc, char **argv)
 	stop();
 }
 
-static void lock_(int argc, char **argv)
-{
-	int fd = open("locked", O_RDWR | O_CREAT, 0600);
-	MUST(fd >= 0 && flock(fd, LOCK_EX) == 0);
-	stop();
-}
-
-static void record_lock(int argc, char **argv)
-{
-	int fd = open("locked", O_RDWR | O_CREAT, 0600);
-	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 10};
-	MUST(fd >= 0 && fcntl(fd, F_SETLK, &lock) == 0);
-	stop();
-}
-
-static void lease(int argc, char **argv)
-{
-	int fd = open("leased", O_RDWR | O_CREAT, 0600);
-	close(fd);
-	fd = open("leased", O_RDONLY);
-	MUST(fcntl(fd, F_SETLEASE, F_RDLCK) == 0);
-	stop();
-}
-
 static void locked_memory(int argc, char **argv)
 {
 	char *at = map(16 * PAGE);
 	MUST(mlock(at, 16 * PAGE) == 0);
-	stop();
-}
-
-static void fifo(int argc, char **argv)
-{
-	MUST(mkfifo("fifo", 0600) == 0 && open("fifo", O_RDWR) >= 0);
 	stop();
 }
 
@@ -209,19 +154,32 @@ static void pid_namespace(int argc, char **argv)
 	stop();
 }
 
+static void inotify_unread(int argc, char **argv)
+{
+	int fd = inotify_init1(0);
+	MUST(inotify_add_watch(fd, ".", IN_CREATE) >= 0 && mkdir("made", 0700) == 0);
+	stop();
+}
+
+static void owned_by_other(int argc, char **argv)
+{
+	int fd = open("/dev/zero", O_RDONLY);
+	MUST(fcntl(fd, F_SETOWN, getppid()) == 0);
+	stop();
+}
+
 static void two(int argc, char **argv)
 {
-	int p[2], fd = open("locked", O_RDWR | O_CREAT, 0600);
-	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0 && flock(fd, LOCK_EX) == 0);
+	int p[2];
+	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0 && syscall(SYS_userfaultfd, O_CLOEXEC) >= 0);
 	stop();
 }
 
 const struct scene refused_scenes[] = {
 	{"socket", socket_}, {"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
-	{"inotify", inotify}, {"timerfd", timerfd}, {"signalfd", signalfd_}, {"userfaultfd", userfaultfd},
-	{"io-uring", io_uring}, {"lock", lock_}, {"record-lock", record_lock}, {"lease", lease},
-	{"locked-memory", locked_memory}, {"fifo", fifo}, {"sysv", sysv}, {"removed-mapping", removed_mapping},
+	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"locked-memory", locked_memory}, {"sysv", sysv}, {"removed-mapping", removed_mapping},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"sealed", sealed}, {"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},
-	{"packet-pipe", packet_pipe}, {"two", two}, {NULL, NULL},
+	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
+	{"owned-by-other", owned_by_other}, {"two", two}, {NULL, NULL},
 };

@@ -1,0 +1,135 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// A watch of an epoll instance is on a number and on the description that the
+// number had when it was added. The number may have been closed since, or be
+// another's, while the description lives on by another name: such a watch is
+// displaced.
+
+// A Displaced watch is one on description Target, under a number that is not
+// its any more. Open and Index say which watch: of which epoll instance, which.
+type Displaced struct{ Open, Index, Target uint32 }
+
+func (c *capture) describeEpoll(d *descriptor, o *Open) error {
+	o.Kind = OpenEpoll
+	same := make(map[int]int) // watches on a number so far
+	for _, t := range d.info.Epoll {
+		nth := same[t.FD]
+		same[t.FD]++
+		target, displaced, err := c.watched(d, &t, nth)
+		if err != nil {
+			return err
+		}
+		if target == nil {
+			c.refused.add(d.String(), "it watches what was descriptor "+strconv.Itoa(t.FD)+" once, and no descriptor refers to it now", "")
+			continue
+		}
+		if displaced {
+			// The index of its description is known when all are described.
+			c.displaced = append(c.displaced, displacement{epoll: d, index: len(o.Watches), target: target})
+		}
+		o.Watches = append(o.Watches, Watch{FD: t.FD, Events: t.Events, Data: t.Data})
+	}
+	return nil
+}
+
+// A displacement is a Displaced watch as it is found.
+type displacement struct {
+	epoll, target *descriptor
+	index         int
+}
+
+// watched finds the descriptor that an epoll instance watches.
+func (c *capture) watched(epoll *descriptor, t *proc.EpollTarget, nth int) (target *descriptor, displaced bool, err error) {
+	is := func(d *descriptor) (bool, error) {
+		if d.stat.Ino != t.Inode {
+			return false, nil
+		}
+		same, err := proc.Watches(c.pid, epoll.num, t.FD, nth, d.num)
+		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+			return d.num == t.FD, nil // a kernel that does not compare them (before 4.13)
+		}
+		if err != nil {
+			return false, fmt.Errorf("compare descriptor %d with what %d watches: %w", d.num, epoll.num, err)
+		}
+		return same, nil
+	}
+	if d := c.fds.number(t.FD); d != nil {
+		if same, err := is(d); same || err != nil {
+			return d, false, err
+		}
+	}
+	for i := range c.fds.list {
+		d := &c.fds.list[i]
+		if d.first != d {
+			continue
+		}
+		if same, err := is(d); same || err != nil {
+			return d, true, err
+		}
+	}
+	return nil, false, nil
+}
+
+// noteDisplaced notes the displaced watches, when all is described.
+func (c *capture) noteDisplaced() {
+	for _, w := range c.displaced {
+		c.st.Displaced = append(c.st.Displaced, Displaced{w.epoll.open, uint32(w.index), w.target.open})
+	}
+}
+
+// displacedWatches plans the watches on numbers that belong to others: each
+// description gets its old number for a moment. All numbers are still free.
+func (b *builder) displacedWatches(t *table) {
+	for _, w := range b.st.Displaced {
+		watch := &b.st.Opens[w.Open].Watches[w.Index]
+		fd := uint64(watch.FD)
+		t.call("lend a descriptor", unix.SYS_DUP3, uint64(b.re.opens[w.Target]), fd, 0).on(strconv.Itoa(watch.FD)).returns(fd)
+		event := b.prog.bytes(epollEvent(watch))
+		t.call("watch descriptor", unix.SYS_EPOLL_CTL, uint64(b.re.opens[w.Open]), unix.EPOLL_CTL_ADD, fd, event).on(strconv.Itoa(watch.FD))
+		t.call("take the descriptor back", unix.SYS_CLOSE, fd)
+	}
+}
+
+// watches plans all other watches, when the descriptors are in their places.
+func (b *builder) watches(t *table) {
+	displaced := make(map[[2]uint32]bool, len(b.st.Displaced))
+	for _, w := range b.st.Displaced {
+		displaced[[2]uint32{w.Open, w.Index}] = true
+	}
+	done := make(map[uint32]bool) // a shared epoll instance is filled once
+	for _, f := range b.st.FDs {
+		watches := b.st.Opens[f.Open].Watches
+		if len(watches) == 0 || done[f.Open] {
+			continue
+		}
+		done[f.Open] = true
+		for i := range watches {
+			w := &watches[i]
+			if displaced[[2]uint32{f.Open, uint32(i)}] {
+				continue
+			}
+			event := b.prog.bytes(epollEvent(w))
+			t.call("watch descriptor", unix.SYS_EPOLL_CTL, uint64(f.Num), unix.EPOLL_CTL_ADD, uint64(w.FD), event).on(strconv.Itoa(w.FD))
+		}
+	}
+}
+
+func (st *State) validDisplaced() error {
+	for _, w := range st.Displaced {
+		if uint64(w.Open) >= uint64(len(st.Opens)) || uint64(w.Target) >= uint64(len(st.Opens)) ||
+			uint64(w.Index) >= uint64(len(st.Opens[w.Open].Watches)) {
+			return fmt.Errorf("displaced watch %d of description %d is not there", w.Index, w.Open)
+		}
+	}
+	return nil
+}

@@ -36,8 +36,11 @@ type PagesFile struct {
 type Run struct {
 	page.Range
 	Lazy   bool  // the set that was opened says that they may come late
-	File   int   // which of Memory.Files holds them, or Elsewhere: a page server has them
+	File   int   // which of Memory.Files holds them, or Elsewhere: a page server or an image of ours has them
 	Offset int64 // of the first page in that file, in bytes
+	// Whole is what Offset would be if the pages files of the set held the
+	// pages that are elsewhere, too: see ImageAddr.
+	Whole int64
 }
 
 // A Memory says where each page of a task or a shared memory object is, in an
@@ -109,7 +112,7 @@ func wholeOf(pm *Pagemap) []Run {
 func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error) {
 	name := set.File(m.ID.File())
 	file := len(m.Files)
-	var off int64 // in the pages file
+	var off, whole int64 // in the pages file; and if it held all
 	i := 0
 	for _, e := range pm.Entries {
 		for i < len(want) && want[i].End <= e.Start {
@@ -122,6 +125,7 @@ func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error)
 			}
 			part := *w
 			part.End = min(w.End, e.End)
+			part.Whole = whole + int64(part.Start-e.Start)
 			switch {
 			case e.Flags&Parent != 0:
 				rest = append(rest, part)
@@ -140,6 +144,9 @@ func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error)
 		}
 		if e.Flags&Present != 0 {
 			off += int64(e.Len())
+		}
+		if e.Flags&Parent == 0 {
+			whole += int64(e.Len())
 		}
 	}
 	if i < len(want) {

@@ -1,0 +1,212 @@
+// Package pagetls is the TLS of CRIU's page transfer (--tls): both sides show a
+// certificate, which one authority has to have signed, right after the
+// connection is made. It makes configurations of crypto/tls, which nothing on
+// the way of a native restore may link.
+package pagetls
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+)
+
+// Where CRIU looks for what is not named.
+const (
+	DefaultCACert = "/etc/pki/CA/cacert.pem"
+	DefaultCACRL  = "/etc/pki/CA/cacrl.pem" // it may be missing
+	DefaultCert   = "/etc/pki/criu/cert.pem"
+	DefaultKey    = "/etc/pki/criu/private/key.pem"
+)
+
+// Options name PEM files; an empty name is CRIU's default.
+type Options struct {
+	CACert string // the authorities that are trusted
+	CACRL  string // certificates that they took back
+	Cert   string // our own certificate
+	Key    string // and its key
+	NoName bool   // a client does not compare the server's name with the address
+}
+
+var (
+	errNoPEM   = errors.New("no PEM certificate in it")
+	errRevoked = errors.New("certificate has been revoked")
+	errNobody  = errors.New("the peer showed no certificate")
+)
+
+// Server is the configuration of a page server.
+func (o Options) Server() (*tls.Config, error) {
+	v, cert, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
+		// Checked by VerifyConnection: what a certificate is for does not
+		// matter to CRIU, which uses one for both sides.
+		ClientAuth:       tls.RequireAnyClientCert,
+		VerifyConnection: func(c tls.ConnectionState) error { return v.check(c, "") },
+	}, nil
+}
+
+// Client is the configuration of who connects to a page server at host, a
+// name or an address.
+func (o Options) Client(host string) (*tls.Config, error) {
+	v, cert, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	name := host
+	if o.NoName {
+		name = ""
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, ServerName: host,
+		InsecureSkipVerify: true, // VerifyConnection does it
+		VerifyConnection:   func(c tls.ConnectionState) error { return v.check(c, name) },
+	}, nil
+}
+
+// A verifier decides whom to trust.
+type verifier struct {
+	roots   *x509.CertPool
+	revoked map[string]bool // serial numbers
+}
+
+// load reads the files.
+func (o Options) load() (*verifier, tls.Certificate, error) {
+	var none tls.Certificate
+	cas, err := certificates(or(o.CACert, DefaultCACert))
+	if err != nil {
+		return nil, none, fmt.Errorf("authorities for TLS (--tls-cacert): %w", err)
+	}
+	v := &verifier{roots: x509.NewCertPool(), revoked: map[string]bool{}}
+	for _, c := range cas {
+		v.roots.AddCert(c)
+	}
+	if err := v.loadRevoked(o.CACRL, cas); err != nil {
+		return nil, none, fmt.Errorf("revoked certificates for TLS (--tls-cacrl): %w", err)
+	}
+	cert, err := tls.LoadX509KeyPair(or(o.Cert, DefaultCert), or(o.Key, DefaultKey))
+	if err != nil {
+		return nil, none, fmt.Errorf("certificate and key for TLS (--tls-cert, --tls-key): %w", err)
+	}
+	return v, cert, nil
+}
+
+func or(name, otherwise string) string {
+	if name == "" {
+		return otherwise
+	}
+	return name
+}
+
+func certificates(name string) ([]*x509.Certificate, error) {
+	rest, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	var all []*x509.Certificate
+	for block, rest := pem.Decode(rest); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(all, c)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%s: %w", name, errNoPEM)
+	}
+	return all, nil
+}
+
+// loadRevoked reads a list of revoked certificates, which one of the
+// authorities has to have signed. Only the default one may be missing.
+func (v *verifier) loadRevoked(name string, cas []*x509.Certificate) error {
+	b, err := os.ReadFile(or(name, DefaultCACRL))
+	if errors.Is(err, fs.ErrNotExist) && name == "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if block, _ := pem.Decode(b); block != nil {
+		b = block.Bytes
+	}
+	list, err := x509.ParseRevocationList(bytes.TrimSpace(b))
+	if err != nil {
+		return fmt.Errorf("%s: %w", or(name, DefaultCACRL), err)
+	}
+	err = errors.New("none of the authorities has signed it")
+	for _, ca := range cas {
+		if err = list.CheckSignatureFrom(ca); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", or(name, DefaultCACRL), err)
+	}
+	for _, e := range list.RevokedCertificateEntries {
+		v.revoked[e.SerialNumber.String()] = true
+	}
+	return nil
+}
+
+// check decides about a peer, whose name has to be the one given, if one is.
+func (v *verifier) check(c tls.ConnectionState, name string) error {
+	if len(c.PeerCertificates) == 0 {
+		return errNobody
+	}
+	peer := c.PeerCertificates[0]
+	opts := x509.VerifyOptions{Roots: v.roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	for _, i := range c.PeerCertificates[1:] {
+		opts.Intermediates.AddCert(i)
+	}
+	chains, err := peer.Verify(opts)
+	if err != nil {
+		return err
+	}
+	if !v.anyValid(chains) {
+		return fmt.Errorf("%s: %w", peer.Subject, errRevoked)
+	}
+	if name == "" {
+		return nil
+	}
+	return checkName(peer, name)
+}
+
+// anyValid reports whether a chain has no revoked certificate in it.
+func (v *verifier) anyValid(chains [][]*x509.Certificate) bool {
+	for _, chain := range chains {
+		valid := true
+		for _, c := range chain {
+			valid = valid && !v.revoked[c.SerialNumber.String()]
+		}
+		if valid {
+			return true
+		}
+	}
+	return false
+}
+
+// checkName compares a certificate with the name or address of the server. As
+// with GnuTLS, a certificate without alternative names is known by its common
+// name.
+func checkName(c *x509.Certificate, name string) error {
+	if len(c.DNSNames)+len(c.IPAddresses)+len(c.URIs)+len(c.EmailAddresses) > 0 || net.ParseIP(name) != nil {
+		return c.VerifyHostname(name)
+	}
+	if !strings.EqualFold(c.Subject.CommonName, name) {
+		return fmt.Errorf("the certificate is for %s, not for %s", c.Subject.CommonName, name)
+	}
+	return nil
+}

@@ -38,7 +38,7 @@ build: ## build the commands into bin/
 	@set -e; for c in $(COMMANDS); do $(BUILD) -o bin/$$c ./cmd/$$c; done
 
 man: build ## write the manual pages into dist/man/
-	bin/lazyrestore __describe | $(GO) run ./cmd/internal/manual dist/man
+	@set -e; for c in $(COMMANDS); do bin/$$c __describe | $(GO) run ./cmd/internal/manual dist/man; done
 
 completions: build ## write the completion scripts into dist/completions/
 	@mkdir -p dist/completions

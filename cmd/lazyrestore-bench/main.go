@@ -16,6 +16,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/bench/harness"
 	"github.com/lazyrestore/lazyrestore/bench/report"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	shared "github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 )
 
 // Exit codes, as those of lazyrestore.
@@ -38,6 +39,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	own, program := split(args)
 	v.program = program
 	command := v.command()
+	if shared.Asked(command, args, stdout) {
+		return exitDone
+	}
 	rest, err := command.Parse(own)
 	if errors.Is(err, cli.ErrHelp) {
 		io.WriteString(stdout, command.Help())

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 )
 
@@ -57,26 +58,26 @@ func (c *command) check() *cli.Command {
 			and what for. The exit code is 5 if a checkpoint or a restore cannot work here.
 
 			The oldest kernel with all that is required is Linux %d.%d.`, oldestMajor, oldestMinor),
-		Flags: c.common.flags(false),
+		Flags: c.Command.Flags(),
 		Run:   func([]string) error { return c.checkMachine() },
 	}
 }
 
 func (c *command) checkMachine() error {
 	r := newCheckReport(kernelRelease(), probeFacilities(), probeLimits())
-	if c.common.json {
-		c.printJSON(r)
-	} else if !c.common.quiet {
-		c.print(r.text())
+	if c.JSON {
+		c.PrintJSON(r)
+	} else if !c.Quiet {
+		c.Print(r.text())
 	}
 	if r.OK {
 		return nil
 	}
-	if c.common.quiet {
-		return exitStatus(exitFacility)
+	if c.Quiet {
+		return verb.Status(verb.Facility)
 	}
-	if c.common.json {
-		return exitStatus(exitFacility) // the one object is out
+	if c.JSON {
+		return verb.Status(verb.Facility) // the one object is out
 	}
 	missing := r.missing()
 	return &lazyrestore.FacilityError{Facility: strings.Join(missing, ", "), Hint: "what is marked with ! above says what to do"}

@@ -67,7 +67,7 @@ func (c *command) checkpoint() *cli.Command {
 
 			If anything fails the process runs on unharmed and no image is left behind. What an image cannot hold is refused
 			(exit code 3), all of it in one message.`,
-		Flags: append(flags, c.common.flags(true)...),
+		Flags: append(flags, c.flagsWithProgress()...),
 		Hints: map[string]string{
 			"-t": "the pid is an argument: lazyrestore checkpoint PID", "--tree": "the pid is an argument: lazyrestore checkpoint PID",
 			"-p": "the pid is an argument: lazyrestore checkpoint PID", "--pid": "the pid is an argument: lazyrestore checkpoint PID",
@@ -102,8 +102,8 @@ func (v *checkpointVerb) run(args []string) error {
 		return err
 	}
 	v.opts.Codec = v.codec.String()
-	v.opts.Logger = v.common.logger(v.stderr)
-	meter := newMeter(v.stderr, v.common.settle(v.stderr))
+	v.opts.Logger = v.Logger(v.Stderr)
+	meter := newMeter(v.Stderr, v.settle())
 	v.opts.Progress = meter.report()
 
 	// An interrupted checkpoint leaves no image, and a process that runs.
@@ -121,17 +121,17 @@ func (v *checkpointVerb) run(args []string) error {
 // report says what was done.
 func (v *checkpointVerb) report(pid int, r *lazyrestore.CheckpointResult) {
 	for _, w := range r.Warnings {
-		v.note("warning: " + w)
+		v.Note("warning: " + w)
 	}
-	if v.common.json {
-		v.printJSON(r)
+	if v.JSON {
+		v.PrintJSON(r)
 		return
 	}
-	if v.common.quiet {
+	if v.Quiet {
 		return
 	}
 	if v.opts.DryRun {
-		v.print(fmt.Sprintf("process %d can be held by an image: %s in %s, %s\n", pid, sizeText(r.MemoryBytes),
+		v.Print(fmt.Sprintf("process %d can be held by an image: %s in %s, %s\n", pid, sizeText(r.MemoryBytes),
 			plural(r.Mappings, "mapping"), plural(r.Threads, "thread")))
 		return
 	}
@@ -143,7 +143,7 @@ func (v *checkpointVerb) report(pid int, r *lazyrestore.CheckpointResult) {
 		b.WriteString(" and runs on")
 	}
 	fmt.Fprintf(&b, "\ndigest %s\n", r.Digest)
-	v.print(b.String())
+	v.Print(b.String())
 }
 
 // parsePID reads a process id.

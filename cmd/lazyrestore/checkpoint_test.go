@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 )
 
@@ -73,17 +74,22 @@ func TestCheckpointReports(t *testing.T) {
 	}
 }
 
+var errRefused = &lazyrestore.RefusedError{Reasons: []lazyrestore.Reason{
+	{What: "descriptor 7 (socket:[12])", Why: "a TCP connection", Help: "close it"},
+	{What: "descriptor 8 (/dev/kvm)", Why: "a device"},
+}}
+
 func TestCheckpointRefusedAsJSON(t *testing.T) {
 	fakeCheckpoint(t, nil, errRefused)
 	var stdout, stderr bytes.Buffer
-	if code := run([]string{"checkpoint", "--json", "4711"}, &stdout, &stderr); code != exitRefused {
-		t.Errorf("exit code %d, want %d", code, exitRefused)
+	if code := run([]string{"checkpoint", "--json", "4711"}, &stdout, &stderr); code != verb.Refused {
+		t.Errorf("exit code %d, want %d", code, verb.Refused)
 	}
-	var f failure
+	var f verb.Failure
 	if err := json.Unmarshal(stdout.Bytes(), &f); err != nil {
 		t.Fatal(err)
 	}
-	if f.Code != exitRefused || f.Status != "refused" || len(f.Reasons) != 2 || !strings.HasPrefix(f.Error, "process 4711: ") {
+	if f.Code != verb.Refused || f.Status != "refused" || len(f.Reasons) != 2 || !strings.HasPrefix(f.Error, "process 4711: ") {
 		t.Errorf("JSON %+v", f)
 	}
 	if !strings.Contains(stderr.String(), "\n  descriptor 8 (/dev/kvm): a device\n") {

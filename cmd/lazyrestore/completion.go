@@ -2,10 +2,12 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
@@ -19,18 +21,18 @@ func (c *command) completion() *cli.Command {
 		Short: "print a completion script for a shell",
 		Long: `Prints a script that makes a shell complete verbs, flags, their values, pids and paths. make install puts the
 			scripts where the shells look for them.`,
-		Flags:    c.common.flags(false),
+		Flags:    c.Command.Flags(),
 		Examples: []cli.Example{{Line: "source <(lazyrestore completion bash)", Does: "Complete in this shell."}},
 		Run: func(args []string) error {
-			script := cli.CompletionScript("lazyrestore", completeVerb, args[0])
+			script := cli.CompletionScript("lazyrestore", verb.CompleteVerb, args[0])
 			if script == "" {
 				return &cli.UsageError{Problem: "there is no completion for " + args[0], Hint: "for " + strings.Join(shells, ", ") + " there is"}
 			}
-			if c.common.json {
-				c.printJSON(map[string]string{"shell": args[0], "script": script})
+			if c.JSON {
+				c.PrintJSON(map[string]string{"shell": args[0], "script": script})
 				return nil
 			}
-			c.print(script)
+			c.Print(script)
 			return nil
 		},
 	}
@@ -43,9 +45,9 @@ func (c *command) complete(words []string) int {
 		words = words[1:]
 	}
 	for _, line := range c.candidates(words) {
-		c.print(line + "\n")
+		c.Print(line + "\n")
 	}
-	return exitDone
+	return verb.Done
 }
 
 func (c *command) candidates(words []string) []string {
@@ -60,7 +62,10 @@ func (c *command) candidates(words []string) []string {
 		}
 		return cli.Matching(lines, strings.Join(words, ""))
 	}
-	build, _ := lookup(words[0])
+	build, external := lookup(words[0])
+	if external {
+		return ofExternal(words)
+	}
 	if build == nil {
 		return nil
 	}
@@ -68,15 +73,23 @@ func (c *command) candidates(words []string) []string {
 	if def.Name == "completion" && len(words) == 2 {
 		return cli.Matching(cli.Shells(), words[1])
 	}
-	lines, operand := def.Complete(words[1:])
-	switch operand {
-	case cli.OperandNone:
-	case cli.OperandPID:
-		lines = append(lines, cli.Matching(runningProcesses(), words[len(words)-1])...)
-	default:
-		lines = append(lines, ":"+string(operand)) // the shell knows paths better
+	if _, operand := def.Complete(words[1:]); operand == cli.OperandPID {
+		return cli.Matching(runningProcesses(), words[len(words)-1])
 	}
-	return lines
+	return verb.Candidates(def, words[1:])
+}
+
+// ofExternal asks the executable of a verb; one that is not there knows nothing.
+func ofExternal(words []string) []string {
+	self, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	out, err := exec.Command(beside(self, words[0]), append([]string{verb.CompleteVerb, "--"}, words...)...).Output()
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 }
 
 // runningProcesses lists the processes of this user, with their names.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 )
 
@@ -25,7 +26,7 @@ const reportFlag = "detached-report-fd"
 // A detachedReport is the one message on that pipe.
 type detachedReport struct {
 	Result   *lazyrestore.RestoreResult `json:"result,omitempty"`
-	Failure  *failure                   `json:"failure,omitempty"`
+	Failure  *verb.Failure              `json:"failure,omitempty"`
 	ExitCode int                        `json:"exit_code"`
 }
 
@@ -100,22 +101,22 @@ func (v *restoreVerb) reported(text []byte, log string) error {
 	}
 	if r.Failure != nil {
 		os.Remove(log)
-		if v.common.json {
-			v.printJSON(r.Failure)
+		if v.JSON {
+			v.PrintJSON(r.Failure)
 		}
-		r.Failure.write(v.stderr, "restore", "")
-		return exitStatus(r.ExitCode)
+		r.Failure.Write(v.Stderr, "restore", "")
+		return verb.Status(r.ExitCode)
 	}
 	v.warn(*r.Result)
 	// Under the pid it is found, and the next restore of it takes its place.
 	named := filepath.Join(filepath.Dir(log), strconv.Itoa(r.Result.PID)+".log")
 	if err := os.Rename(log, named); err != nil && !errors.Is(err, os.ErrNotExist) {
-		v.note("warning: " + err.Error())
+		v.Note("warning: " + err.Error())
 	}
-	if v.common.json {
-		v.printJSON(r.Result)
+	if v.JSON {
+		v.PrintJSON(r.Result)
 	} else {
-		io.WriteString(v.stdout, strconv.Itoa(r.Result.PID)+"\n")
+		io.WriteString(v.Stdout, strconv.Itoa(r.Result.PID)+"\n")
 	}
 	return nil
 }
@@ -126,15 +127,15 @@ func (v *restoreVerb) daemon() error {
 	log := os.NewFile(uintptr(v.report+1), "log")
 	syscall.CloseOnExec(v.report)
 	syscall.CloseOnExec(v.report + 1)
-	v.stderr = log
-	v.opts.Logger = v.common.logger(log)
+	v.Stderr = log
+	v.opts.Logger = v.Logger(log)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 
 	s, err := v.start(ctx, nil)
-	report := detachedReport{ExitCode: ExitCode(err)}
+	report := detachedReport{ExitCode: verb.ExitCode(err)}
 	if err != nil {
-		f := describeFailure(err)
+		f := verb.DescribeFailure(err)
 		report.Failure = &f
 	} else {
 		result := s.Result()

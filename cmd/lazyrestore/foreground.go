@@ -8,6 +8,8 @@ import (
 	"os/signal"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 )
 
 // forwarded are the signals that a process is sent through its parent.
@@ -20,7 +22,7 @@ func forwarded() []os.Signal {
 
 // foreground restores the process and is its parent until it ends.
 func (v *restoreVerb) foreground() error {
-	v.opts.Logger = v.common.logger(v.stderr)
+	v.opts.Logger = v.Logger(v.Stderr)
 	jsonFile, err := v.jsonFile()
 	if err != nil {
 		return err
@@ -42,21 +44,21 @@ func (v *restoreVerb) foreground() error {
 		pass(signals, started, ended, cancel)
 	}()
 
-	meter := newMeter(v.stderr, v.foregroundProgress())
+	meter := newMeter(v.Stderr, v.foregroundProgress())
 	s, err := v.start(ctx, meter.report())
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = fmt.Errorf("%w (%w)", err, cause)
 		}
 		if jsonFile != nil {
-			writeJSON(jsonFile, describeFailure(err))
+			verb.WriteJSON(jsonFile, verb.DescribeFailure(err))
 		}
 		return err
 	}
 	started <- s
 	v.warn(s.Result())
 	if jsonFile != nil {
-		writeJSON(jsonFile, s.Result())
+		verb.WriteJSON(jsonFile, s.Result())
 		jsonFile.Close()
 	}
 	return s.supervise()
@@ -64,10 +66,10 @@ func (v *restoreVerb) foreground() error {
 
 // foregroundProgress is quiet unless asked: standard error is the process's too.
 func (v *restoreVerb) foregroundProgress() progressStyle {
-	if v.common.progress == progressAuto && !v.opts.Eager {
+	if v.progress == progressAuto && !v.opts.Eager {
 		return progressNone
 	}
-	return v.common.settle(v.stderr)
+	return v.settle()
 }
 
 // supervise waits for the end of the process and gives its exit status.
@@ -93,9 +95,9 @@ func (s *supervised) supervise() error {
 				return fmt.Errorf("wait for process %d: %w", s.PID(), e.err)
 			}
 			if err := errors.Join(s.WaitPager(), s.Close()); err != nil {
-				tell(s.verb.stderr, "restore", err)
+				verb.Tell(s.verb.Stderr, "restore", err)
 			}
-			return exitStatus(exitOf(e.status))
+			return verb.Status(exitOf(e.status))
 		}
 	}
 }
@@ -144,7 +146,7 @@ func (s *supervised) pass(sig unix.Signal) {
 		return
 	}
 	if err := s.Signal(sig); err != nil {
-		s.verb.note("warning: pass on " + unix.SignalName(sig) + ": " + err.Error())
+		s.verb.Note("warning: pass on " + unix.SignalName(sig) + ": " + err.Error())
 	}
 }
 

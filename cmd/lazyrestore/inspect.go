@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 )
@@ -26,7 +27,7 @@ func (c *command) inspect() *cli.Command {
 		Short: "say what an image holds",
 		Long: `Says what an image holds and what a machine needs to restore it. With --json, all that is known of the process:
 			its threads, mappings and descriptors. The pages are not read; verify does that.`,
-		Flags: c.common.flags(false),
+		Flags: c.Command.Flags(),
 		Run:   func(args []string) error { return c.inspectImage(args[0]) },
 	}
 }
@@ -35,12 +36,12 @@ func (c *command) inspectImage(path string) error {
 	ctx := context.Background()
 	src, err := openSource(path)
 	if err != nil {
-		return aboutImage(path, err)
+		return verb.AboutImage(path, err)
 	}
 	defer src.Close()
 	img, err := image.Open(ctx, src, image.OpenOptions{})
 	if err != nil {
-		return aboutImage(path, err)
+		return verb.AboutImage(path, err)
 	}
 	found := inspection{Image: path, Digest: img.Digest(), Manifest: img.Manifest()}
 	text, err := img.ReadObject(ctx, image.ProcessObject)
@@ -48,13 +49,13 @@ func (c *command) inspectImage(path string) error {
 		found.State, err = native.DecodeState(text)
 	}
 	if err != nil {
-		return aboutImage(path, err)
+		return verb.AboutImage(path, err)
 	}
-	if c.common.json {
-		c.printJSON(found)
+	if c.JSON {
+		c.PrintJSON(found)
 		return nil
 	}
-	c.print(found.text())
+	c.Print(found.text())
 	return nil
 }
 

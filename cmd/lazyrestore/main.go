@@ -17,19 +17,16 @@
 package main
 
 import (
-	"errors"
 	"io"
 	"os"
-	"slices"
 
-	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 )
 
-// A command is a verb being run: where it reads and writes, and the flags that
-// all verbs share.
+// A command is a verb being run, with the flags that verbs share.
 type command struct {
-	stdout, stderr io.Writer
-	common         common
+	verb.Command
+	progress progressStyle
 }
 
 func main() {
@@ -38,50 +35,31 @@ func main() {
 
 // run does what a command line says and returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	c := &command{stdout: stdout, stderr: stderr}
+	c := &command{Command: verb.Command{Stdout: stdout, Stderr: stderr}}
 	if len(args) == 0 {
 		io.WriteString(stderr, overview())
-		return exitUsage
+		return verb.Usage
 	}
-	verb, args := args[0], args[1:]
-	switch verb {
+	name, args := args[0], args[1:]
+	switch name {
 	case "-h", "--help", "help":
 		return c.help(args)
 	case "--version", "-V":
-		verb = "version"
-	case completeVerb:
+		name = "version"
+	case verb.CompleteVerb:
 		return c.complete(args)
 	case waitVerb:
 		io.Copy(io.Discard, os.Stdin)
-		return exitDone
-	case describeVerb:
+		return verb.Done
+	case verb.DescribeVerb:
 		return c.describe()
 	}
-	build, external := lookup(verb)
+	build, external := lookup(name)
 	switch {
 	case external:
-		return c.external(verb, args)
+		return c.external(name, args)
 	case build == nil:
-		return c.fail(verb, unknownVerb(verb))
+		return c.Fail(name, unknownVerb(name))
 	}
-	return c.do(build(c), args)
-}
-
-// do parses the arguments of a verb and runs it.
-func (c *command) do(def *cli.Command, args []string) int {
-	rest, err := def.Parse(args)
-	if errors.Is(err, cli.ErrHelp) {
-		io.WriteString(c.stdout, def.Help())
-		return exitDone
-	}
-	if err == nil {
-		err = c.common.check()
-	}
-	if err != nil {
-		// The mistake may stand before --json; who wants JSON gets it.
-		c.common.json = c.common.json || slices.Contains(args, "--json")
-	} else {
-		err = def.Run(rest)
-	}
-	return c.fail(def.Name, err)
+	return c.Do(build(c), args)
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -135,12 +136,12 @@ func TestDetachedRestore(t *testing.T) {
 	// The pid is taken now.
 	again := lazyrestoreCommand(t, "restore", "-d", "--json", img)
 	out, _ = again.Output()
-	var f failure
+	var f verb.Failure
 	if err := json.Unmarshal(out, &f); err != nil {
 		t.Fatalf("printed %q: %v", out, err)
 	}
-	if code := again.ProcessState.ExitCode(); code != exitRefused || f.Code != exitRefused {
-		t.Errorf("a taken pid: exit code %d, JSON %+v; want %d", code, f, exitRefused)
+	if code := again.ProcessState.ExitCode(); code != verb.Refused || f.Code != verb.Refused {
+		t.Errorf("a taken pid: exit code %d, JSON %+v; want %d", code, f, verb.Refused)
 	}
 
 	// The pager leaves, and its statistics are there, while the process lives.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 )
 
@@ -25,15 +26,26 @@ const (
 // Plain lines come this far apart; a log is not a terminal.
 const plainInterval = 5 * time.Second
 
+// flagsWithProgress describes the flags that all verbs share, and that of a
+// verb which shows progress.
+func (c *command) flagsWithProgress() []cli.Flag {
+	c.progress = progressAuto
+	return append(c.Flags(), cli.Flag{
+		Name: "progress", Arg: "auto|bar|plain|none", Choices: []string{"auto", "bar", "plain", "none"},
+		Value: cli.Word(&c.progress, progressAuto, progressBar, progressPlain, progressNone),
+		Usage: "How progress is shown on standard error: a bar, plain lines, or not at all; auto is a bar on a terminal, else lines, and nothing while a process that is restored in the foreground writes there too",
+	})
+}
+
 // settle makes bar, plain or none of auto.
-func (o *common) settle(stderr io.Writer) progressStyle {
+func (c *command) settle() progressStyle {
 	switch {
-	case o.progress == progressAuto && o.quiet:
+	case c.progress == progressAuto && c.Quiet:
 		return progressNone
-	case o.progress != progressAuto:
-		return o.progress
+	case c.progress != progressAuto:
+		return c.progress
 	}
-	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+	if f, ok := c.Stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		return progressBar
 	}
 	return progressPlain

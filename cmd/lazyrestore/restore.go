@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 )
 
@@ -40,7 +41,7 @@ func (c *command) restore() *cli.Command {
 			message then has the status of the table. With --detach it returns as soon as the process runs, prints its pid and
 			uses the table; what the process and the pager then write to pipes of the command goes to a log,
 			/run/lazyrestore/PID.log, or $XDG_RUNTIME_DIR/lazyrestore/PID.log for users other than root.`,
-		Flags: append(v.flags(), c.common.flags(true)...),
+		Flags: append(v.flags(), c.flagsWithProgress()...),
 		Hints: map[string]string{
 			"-D": "the image is an argument: lazyrestore restore IMAGE", "--images-dir": "the image is an argument: lazyrestore restore IMAGE",
 			"--lazy-pages": "a restore is lazy unless --eager says otherwise", "--lazy": "a restore is lazy unless --eager says otherwise",
@@ -105,11 +106,11 @@ func (v *restoreVerb) run(args []string) error {
 		return v.launch()
 	}
 	err := v.foreground()
-	var status exitStatus
+	var status verb.Status
 	if err == nil || errors.As(err, &status) {
 		return err
 	}
-	return &foregroundError{err}
+	return &verb.ForegroundError{Err: err}
 }
 
 // check looks for flags that contradict each other.
@@ -118,7 +119,7 @@ func (v *restoreVerb) check() error {
 	switch {
 	case v.image == "":
 		return &cli.UsageError{Problem: "IMAGE is empty", Hint: "name the directory that checkpoint wrote"}
-	case foreground && v.common.json:
+	case foreground && v.JSON:
 		return &cli.UsageError{
 			Problem: "--json would write into the output of the process",
 			Hint:    "--json-fd N writes to another descriptor, --stats FILE to a file; with --detach or --dry-run --json is fine",
@@ -135,17 +136,17 @@ func (v *restoreVerb) check() error {
 
 // dryRun says whether the image could be restored here.
 func (v *restoreVerb) dryRun() error {
-	v.opts.Logger = v.common.logger(v.stderr)
+	v.opts.Logger = v.Logger(v.Stderr)
 	p, err := restoreImage(context.Background(), v.image, v.opts)
 	if err != nil {
-		return aboutImage(v.image, err)
+		return verb.AboutImage(v.image, err)
 	}
 	result := p.Result()
 	v.warn(result)
-	if v.common.json {
-		v.printJSON(result)
-	} else if !v.common.quiet {
-		v.print(fmt.Sprintf("image %s can be restored here: process %d, %s, %s of memory, %s of it eager\n", v.image,
+	if v.JSON {
+		v.PrintJSON(result)
+	} else if !v.Quiet {
+		v.Print(fmt.Sprintf("image %s can be restored here: process %d, %s, %s of memory, %s of it eager\n", v.image,
 			result.PID, plural(result.Threads, "thread"), sizeText(result.LazyBytes+result.EagerBytes), sizeText(result.EagerBytes)))
 	}
 	return nil
@@ -153,7 +154,7 @@ func (v *restoreVerb) dryRun() error {
 
 func (v *restoreVerb) warn(r lazyrestore.RestoreResult) {
 	for _, w := range r.Warnings {
-		v.note("warning: " + w)
+		v.Note("warning: " + w)
 	}
 }
 
@@ -186,7 +187,7 @@ func (v *restoreVerb) start(ctx context.Context, progress func(lazyrestore.Progr
 	if err != nil {
 		stats.discard()
 		v.noteError(trace.commit()) // it shows how far the restore came
-		return nil, aboutImage(v.image, err)
+		return nil, verb.AboutImage(v.image, err)
 	}
 	s := &supervised{process: p, verb: v, stats: stats, trace: trace}
 	v.noteError(pidfile.commit(fmt.Appendln(nil, p.PID())))
@@ -196,7 +197,7 @@ func (v *restoreVerb) start(ctx context.Context, progress func(lazyrestore.Progr
 // noteError tells of a file that could not be written.
 func (v *restoreVerb) noteError(err error) {
 	if err != nil {
-		v.note("warning: " + err.Error())
+		v.Note("warning: " + err.Error())
 	}
 }
 
@@ -207,7 +208,7 @@ func (s *supervised) writeStats() {
 		return
 	}
 	var b strings.Builder
-	err := writeJSON(&b, s.Stats())
+	err := verb.WriteJSON(&b, s.Stats())
 	if err == nil {
 		err = s.stats.commit([]byte(b.String()))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 )
 
@@ -175,22 +176,22 @@ func TestForegroundFailureIs125(t *testing.T) {
 	}
 	var stderr bytes.Buffer
 	args := []string{"restore", "--pidfile", filepath.Join(dir, "pid"), "--stats", filepath.Join(dir, "stats"), "--json-fd", itoa(fd), "img"}
-	if code := run(args, &bytes.Buffer{}, &stderr); code != exitOurs {
-		t.Errorf("exit code %d, want %d", code, exitOurs)
+	if code := run(args, &bytes.Buffer{}, &stderr); code != verb.Ours {
+		t.Errorf("exit code %d, want %d", code, verb.Ours)
 	}
 	if !strings.Contains(stderr.String(), "status 3: refused") || !strings.Contains(stderr.String(), "descriptor 8 (/dev/kvm)") {
 		t.Errorf("message %q", &stderr)
 	}
-	var f failure
+	var f verb.Failure
 	readJSON(t, object.Name(), &f)
-	if f.Code != exitRefused || len(f.Reasons) != 2 {
+	if f.Code != verb.Refused || len(f.Reasons) != 2 {
 		t.Errorf("JSON %+v", f)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("%v, %v: want no pidfile, no statistics", entries, err)
 	}
-	if code := run([]string{"restore", "--dry-run", "img"}, &bytes.Buffer{}, &stderr); code != exitRefused {
-		t.Errorf("dry run: exit code %d, want %d", code, exitRefused)
+	if code := run([]string{"restore", "--dry-run", "img"}, &bytes.Buffer{}, &stderr); code != verb.Refused {
+		t.Errorf("dry run: exit code %d, want %d", code, verb.Refused)
 	}
 }
 

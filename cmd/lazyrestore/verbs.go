@@ -9,16 +9,11 @@ import (
 	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 )
 
-// Verbs that people do not type.
-const (
-	completeVerb = "__complete" // what completion scripts ask
-	describeVerb = "__describe" // what the generator of the manual asks
-)
-
-// A verb is a word of the command line: one of ours, or an executable beside us.
-type verb struct {
+// An entry is a word of the command line: one of ours, or an executable beside us.
+type entry struct {
 	name  string
 	short string // of an external one
 	build func(*command) *cli.Command
@@ -26,8 +21,8 @@ type verb struct {
 
 // verbs lists all verbs, in the order in which help shows them. It is a
 // function so that nothing is built before it is needed.
-func verbs() []verb {
-	return []verb{
+func verbs() []entry {
+	return []entry{
 		{name: "checkpoint", build: (*command).checkpoint},
 		{name: "restore", build: (*command).restore},
 		{name: "inspect", build: (*command).inspect},
@@ -90,14 +85,19 @@ func unknownVerb(name string) error {
 	return e
 }
 
+// beside is the executable of an external verb.
+func beside(self, name string) string {
+	return filepath.Join(filepath.Dir(self), "lazyrestore-"+name)
+}
+
 // external replaces us by lazyrestore-VERB from beside us. It returns only if
 // it cannot.
 func (c *command) external(name string, args []string) int {
 	self, err := os.Executable()
 	if err != nil {
-		return c.fail(name, err)
+		return c.Fail(name, err)
 	}
-	path := filepath.Join(filepath.Dir(self), "lazyrestore-"+name)
+	path := beside(self, name)
 	err = syscall.Exec(path, append([]string{path}, args...), os.Environ())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = &cli.UsageError{
@@ -105,7 +105,7 @@ func (c *command) external(name string, args []string) int {
 			Hint:    "install lazyrestore-" + name + " beside lazyrestore",
 		}
 	}
-	return c.fail(name, err)
+	return c.Fail(name, err)
 }
 
 // overview is the help text without a verb.
@@ -121,23 +121,23 @@ func overview() string {
 		}
 		b.WriteString("  " + v.name + strings.Repeat(" ", max(1, 14-len(v.name))) + short + "\n")
 	}
-	b.WriteString("\nlazyrestore VERB --help tells more. Exit codes: " + exitSummary + ".\n")
+	b.WriteString("\nlazyrestore VERB --help tells more. Exit codes: " + verb.Summary + ".\n")
 	return b.String()
 }
 
 // help prints the help text of a verb, or the overview.
 func (c *command) help(args []string) int {
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
-		c.print(overview())
-		return exitDone
+		c.Print(overview())
+		return verb.Done
 	}
 	build, external := lookup(args[0])
 	switch {
 	case external:
 		return c.external(args[0], []string{"--help"})
 	case build == nil:
-		return c.fail("help", unknownVerb(args[0]))
+		return c.Fail("help", unknownVerb(args[0]))
 	}
-	c.print(build(c).Help())
-	return exitDone
+	c.Print(build(c).Help())
+	return verb.Done
 }

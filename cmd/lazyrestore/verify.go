@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
@@ -34,7 +35,7 @@ func (c *command) verify() *cli.Command {
 		Short: "read all of an image and say what is wrong with it",
 		Long: `Reads all of an image, decodes it, and lists every damaged part: the object, the place in it, and the memory that
 			is lost by it. The exit code is 4 if there is one.`,
-		Flags: append(flags, c.common.flags(true)...),
+		Flags: append(flags, c.flagsWithProgress()...),
 		Run:   func(args []string) error { return v.run(args[0]) },
 	}
 }
@@ -42,10 +43,10 @@ func (c *command) verify() *cli.Command {
 func (v *verifyVerb) run(path string) error {
 	src, err := openSource(path)
 	if err != nil {
-		return aboutImage(path, err)
+		return verb.AboutImage(path, err)
 	}
 	defer src.Close()
-	meter := newMeter(v.stderr, v.common.settle(v.stderr))
+	meter := newMeter(v.Stderr, v.settle())
 	opts := image.VerifyOptions{Workers: v.workers, Digest: v.digest}
 	if show := meter.report(); show != nil {
 		opts.Progress = func(done, total uint64) {
@@ -57,19 +58,19 @@ func (v *verifyVerb) run(path string) error {
 	report, err := image.Verify(ctx, src, opts)
 	meter.clear()
 	if err != nil {
-		return aboutImage(path, err)
+		return verb.AboutImage(path, err)
 	}
 	return v.report(path, report)
 }
 
 // report tells what was found; a damaged image is an error.
 func (v *verifyVerb) report(path string, r image.Report) error {
-	if v.common.json {
-		v.printJSON(verification(path, r))
+	if v.JSON {
+		v.PrintJSON(verification(path, r))
 	}
 	if r.OK() {
-		if !v.common.quiet {
-			v.print(fmt.Sprintf("image %s is whole: %s in %s\ndigest %s\n", path, sizeText(r.Bytes), plural(r.Frames, "frame"), r.Digest))
+		if !v.Quiet {
+			v.Print(fmt.Sprintf("image %s is whole: %s in %s\ndigest %s\n", path, sizeText(r.Bytes), plural(r.Frames, "frame"), r.Digest))
 		}
 		return nil
 	}
@@ -81,8 +82,8 @@ func (v *verifyVerb) report(path string, r image.Report) error {
 	if more := len(r.Problems) - shownProblems; more > 0 {
 		fmt.Fprintf(&b, "  and %d more, which --json lists\n", more)
 	}
-	io.WriteString(v.stderr, b.String())
-	return exitStatus(exitDamaged)
+	io.WriteString(v.Stderr, b.String())
+	return verb.Status(verb.Damaged)
 }
 
 // verified is what verify --json prints.

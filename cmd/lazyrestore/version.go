@@ -29,18 +29,18 @@ func (c *command) version() *cli.Command {
 		Name:  "version",
 		Short: "print the version",
 		Long:  "Prints the version of lazyrestore, of the Go that built it, and of the image format that it writes.",
-		Flags: c.common.flags(false),
+		Flags: c.Command.Flags(),
 		Run: func([]string) error {
 			v := currentVersion()
-			if c.common.json {
-				c.printJSON(v)
+			if c.JSON {
+				c.PrintJSON(v)
 				return nil
 			}
 			text := "lazyrestore " + v.Version
 			if v.Commit != "" {
 				text += " (" + v.Commit + ")"
 			}
-			c.print(text + " " + v.Go + " " + v.OS + "/" + v.Arch + "\n")
+			c.Print(text + " " + v.Go + " " + v.OS + "/" + v.Arch + "\n")
 			return nil
 		},
 	}

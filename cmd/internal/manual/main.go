@@ -3,6 +3,7 @@
 // its help use.
 //
 //	lazyrestore __describe | manual DIRECTORY
+//	lazyrestore-VERB __describe | manual DIRECTORY
 package main
 
 import (
@@ -28,7 +29,8 @@ func main() {
 	}
 }
 
-// run writes PROGRAM.1 and PROGRAM-VERB.1 for each verb into dir.
+// run writes PROGRAM.1 and PROGRAM-VERB.1 for each verb into dir. An executable
+// of one verb describes that, and not the program.
 func run(description io.Reader, dir string) error {
 	var m cli.Manual
 	if err := json.NewDecoder(description).Decode(&m); err != nil {
@@ -37,8 +39,10 @@ func run(description io.Reader, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := write(dir, m.Program, overview(&m)); err != nil {
-		return err
+	if m.Short != "" {
+		if err := write(dir, m.Program, overview(&m)); err != nil {
+			return err
+		}
 	}
 	for i := range m.Pages {
 		p := &m.Pages[i]

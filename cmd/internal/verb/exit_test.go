@@ -1,4 +1,4 @@
-package main
+package verb
 
 import (
 	"errors"
@@ -33,7 +33,7 @@ func TestExitCode(t *testing.T) {
 		{"newer", fmt.Errorf("image x: %w", image.ErrVersion), 4},
 		{"facility", fmt.Errorf("image x: %w", &lazyrestore.FacilityError{Facility: "userfaultfd"}), 5},
 		{"source", fmt.Errorf("image x: %w", lazyrestore.ErrSourceLost), 6},
-		{"foreground", &foregroundError{errRefused}, 125},
+		{"foreground", &ForegroundError{errRefused}, 125},
 	}
 	for _, tt := range tests {
 		if got := ExitCode(tt.err); got != tt.want {
@@ -52,17 +52,17 @@ func TestFailureForPeople(t *testing.T) {
 		{"reasons", fmt.Errorf("process 1: %w", errRefused), "lazyrestore restore: process 1: refused:\n" +
 			"  descriptor 7 (socket:[12]): a TCP connection\n      close it\n  descriptor 8 (/dev/kvm): a device\n"},
 		{
-			"foreground", &foregroundError{fmt.Errorf("image x: %w", &lazyrestore.FacilityError{Facility: "userfaultfd", Hint: "be root"})},
+			"foreground", &ForegroundError{fmt.Errorf("image x: %w", &lazyrestore.FacilityError{Facility: "userfaultfd", Hint: "be root"})},
 			"lazyrestore restore: image x: userfaultfd is not available (status 5: facility missing)\n  be root\n",
 		},
-		{"foreground reasons", &foregroundError{errRefused}, "lazyrestore restore: refused (status 3: refused):\n" +
+		{"foreground reasons", &ForegroundError{errRefused}, "lazyrestore restore: refused (status 3: refused):\n" +
 			"  descriptor 7 (socket:[12]): a TCP connection\n      close it\n  descriptor 8 (/dev/kvm): a device\n"},
 		{"no hint", &lazyrestore.FacilityError{Facility: "ptrace"}, "lazyrestore restore: ptrace is not available\n  lazyrestore check says what this machine lacks\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var b strings.Builder
-			tell(&b, "restore", tt.err)
+			Tell(&b, "restore", tt.err)
 			if diff := cmp.Diff(tt.want, b.String()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

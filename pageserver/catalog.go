@@ -247,6 +247,15 @@ func (c *Catalog) list(after string) []wire.Image {
 	return images
 }
 
+// Names are the names of the images that there are now, ascending.
+func (c *Catalog) Names() []string {
+	names := []string{}
+	for _, im := range c.list("") {
+		names = append(names, im.Name)
+	}
+	return names
+}
+
 // names are what may be images of a root.
 func (r root) names() []string {
 	if r.name != "" {

@@ -58,6 +58,19 @@ func (c Code) String() string {
 	return fmt.Sprintf("error %d", uint16(c))
 }
 
+// Word is the code as PROTOCOL.md has it, for labels of metrics.
+func (c Code) Word() string {
+	words := [...]string{
+		CodeMalformed: "malformed", CodeVersion: "version", CodeNoImage: "no_image", CodeNoObject: "no_object",
+		CodeRange: "range", CodeLimit: "limit", CodeBusy: "busy", CodeFailed: "failed", CodeChanged: "changed",
+		CodeCancelled: "cancelled", CodeGoaway: "goaway", CodeUnsupported: "unsupported", CodeDamaged: "damaged",
+	}
+	if int(c) < len(words) && words[c] != "" {
+		return words[c]
+	}
+	return fmt.Sprint(uint16(c))
+}
+
 // Elsewhere reports whether another server may well answer the same request,
 // or this one later.
 func (c Code) Elsewhere() bool {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 )
 
 type boolValue struct{ p *bool }
@@ -161,4 +162,36 @@ func ParseSize(s string) (int, error) {
 		return 0, errors.New("the size is too large")
 	}
 	return int(n) << shift, nil
+}
+
+type durationValue struct {
+	p       *time.Duration
+	minimum time.Duration
+}
+
+// Duration is a time like 30s, 2m or 500ms, of at least minimum.
+func Duration(p *time.Duration, minimum time.Duration) Value { return durationValue{p, minimum} }
+
+func (v durationValue) String() string {
+	if *v.p == 0 {
+		return ""
+	}
+	s := v.p.String()
+	// 2m0s is not what people write.
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	return s
+}
+
+func (v durationValue) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		return errors.New("a time like 30s is expected")
+	case d < v.minimum:
+		return errors.New("at least " + v.minimum.String() + " is expected")
+	}
+	*v.p = d
+	return nil
 }

@@ -30,6 +30,7 @@ var mayImport = []struct {
 	{"lazyrestore/image", []string{"lazyrestore/chunk", "lazyrestore/page"}},
 	{"lazyrestore/store", []string{"lazyrestore/image", "lazyrestore/page"}},
 	{"pageserver", []string{"lazyrestore/image", "lazyrestore/page", "pageserver/wire"}},
+	{"pageserver/tlsfiles", nil},
 	{"lazyrestore/pager", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/native", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/criu/...", []string{"lazyrestore/criu/...", "lazyrestore/image", "lazyrestore/page", "lazyrestore/pager", "uffd"}},
@@ -41,6 +42,7 @@ var mayImport = []struct {
 	{"cmd/...", []string{"..."}},
 	// Helpers of tests, which nothing else imports.
 	{"uffd/uffdtest", []string{"uffd"}},
+	{"pageserver/tlsfiles/tlstest", []string{"pageserver/tlsfiles"}},
 	{"lazyrestore/image/imagetest", []string{"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page"}},
 	{"lazyrestore/store/storetest", []string{"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page"}},
 }

@@ -61,9 +61,11 @@ func chill(f *os.File) error {
 	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
 
-func (e *Env) onTmpfs() bool {
+func (e *Env) onTmpfs() bool { return onTmpfs(e.dir) }
+
+func onTmpfs(dir string) bool {
 	var info unix.Statfs_t
-	return unix.Statfs(e.dir, &info) == nil && info.Type == unix.TMPFS_MAGIC
+	return unix.Statfs(dir, &info) == nil && info.Type == unix.TMPFS_MAGIC
 }
 
 // clockPair is both clocks, read together.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
@@ -96,7 +94,7 @@ func (e *Env) memoryOf(ctx context.Context, program *workload.Program, write, fi
 }
 
 // pagerPeak restores, has all memory touched, and looks at what the restoring
-// command and its helpers took at most.
+// command and its helpers took at most, added up.
 func (e *Env) pagerPeak(ctx context.Context, subject Subject, img *image) (int64, error) {
 	restored, err := e.restore(ctx, subject, img)
 	if err != nil {
@@ -105,53 +103,12 @@ func (e *Env) pagerPeak(ctx context.Context, subject Subject, img *image) (int64
 	_, err = restored.touch(ctx, "sweep", true)
 	var peak int64
 	if err == nil {
-		peak, err = peakOfTree(restored.restore.cmd.Process.Pid, img.process.Pid)
+		var all cost
+		all, err = restored.cost()
+		peak = all.peak
 	}
 	if stopped := restored.Stop(); err == nil {
 		err = stopped
 	}
 	return peak, err
-}
-
-// peakOfTree is the largest resident set that a process or one of its
-// descendants had, but for one of them, the restored program.
-func peakOfTree(pid, without int) (int64, error) {
-	if pid == without {
-		return 0, nil
-	}
-	proc := "/proc/" + strconv.Itoa(pid)
-	status, err := os.ReadFile(proc + "/status")
-	if err != nil {
-		return 0, fmt.Errorf("memory of pid %d: %w", pid, err)
-	}
-	var peak int64
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("memory of pid %d: %w", pid, err)
-			}
-			peak = kib << 10
-		}
-	}
-	threads, err := os.ReadDir(proc + "/task")
-	if err != nil {
-		return 0, fmt.Errorf("threads of pid %d: %w", pid, err)
-	}
-	for _, thread := range threads {
-		// A thread that has just ended has no children.
-		children, _ := os.ReadFile(proc + "/task/" + thread.Name() + "/children")
-		for child := range strings.FieldsSeq(string(children)) {
-			number, err := strconv.Atoi(child)
-			if err != nil {
-				return 0, fmt.Errorf("children of pid %d: %w", pid, err)
-			}
-			theirs, err := peakOfTree(number, without)
-			if err != nil {
-				return 0, err
-			}
-			peak = max(peak, theirs)
-		}
-	}
-	return peak, nil
 }

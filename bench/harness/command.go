@@ -26,6 +26,7 @@ type command struct {
 	// began is the clock just before it was started.
 	began time.Time
 	ended chan struct{}
+	over  time.Time // the clock when it had ended
 	err   error
 	said  *tail
 }
@@ -41,6 +42,7 @@ func launch(name string, cmd *exec.Cmd) (*command, error) {
 	}
 	go func() {
 		c.err = cmd.Wait()
+		c.over = time.Now()
 		if errors.Is(c.err, exec.ErrWaitDelay) {
 			c.err = nil
 		}

@@ -26,6 +26,11 @@ type Options struct {
 	// Dir is where images and the programs' files are put, in a directory of
 	// their own. When empty: /dev/shm, where the page cache is all there is.
 	Dir string
+	// Disk is where images are put that are read from a disk; /var/tmp when empty.
+	Disk string
+	// Codecs and Chunks are those that programs are checkpointed with, as
+	// --codec and --chunk-size have them; lz4 and 64KiB when empty.
+	Codecs, Chunks []string
 	// Programs is where the programs are built and kept; when empty a directory
 	// in the user's cache.
 	Programs string
@@ -50,6 +55,7 @@ type Env struct {
 	opts    Options
 	builder *workload.Builder
 	dir     string
+	disk    string // a directory on a disk, once something was put there
 	serial  int
 	live    map[stopper]struct{}
 }
@@ -107,7 +113,12 @@ func (e *Env) Close() error {
 	for s := range e.live {
 		failed = append(failed, s.Stop())
 	}
-	return errors.Join(append(failed, os.RemoveAll(e.dir))...)
+	failed = append(failed, os.RemoveAll(e.dir))
+	if e.disk != "" {
+		failed = append(failed, os.RemoveAll(e.disk))
+		e.disk = ""
+	}
+	return errors.Join(failed...)
 }
 
 // Clear does Close's work between two figures.
@@ -126,6 +137,25 @@ func (e *Env) drop(s stopper) { delete(e.live, s) }
 func (e *Env) path(what string) string {
 	e.serial++
 	return filepath.Join(e.dir, strconv.Itoa(e.serial)+"-"+what)
+}
+
+// diskPath is a new name on a disk.
+func (e *Env) diskPath(what string) (string, error) {
+	if e.disk == "" {
+		parent := e.opts.Disk
+		if parent == "" {
+			parent = "/var/tmp"
+		}
+		var err error
+		if e.disk, err = os.MkdirTemp(parent, "lazyrestore-bench-*"); err != nil {
+			return "", fmt.Errorf("directory on a disk: %w", err)
+		}
+	}
+	if onTmpfs(e.disk) {
+		return "", fmt.Errorf("%s is no disk: --disk names a directory on one", filepath.Dir(e.disk))
+	}
+	e.serial++
+	return filepath.Join(e.disk, strconv.Itoa(e.serial)+"-"+what), nil
 }
 
 func (e *Env) logf(format string, args ...any) {
@@ -245,6 +275,11 @@ func (e *Env) hold(ctx context.Context, subject Subject, program *workload.Progr
 		return nil, err
 	}
 	img := &image{dir: e.path(subject.Name() + ".image"), process: process}
+	if wantsDisk(subject) {
+		if img.dir, err = e.diskPath(subject.Name() + ".image"); err != nil {
+			return nil, errors.Join(err, e.stop(process))
+		}
+	}
 	img.taken, err = e.checkpoint(ctx, subject, process.Pid, img.dir, false)
 	if err != nil {
 		return nil, errors.Join(err, e.stop(process))

@@ -10,5 +10,8 @@ func Figures() []*Figure {
 		startupFigures(),
 		touchFigures(),
 		checkpointFigures(),
+		residencyFigures(),
+		latencyFigures(),
+		programFigures(),
 	)
 }

@@ -2,7 +2,9 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -19,6 +21,8 @@ type ours struct {
 	noBackground bool
 	// stats is a file that says when all is resident; none when empty.
 	stats string
+	// disk has the image on a disk, and nothing of it in the page cache.
+	disk bool
 }
 
 func (o *ours) settings() (codec, chunk string) {
@@ -41,6 +45,9 @@ func (o *ours) Name() string {
 	if o.noBackground {
 		name += "-nofill"
 	}
+	if o.disk {
+		name += "-disk"
+	}
 	if codec != "lz4" || chunk != "64KiB" {
 		name += "-" + codec + "-" + chunk
 	}
@@ -49,7 +56,11 @@ func (o *ours) Name() string {
 
 func (o *ours) Format() string {
 	codec, chunk := o.settings()
-	return fmt.Sprintf("ours-%s-%s", codec, chunk)
+	format := fmt.Sprintf("ours-%s-%s", codec, chunk)
+	if o.disk {
+		format += "-disk"
+	}
+	return format
 }
 
 func (o *ours) Checkpoint(ctx context.Context, pid int, dir string, leave bool) *exec.Cmd {
@@ -61,8 +72,26 @@ func (o *ours) Checkpoint(ctx context.Context, pid int, dir string, leave bool) 
 	return exec.CommandContext(ctx, o.bin, append(args, strconv.Itoa(pid))...)
 }
 
-// Prepare has nothing to do: one command restores.
-func (o *ours) Prepare(context.Context, string) ([]*command, error) { return nil, nil }
+// Prepare removes the statistics of an earlier restore; one command restores.
+func (o *ours) Prepare(context.Context, string) ([]*command, error) {
+	if o.stats == "" {
+		return nil, nil
+	}
+	if err := os.Remove(o.stats); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return nil, nil
+}
+
+// A diskSubject has its images on a disk, and reads them from there.
+type diskSubject interface{ onDisk() bool }
+
+func (o *ours) onDisk() bool { return o.disk }
+
+func wantsDisk(subject Subject) bool {
+	d, ok := subject.(diskSubject)
+	return ok && d.onDisk()
+}
 
 func (o *ours) Restore(ctx context.Context, dir string) *exec.Cmd {
 	args := []string{"restore"}

@@ -35,7 +35,9 @@ var trials = []trial{
 }
 
 // RealPrograms are the names that Real takes.
-func RealPrograms() []string { return []string{"threads", "gcload", "numpy", "lammps"} }
+func RealPrograms() []string {
+	return append([]string{"threads", "gcload", "numpy", "lammps"}, workload.Kernels()...)
+}
 
 // Real has real programs interrupted in the middle of their work, in several
 // ways, and compares what they end with to an uninterrupted run. No names are
@@ -78,6 +80,8 @@ func (e *Env) realProgram(ctx context.Context, name string) (*workload.Program, 
 		return e.builder.Arrays(ctx, e.mib(1024), 60)
 	case "lammps":
 		return e.builder.LAMMPS(ctx, workload.LAMMPSOptions{Steps: 80, Every: 2})
+	case "stencil", "gups", "stream", "solver":
+		return e.builder.Kernel(ctx, name, e.mib(256), 40)
 	default:
 		return nil, fmt.Errorf("no program is called %q: %v", name, RealPrograms())
 	}

@@ -90,7 +90,11 @@ func (e *Env) restore(ctx context.Context, subject Subject, img *image) (*Restor
 	if err := img.process.Rewind(); err != nil {
 		return nil, err
 	}
-	if err := e.opts.Cache.apply(img.dir); err != nil {
+	cache := e.opts.Cache
+	if wantsDisk(subject) {
+		cache = CacheCold
+	}
+	if err := cache.apply(img.dir); err != nil {
 		return nil, err
 	}
 	helpers, err := subject.Prepare(ctx, img.dir)

@@ -160,14 +160,14 @@ func (e *Env) sweepRate(ctx context.Context, subject Subject, img *image, verify
 }
 
 // floor runs the C floor and reads its lines, by their first word.
-func (e *Env) floor(ctx context.Context, mib int) (map[string]map[string]int64, error) {
+func (e *Env) floor(ctx context.Context, mib int, more ...string) (map[string]map[string]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	bin, err := e.builder.C(ctx, "floor")
 	if err != nil {
 		return nil, err
 	}
-	text, err := exec.CommandContext(ctx, bin, "-s", strconv.Itoa(mib), "-t", strconv.Itoa(touchCount)).Output()
+	text, err := exec.CommandContext(ctx, bin, append([]string{"-s", strconv.Itoa(mib), "-t", strconv.Itoa(touchCount)}, more...)...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("the C floor: %w", err)
 	}

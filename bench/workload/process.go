@@ -151,6 +151,12 @@ func (p *Process) Result() []string {
 	return p.Program.Result.FindAllString(p.Output(), -1)
 }
 
+// Fresh is what was printed since KeepFiles.
+func (p *Process) Fresh() string {
+	all := p.Output()
+	return all[min(int(p.sizes[filepath.Join(p.Dir, "stdout")]), len(all)):]
+}
+
 // Stamps is the path of the program's ring of clock readings.
 func (p *Process) Stamps() string { return filepath.Join(p.Dir, stampFile) }
 

@@ -19,6 +19,11 @@ type Program struct {
 	// Ready matches the output of a program in the middle of its work,
 	// Result the lines that the result consists of.
 	Ready, Result *regexp.Regexp
+	// Step matches the lines that say that a piece of work is done; nil where a
+	// program has none. One with "end_ns=T" in it was done at T, by the real-time
+	// clock. OnRequest says that a step is done for each SIGUSR1.
+	Step      *regexp.Regexp
+	OnRequest bool
 }
 
 var (
@@ -35,6 +40,8 @@ type MappingsOptions struct {
 	// Touches is how many random pages are touched, each timed, on SIGUSR1;
 	// below zero none. All pages are touched once after them.
 	Touches int
+	// Threads is how many threads sleep besides.
+	Threads int
 }
 
 // Mappings is c/mappings.c: memory in many mappings. It runs until SIGUSR2;
@@ -52,7 +59,7 @@ func (b *Builder) Mappings(ctx context.Context, opts MappingsOptions) (*Program,
 		Name: fmt.Sprintf("mappings%d-%dMiB", opts.Mappings, opts.MiB),
 		Args: []string{
 			bin, "-m", strconv.Itoa(opts.Mappings), "-s", strconv.Itoa(opts.MiB),
-			"-t", strconv.Itoa(opts.Touches),
+			"-t", strconv.Itoa(opts.Touches), "-j", strconv.Itoa(opts.Threads),
 		},
 		Ready:  regexp.MustCompile(`(?m)^ready$`),
 		Result: resultLine,
@@ -97,12 +104,22 @@ func (b *Builder) GCLoad(ctx context.Context, mib, steps int) (*Program, error) 
 	}, nil
 }
 
+// python is the distribution's, which has the distribution's NumPy.
+const python = "/usr/bin/python3"
+
+// haveNumPy is an error where it is not installed.
+func haveNumPy(ctx context.Context) error {
+	if out, err := exec.CommandContext(ctx, python, "-c", "import numpy").CombinedOutput(); err != nil {
+		return &MissingError{Program: "NumPy", Hint: "bench/workload/install.sh numpy", Err: fmt.Errorf("%w: %s", err, out)}
+	}
+	return nil
+}
+
 // Arrays is python/arrays.py: NumPy with the threads of BLAS, in the
 // distribution's Python. Zero values: 1,024 MiB, 100 steps.
 func (b *Builder) Arrays(ctx context.Context, mib, steps int) (*Program, error) {
-	const python = "/usr/bin/python3"
-	if out, err := exec.CommandContext(ctx, python, "-c", "import numpy").CombinedOutput(); err != nil {
-		return nil, &MissingError{Program: "NumPy", Hint: "bench/workload/install.sh numpy", Err: fmt.Errorf("%w: %s", err, out)}
+	if err := haveNumPy(ctx); err != nil {
+		return nil, err
 	}
 	script, err := b.File("python/arrays.py")
 	if err != nil {
@@ -130,6 +147,9 @@ type LAMMPSOptions struct {
 	Size, Steps, Every, Ready int
 }
 
+// thermoLine is a line of LAMMPS's thermodynamic output.
+const thermoLine = `(?m)^ +[0-9]+( +-?[0-9.]+(e[-+]?[0-9]+)?){5} *$`
+
 // LAMMPS is lammps/in.lj with the distribution's LAMMPS, in one process. Its
 // result is its thermodynamic output, each line to the last digit.
 func (b *Builder) LAMMPS(ctx context.Context, opts LAMMPSOptions) (*Program, error) {
@@ -156,7 +176,8 @@ func (b *Builder) LAMMPS(ctx context.Context, opts LAMMPSOptions) (*Program, err
 		},
 		Env:    append(append(stamps, "OMP_NUM_THREADS=1"), oneProcess...),
 		Ready:  regexp.MustCompile(`(?m)^ +` + first + ` .*$`),
-		Result: regexp.MustCompile(`(?m)^ +[0-9]+( +-?[0-9.]+(e[-+]?[0-9]+)?){5} *$`),
+		Result: regexp.MustCompile(thermoLine),
+		Step:   regexp.MustCompile(thermoLine),
 	}, nil
 }
 

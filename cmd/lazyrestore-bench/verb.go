@@ -23,6 +23,8 @@ type verb struct {
 	opts    harness.Options
 	program []string // the user's own, after "--"
 	also    string
+	codecs  string
+	chunks  string
 	report  string
 	list    bool
 	check   bool
@@ -63,6 +65,9 @@ func (v *verb) flags() []cli.Flag {
 		{Name: "mib", Arg: "N", Value: cli.Int(&o.MiB, 1, 1<<24), Usage: "Memory of the program in MiB, where the figure leaves it open"},
 		{Name: "also", Arg: "SUBJECT,...", Value: cli.String(&v.also), Usage: "Show these beside, where a figure compares restores: criu-eager, ours-eager, ours-zstd, cold"},
 		{Name: "dir", Arg: "DIR", Value: cli.String(&o.Dir), Operand: cli.OperandDirectory, Usage: "Put images and the programs' files below DIR; /dev/shm if not given"},
+		{Name: "disk", Arg: "DIR", Value: cli.String(&o.Disk), Operand: cli.OperandDirectory, Usage: "Where the images lie that are read from a disk with a cold page cache; /var/tmp if not given"},
+		{Name: "codec", Arg: "CODEC,...", Value: cli.String(&v.codecs), Usage: "Codecs of the images of programs; lz4 if not given"},
+		{Name: "chunk-size", Arg: "SIZE,...", Value: cli.String(&v.chunks), Usage: "Chunk sizes of the images of programs; 64KiB if not given"},
 		{
 			Name: "cache", Arg: "warm|cold", Choices: []string{"warm", "cold"},
 			Value: cli.Word(&o.Cache, harness.CacheWarm, harness.CacheCold),
@@ -86,9 +91,7 @@ func (v *verb) run(args []string) error {
 		}
 		return nil
 	}
-	if v.also != "" {
-		v.opts.Extra = strings.Split(v.also, ",")
-	}
+	v.opts.Extra, v.opts.Codecs, v.opts.Chunks = words(v.also), words(v.codecs), words(v.chunks)
 	if v.json && v.samples {
 		return &cli.UsageError{Problem: "--json and --samples contradict each other", Hint: "the JSON object has all samples"}
 	}
@@ -174,6 +177,11 @@ func (v *verb) measure(env *harness.Env, figures []*harness.Figure) error {
 		return err
 	}
 	return run.Failed(v.check)
+}
+
+// words are the parts of a list with commas; none of an empty one.
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 }
 
 // besideUs is lazyrestore beside this executable, else what make builds, else

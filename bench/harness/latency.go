@@ -1,0 +1,220 @@
+package harness
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/lazyrestore/lazyrestore/bench/plot"
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+func latencyFigures() []*Figure {
+	return []*Figure{{
+		Name: "latency", Title: "what 2,000 random touches of a lazily restored program of 512 MiB wait, and for what",
+		Limit: 10 * time.Minute, measure: latency,
+	}}
+}
+
+// latencies are what touches took, as the program itself has measured.
+type latencies struct{ *hdrhistogram.Histogram }
+
+// newLatencies is from 100 ns to a minute, to three digits.
+func newLatencies() latencies {
+	return latencies{hdrhistogram.New(100, int64(time.Minute), 3)}
+}
+
+// read adds what a program has written.
+func (l latencies) read(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("what touches took: %w", err)
+	}
+	for ; len(text) >= 4; text = text[4:] {
+		if err := l.RecordValue(max(int64(binary.LittleEndian.Uint32(text)), 100)); err != nil {
+			return fmt.Errorf("what touches took: %w", err)
+		}
+	}
+	return nil
+}
+
+// line is the share of the touches that took no longer than so and so.
+func (l latencies) line(name string) plot.Line {
+	line := plot.Line{Name: name}
+	for _, b := range l.CumulativeDistribution() {
+		if b.ValueAt > 0 && b.Quantile > 0 {
+			line.Points = append(line.Points, plot.Point{X: float64(b.ValueAt), Y: b.Quantile / 100})
+		}
+	}
+	return line
+}
+
+// A toucher is a subject whose program's touches are measured.
+type toucher struct {
+	name  string
+	all   latencies
+	mean  *Series
+	p50   *Series
+	p99   *Series
+	worst *Series
+	// stages are the pager's own means, one a run.
+	stages []lazyrestore.Stats
+}
+
+func (r *Result) toucher(name string) *toucher {
+	return &toucher{
+		name: name, all: newLatencies(),
+		mean: r.measure(name, "mean", "ns/op"), p50: r.measure(name, "median", "ns/op"),
+		p99: r.measure(name, "p99", "ns/op"), worst: r.measure(name, "worst", "ns/op"),
+	}
+}
+
+// add books one run of touches, whose times are in file.
+func (t *toucher) add(file string) (mean float64, err error) {
+	one := newLatencies()
+	if err := one.read(file); err != nil {
+		return 0, err
+	}
+	t.all.Merge(one.Histogram)
+	t.p50.add(float64(one.ValueAtQuantile(50)))
+	t.p99.add(float64(one.ValueAtQuantile(99)))
+	t.worst.add(float64(one.Max()))
+	return one.Mean(), nil
+}
+
+// latency has the program touch random pages while it is being filled, and
+// without a fill, for each subject, and the C handler that spins do the same.
+func latency(ctx context.Context, env *Env) (*Result, error) {
+	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: env.mib(512), Touches: touchCount})
+	if err != nil {
+		return nil, err
+	}
+	result := &Result{Notes: []string{
+		"touches are timed by the program itself; some find their page there, brought by the fill or with a neighbour",
+	}}
+	var touchers []*toucher
+	floor := result.toucher("c-spinning-handler")
+	turns := []*turn{{series: floor.mean, sample: func(ctx context.Context) (float64, error) {
+		file := filepath.Join(env.dir, "took")
+		if _, err := env.floor(ctx, env.mib(512), "-o", file); err != nil {
+			return 0, err
+		}
+		return floor.add(file)
+	}}}
+	touchers = append(touchers, floor)
+	images := map[string]*image{}
+	for _, subject := range env.lazyOnes() {
+		t := result.toucher(subject.Name())
+		touchers = append(touchers, t)
+		made := row{ttfi: t.mean, imageSize: &Series{}, checkpointTime: &Series{}}
+		if env.hold1(ctx, subject, program, images, &made); t.mean.Err != nil {
+			continue
+		}
+		img := images[subject.Format()]
+		turns = append(turns, &turn{series: t.mean, sample: func(ctx context.Context) (float64, error) {
+			return env.touchAll(ctx, subject, img, t)
+		}})
+	}
+	env.rounds(ctx, env.runs(5), turns...)
+	result.Plots = append(result.Plots, cdf(touchers), stagesPlot(touchers))
+	return result, nil
+}
+
+// lazyOnes are the subjects whose memory is missing at first, and ours with
+// other chunks, with zstd and without a fill.
+func (e *Env) lazyOnes() (list []Subject) {
+	of := func(codec, chunk string, fill bool) Subject {
+		return &ours{bin: e.opts.Lazyrestore, codec: codec, chunk: chunk, noBackground: !fill, stats: e.path("stats")}
+	}
+	list = append(list, of("none", "4KiB", false), of("lz4", "64KiB", false), of("zstd", "64KiB", false))
+	for _, subject := range e.subjects() {
+		switch s := subject.(type) {
+		case *ours:
+			if s.eager {
+				continue
+			}
+		case *criu:
+			if !s.lazy {
+				continue
+			}
+		}
+		list = append(list, subject)
+	}
+	return list
+}
+
+// touchAll restores, has the program touch its pages, and reads what that took,
+// and what the pager says of it.
+func (e *Env) touchAll(ctx context.Context, subject Subject, img *image, t *toucher) (float64, error) {
+	restored, err := e.restore(ctx, subject, img)
+	if err != nil {
+		return 0, err
+	}
+	_, err = restored.touch(ctx, "sweep", false)
+	if stopped := restored.Stop(); err == nil {
+		err = stopped
+	}
+	if err != nil {
+		return 0, err
+	}
+	if o, ok := subject.(*ours); ok && o.stats != "" {
+		var stats lazyrestore.Stats
+		text, err := os.ReadFile(o.stats)
+		if err == nil {
+			err = json.Unmarshal(text, &stats)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("statistics: %w", err)
+		}
+		t.stages = append(t.stages, stats)
+	}
+	return t.add(filepath.Join(img.process.Dir, "took"))
+}
+
+func cdf(touchers []*toucher) *plot.Plot {
+	p := &plot.Plot{
+		Name: "fault-latency", Title: "How long a touch waits: the share that took no longer",
+		X: plot.Axis{Label: "time of a touch", Unit: plot.Nanoseconds, Log: true},
+		Y: plot.Axis{Label: "share of the touches", Unit: plot.Share},
+	}
+	for _, t := range touchers {
+		if t.all.TotalCount() > 0 {
+			p.Lines = append(p.Lines, t.all.line(t.name))
+		}
+	}
+	return p
+}
+
+// stagesPlot is where the pager's time for a fault goes, means of all runs.
+func stagesPlot(touchers []*toucher) *plot.Plot {
+	p := &plot.Plot{
+		Name: "fault-stages", Title: "Where the pager's time for a fault goes, mean",
+		X:    plot.Axis{Label: "from reading the fault to its page being there", Unit: plot.Nanoseconds},
+		Note: "Of all faults, those of the sweep over all pages that follows the touches included. Raising the fault, and waking the thread, come on top.",
+	}
+	for _, t := range touchers {
+		var queue, fetch, decode, copying []float64
+		for _, s := range t.stages {
+			if s.Stages == nil || s.Faults == 0 {
+				continue
+			}
+			queue, fetch = append(queue, 1e3*s.Stages.Queue.MeanMicros), append(fetch, 1e3*s.Stages.Fetch.MeanMicros)
+			decode, copying = append(decode, 1e3*s.Stages.Decode.MeanMicros), append(copying, 1e3*s.Stages.Copy.MeanMicros)
+		}
+		if len(queue) == 0 {
+			continue
+		}
+		p.Bars = append(p.Bars, plot.Bar{Name: t.name, Parts: []plot.Part{
+			{Name: "queue", Value: median(queue)}, {Name: "fetch", Value: median(fetch)},
+			{Name: "decode", Value: median(decode)}, {Name: "copy", Value: median(copying)},
+		}})
+	}
+	return p
+}

@@ -1,0 +1,211 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+const (
+	programRuns = 5
+	programMiB  = 256
+)
+
+// programFigures is a figure for each real program: all subjects side by side.
+func programFigures() []*Figure {
+	var list []*Figure
+	for _, p := range []struct {
+		name, title string
+		program     func(ctx context.Context, e *Env) (*workload.Program, error)
+	}{
+		{"stencil", "a stencil sweep, 256 MiB", kernel("stencil")},
+		{"gups", "random access to one table, 256 MiB", kernel("gups")},
+		{"stream", "STREAM's triad, 256 MiB", kernel("stream")},
+		{"solver", "conjugate gradients on a sparse matrix, 256 MiB", kernel("solver")},
+		{"service", "a Python service with NumPy that answers requests, 256 MiB", func(ctx context.Context, e *Env) (*workload.Program, error) {
+			return e.builder.Service(ctx, e.mib(programMiB))
+		}},
+		{"lammps", "LAMMPS, Lennard-Jones, a line of output at each step", func(ctx context.Context, e *Env) (*workload.Program, error) {
+			return e.builder.LAMMPS(ctx, workload.LAMMPSOptions{Steps: 100000})
+		}},
+	} {
+		list = append(list, &Figure{
+			Name: p.name, Title: p.title + ": what each way to have it running costs", Limit: 15 * time.Minute,
+			measure: func(ctx context.Context, e *Env) (*Result, error) {
+				program, err := p.program(ctx, e)
+				if err != nil {
+					return nil, err
+				}
+				return e.sideBySide(ctx, program, e.runs(programRuns))
+			},
+		})
+	}
+	return list
+}
+
+func kernel(name string) func(context.Context, *Env) (*workload.Program, error) {
+	return func(ctx context.Context, e *Env) (*workload.Program, error) {
+		return e.builder.Kernel(ctx, name, e.mib(programMiB), 0)
+	}
+}
+
+// What sideBySide measures of each subject, in the order of the columns.
+const (
+	measureTTFI       = "TTFI"
+	measureStep       = "first step"
+	measureResident   = "all resident"
+	measurePace       = "step after/before"
+	measureCPU        = "CPU"
+	measureMemory     = "memory"
+	measureImage      = "image"
+	measureCheckpoint = "checkpoint"
+)
+
+// A row is the series of one subject; those that its program has nothing for
+// stay out of the result.
+type row struct {
+	subject                                                            string
+	ttfi, step, resident, pace, cpu, memory, imageSize, checkpointTime *Series
+}
+
+func (r *Result) row(subject string) *row {
+	return &row{
+		subject:        subject,
+		ttfi:           r.measure(subject, measureTTFI, "ns/op"),
+		step:           r.measure(subject, measureStep, "ns/op"),
+		resident:       r.measure(subject, measureResident, "ns/op"),
+		pace:           r.measure(subject, measurePace, ""),
+		cpu:            r.measure(subject, measureCPU, "ns/op"),
+		memory:         r.measure(subject, measureMemory, "B"),
+		imageSize:      r.measure(subject, measureImage, "B"),
+		checkpointTime: r.measure(subject, measureCheckpoint, "ns/op"),
+	}
+}
+
+// sideBySide has each subject bring one program back, in turns, and a cold
+// start beside them. A subject that cannot is a row that says why.
+func (e *Env) sideBySide(ctx context.Context, program *workload.Program, runs int) (*Result, error) {
+	result := &Result{Notes: []string{
+		"first step: the first piece of work done, for a cold start where the images were taken; CPU and memory: of all that restores, without the program",
+	}}
+	images := map[string]*image{}
+	var turns []*turn
+	cold := result.row("cold start").step
+	turns = append(turns, &turn{series: cold, sample: func(ctx context.Context) (float64, error) { return e.cold(ctx, program) }})
+	for _, subject := range e.subjects() {
+		row := result.row(subject.Name())
+		if e.hold1(ctx, subject, program, images, row); row.ttfi.Err != nil {
+			continue
+		}
+		img := images[subject.Format()]
+		turns = append(turns, &turn{series: row.ttfi, sample: func(ctx context.Context) (float64, error) {
+			l, err := e.follow(ctx, subject, img)
+			if err != nil {
+				return 0, err
+			}
+			row.add(l, paceBefore(img.process))
+			return float64(l.ttfi.Nanoseconds()), nil
+		}})
+	}
+	e.rounds(ctx, runs, turns...)
+	if cold.Err != nil && len(cold.Values) == 0 && len(images) == 0 {
+		return result, fmt.Errorf("%s: %w", program.Name, cold.Err)
+	}
+	result.dropEmpty()
+	return result, nil
+}
+
+// hold1 sees to it that there is an image for the subject, and notes what it
+// took. Subjects whose images are alike share one.
+func (e *Env) hold1(ctx context.Context, subject Subject, program *workload.Program, images map[string]*image, row *row) {
+	img := images[subject.Format()]
+	if img == nil {
+		if missing, ok := subject.(*absent); ok {
+			row.ttfi.Err = missing.err
+			return
+		}
+		var err error
+		if img, err = e.hold(ctx, subject, program); err != nil {
+			row.ttfi.Err = err
+			e.logf("%s: %v", subject.Name(), err)
+			return
+		}
+		images[subject.Format()] = img
+	}
+	row.checkpointTime.add(float64(img.taken.wall.Nanoseconds()))
+	if size, err := sizeOf(img.dir); err == nil {
+		row.imageSize.add(float64(size))
+	}
+}
+
+func (r *row) add(l life, before time.Duration) {
+	for _, m := range []struct {
+		s *Series
+		d time.Duration
+	}{{r.step, l.step}, {r.resident, l.resident}, {r.cpu, l.cost.cpu}} {
+		if m.d > 0 {
+			m.s.add(float64(m.d.Nanoseconds()))
+		}
+	}
+	r.memory.add(float64(l.cost.peak))
+	if before > 0 && l.pace > 0 {
+		r.pace.add(float64(l.pace) / float64(before))
+	}
+}
+
+// dropEmpty takes out the series that nobody had anything for.
+func (r *Result) dropEmpty() {
+	some := map[string]bool{}
+	for _, s := range r.Series {
+		some[s.Measure] = some[s.Measure] || len(s.Values) > 0
+	}
+	kept := r.Series[:0]
+	for _, s := range r.Series {
+		if some[s.Measure] || s.Err != nil {
+			kept = append(kept, s)
+		}
+	}
+	r.Series = kept
+}
+
+// An absent subject is one that this machine does not have: a row that says so.
+type absent struct {
+	Subject
+	name string
+	err  error
+}
+
+func (a *absent) Name() string   { return a.name }
+func (a *absent) Format() string { return a.name }
+
+// subjects are all ways to restore that there are here.
+func (e *Env) subjects() []Subject {
+	var list []Subject
+	for _, codec := range orOne(e.opts.Codecs, "lz4") {
+		for _, chunk := range orOne(e.opts.Chunks, "64KiB") {
+			base := ours{bin: e.opts.Lazyrestore, codec: codec, chunk: chunk, stats: e.path("stats")}
+			eager, lazy, disk := base, base, base
+			eager.eager, eager.stats = true, ""
+			disk.disk, disk.stats = true, e.path("stats")
+			list = append(list, &eager, &lazy, &disk)
+		}
+	}
+	argv, err := findCRIU(e.opts.CRIU)
+	if err == nil {
+		return append(list, &criu{argv: argv}, &criu{argv: argv, lazy: true})
+	}
+	if e.opts.CRIU == "" && errors.Is(err, ErrNoCRIU) {
+		err = ErrNoCRIU
+	}
+	return append(list, &absent{name: "criu", err: err})
+}
+
+func orOne(list []string, one string) []string {
+	if len(list) == 0 {
+		return []string{one}
+	}
+	return list
+}

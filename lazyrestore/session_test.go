@@ -94,6 +94,17 @@ func TestNewSessionWhereTheOldIsGone(t *testing.T) {
 	s.well()
 }
 
+// With a stack without bound mappings grow upwards, in the restored process too.
+func TestLayoutSurvives(t *testing.T) {
+	t.Parallel()
+	line := "ulimit -s unlimited && exec " + must(subjectProgram())(t) + " layout"
+	s := launch(t, startWith{scene: "-c", args: []string{line}, exe: "/bin/sh"})
+	s.ready(1)
+	s.cycle(plainest, filling)
+	s.release()
+	s.well()
+}
+
 // A process that job control has stopped is stopped when it comes back, and
 // has not run an instruction: its first needs memory that is missing.
 func TestStoppedProcessSurvives(t *testing.T) {
@@ -125,4 +136,40 @@ func TestStoppedProcessSurvives(t *testing.T) {
 	s.await("run", func() bool { return statField(t, s.pid, 3) != "T" })
 	s.release()
 	s.well()
+}
+
+// code32 is a program of 32-bit code, without a library.
+const code32 = `
+static int call(int number, int a, const void *b, int c)
+{
+	int result;
+	__asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c) : "memory");
+	return result;
+}
+
+void _start(void)
+{
+	call(4, 1, "ready 1\n", 8);
+	for (;;)
+		call(29, 0, 0, 0); /* pause */
+}
+`
+
+func TestRefuses32BitCode(t *testing.T) {
+	t.Parallel()
+	needAll(t)
+	exe := filepath.Join(t.TempDir(), "program")
+	gcc := exec.Command("gcc", "-m32", "-O1", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-x", "c", "-o", exe, "-")
+	gcc.Stdin = strings.NewReader(code32)
+	if out, err := gcc.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	s := launch(t, startWith{exe: exe})
+	s.ready(1)
+	if err := s.refused(false); !contains(err.Error(), "32-bit code") {
+		t.Error(err)
+	}
+	if state := statField(t, s.pid, 3); state != "S" {
+		t.Errorf("the process is in state %s after the refusal", state)
+	}
 }

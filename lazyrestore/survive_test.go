@@ -73,6 +73,8 @@ func TestThreadsSurvive(t *testing.T) { survives(t, threadScenes) }
 var signalScenes = []survival{
 	{scene: "actions"},
 	{scene: "pending"},
+	{scene: "pending-without-entry"},
+	{scene: "many-pending"},
 	// the handler of its timer may be at work
 	{scene: "timers", changed: []string{"SigBlk", "Pnd"}},
 	{scene: "posix-timers", changed: []string{"SigBlk", "Pnd"}},
@@ -112,6 +114,8 @@ var processScenes = []survival{
 	{scene: "not-dumpable"},
 	{scene: "another-user"},
 	{scene: "secure-bits"},
+	{scene: "credentials"},
+	{scene: "death-signal"},
 	{scene: "heap"},
 	{scene: "stack"},
 }

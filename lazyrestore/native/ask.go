@@ -14,12 +14,19 @@ import (
 // system calls in its threads, whose answers lie in memory that the injector
 // holds there.
 func (f *Frozen) ask() (err error) {
+	if f.c.mute {
+		return nil
+	}
 	in, err := f.tracer.NewInjector(f.pid, f.c.smaps.VMAs, proc.InjectorOptions{})
 	if errors.Is(err, proc.ErrSeccomp) || errors.Is(err, proc.ErrNoVDSO) {
 		return nil // a reason to refuse that is known already
 	}
+	if errors.Is(err, unix.EACCES) {
+		f.c.refused.add("memory that is executed", "the process may not map any that it can write, too (PR_SET_MDWE, or a security module)", "")
+		return nil
+	}
 	if err != nil {
-		return f.cannotAsk(err)
+		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
 	q := &questions{f: f, in: in}
@@ -34,20 +41,6 @@ func (f *Frozen) ask() (err error) {
 		if err := q.ask(th.TID, threadAnswers, func() []asked { return q.thread(th) }); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// cannotAsk makes a reason of an error that says what is special about the
-// process.
-func (f *Frozen) cannotAsk(err error) error {
-	switch {
-	case errors.Is(err, proc.ErrCompat):
-		f.c.refused.add("32-bit code", err.Error(), "")
-	case errors.Is(err, unix.EACCES):
-		f.c.refused.add("memory that is executed", "the process may not map any that it can write, too (PR_SET_MDWE, or a security module)", "")
-	default:
-		return err
 	}
 	return nil
 }

@@ -1,9 +1,9 @@
 package native
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -21,8 +21,10 @@ type capture struct {
 	st      *State
 	refused reasons
 	status  proc.Status
+	nspaces []proc.Namespace // of its first thread
 	smaps   proc.Smaps
 	warn    []string
+	mute    bool // it cannot be asked, for a reason to refuse that is known
 	fds     *fdTable
 
 	displaced []displacement
@@ -134,35 +136,31 @@ func (c *capture) mappedFile(path, link, what string) (Mapped, error) {
 
 // namespaces refuses a process that lives in another world than we do.
 func (c *capture) namespaces() error {
-	names, err := os.ReadDir("/proc/self/ns")
+	own, err := proc.ReadNamespaces(unix.Getpid())
 	if err != nil {
-		return fmt.Errorf("read the namespaces: %w", err)
+		return err
 	}
-	for _, n := range names {
-		if n.Name() == "time" {
-			continue // looked at by way of its children
+	if c.nspaces, err = proc.ReadNamespaces(c.pid); err != nil {
+		return err
+	}
+	ownLink := make(map[string]string)
+	for _, ns := range own {
+		ownLink[ns.Name] = ns.Link
+	}
+	for _, ns := range c.nspaces {
+		switch ns.Name {
+		case "time":
+			// Another one shows other clocks, which are kept; but it has to be
+			// the one of its children, too.
+			ownLink["time_for_children"] = ns.Link
+			continue
+		default:
 		}
-		own, err := os.Readlink("/proc/self/ns/" + n.Name())
-		if err != nil {
-			return fmt.Errorf("read namespace %s: %w", n.Name(), err)
+		if ns.Link == ownLink[ns.Name] {
+			continue
 		}
-		if n.Name() == "time_for_children" {
-			// Another time namespace shows other clocks, which are kept; but it
-			// has to be the process's own.
-			if own, err = proc.ReadLink(c.pid, "ns/time"); err != nil {
-				return err
-			}
-		}
-		theirs, err := proc.ReadLink(c.pid, "ns/"+n.Name())
-		if errors.Is(err, unix.ENOENT) {
-			theirs, err = n.Name()+" without a process yet", nil
-		}
-		if err != nil {
-			return err
-		}
-		if own != theirs {
-			c.refused.add("namespace "+theirs, "the process is in another "+n.Name()+" namespace than this command", "run the checkpoint inside, or: "+helpCRIU)
-		}
+		c.refused.add("namespace "+cmp.Or(ns.Link, ns.Name+" without a process yet"),
+			"the process is in another "+ns.Name+" namespace than this command", "run the checkpoint inside, or: "+helpCRIU)
 	}
 	root, err := proc.ReadLink(c.pid, "root")
 	if err != nil {
@@ -185,7 +183,7 @@ func (c *capture) privileges() error {
 		c.refused.add("seccomp", "the process has system call filters", helpCRIU)
 	}
 	if s.ThreadFeatures != "" {
-		c.refused.add("thread features "+s.ThreadFeatures, "shadow stacks cannot be restored", "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off")
+		c.refused.add("thread features "+s.ThreadFeatures, "shadow stacks cannot be restored", helpShadowStack)
 	}
 	own, err := proc.ReadStatus(unix.Getpid())
 	if err != nil {
@@ -201,13 +199,6 @@ func (c *capture) privileges() error {
 		c.refused.add("locked memory", fmt.Sprintf("%d bytes are locked", s.VmLck), "unlock them for the checkpoint")
 	}
 	return nil
-}
-
-// threadCredentials refuses a thread that is somebody else than its process.
-func (c *capture) threadCredentials(tid int, s *proc.Status) {
-	if own := credsOf(s); !own.equal(&c.st.Creds) {
-		c.refused.add("thread "+strconv.Itoa(tid), "its credentials differ from the process's", helpCRIU)
-	}
 }
 
 // family refuses a process that is not alone.

@@ -231,20 +231,24 @@ func (f *Frozen) thread(th *Thread) error {
 	if th.RobustList, th.RobustLen, err = proc.RobustList(tid); err != nil {
 		return err
 	}
-	if err := f.c.threadShares(tid); err != nil {
+	if err := f.threadRegisters(tid); err != nil {
 		return err
 	}
+	f.code32(th)
 	status, err := proc.ReadStatus(tid)
 	if err != nil {
 		return err
 	}
 	th.Comm = status.Name
-	f.c.threadCredentials(tid, &status)
-	if status.Seccomp != 0 && tid != f.pid {
-		f.c.refused.add("thread "+strconv.Itoa(tid), "it has system call filters", helpCRIU)
+	th.Pending = queued(th.Pending, status.SigPnd)
+	if tid == f.pid {
+		f.c.st.Pending = queued(f.c.st.Pending, status.ShdPnd)
+	}
+	if err := f.c.threadApart(tid, &status); err != nil {
+		return err
 	}
 	if on, known, err := tr.SyscallDispatch(tid); err == nil && known && on {
-		f.c.refused.add("thread "+strconv.Itoa(tid), "its system calls are dispatched to user space", helpCRIU)
+		f.c.refused.add(threadName(tid), "its system calls are dispatched to user space", helpCRIU)
 	}
 	return f.scheduling(th)
 }

@@ -36,6 +36,9 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 	if err := b.processor(tr, leader.TID); err != nil {
 		return err
 	}
+	if err := b.setDumpable(tr, leader.TID); err != nil {
+		return err
+	}
 	if err := b.unmapProgram(tr, leader.TID); err != nil {
 		return err
 	}

@@ -147,6 +147,19 @@ func ownLimits(n int) []Limit {
 	return limits
 }
 
+// layout is what the kernel has to know at the execve, when it decides where
+// later mappings go: below the room that a stack may need, or, if that has no
+// bound, at the other end. A smaller stack than ours needs no more room.
+func (b *builder) layout() (stack [2]uint64, persona uint64) {
+	const addrCompatLayout = 0x0200000
+	if i := unix.RLIMIT_STACK; i < len(b.st.Limits) && i < len(b.limits) {
+		if l := b.st.Limits[i]; l.Cur > b.limits[i].Cur && l.Cur <= b.limits[i].Max {
+			stack = [2]uint64{l.Cur, b.limits[i].Max}
+		}
+	}
+	return stack, b.st.Persona & addrCompatLayout
+}
+
 // applyStdio decides what descriptors 0 to 2 become.
 func applyStdio(st *State, how Stdio) {
 	if how == StdioAuto {

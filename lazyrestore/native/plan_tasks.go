@@ -2,7 +2,6 @@ package native
 
 import (
 	"encoding/binary"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +71,9 @@ func (b *builder) threads(t *table) {
 		if b.st.NoNewPrivs {
 			own.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1) // each thread has its own
 		}
+		if sig := th.Switches.DeathSig; sig != 0 { // which a change of credentials clears
+			own.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, sig)
+		}
 		own.call("sleep until the restore is done", unix.SYS_PAUSE)
 		b.prog.place(own)
 		b.threadTables = append(b.threadTables, own)
@@ -105,57 +107,6 @@ func (b *builder) thread(t *table, th *Thread) {
 	}
 }
 
-// credentials plans what a thread sets to be who it was, the capabilities
-// last. Nothing is planned where the restoring command is the same already.
-func (b *builder) credentials(t *table) {
-	want, have := &b.st.Creds, &b.creds
-	if want.equal(have) {
-		return
-	}
-	t.call("keep capabilities over the change of user", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
-	if !slices.Equal(want.Groups, have.Groups) {
-		groups, list := b.prog.alloc(4*len(want.Groups) + 4)
-		for i, g := range want.Groups {
-			binary.NativeEndian.PutUint32(list[4*i:], g)
-		}
-		t.call("set the groups", unix.SYS_SETGROUPS, uint64(len(want.Groups)), groups)
-	}
-	t.call("set the group ids", unix.SYS_SETRESGID, uint64(want.GID[0]), uint64(want.GID[1]), uint64(want.GID[2]))
-	for c := range uint64(64) {
-		if have.Bnd&^want.Bnd&(1<<c) != 0 {
-			t.call("drop from the bounding set capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c).on(strconv.Itoa(int(c)))
-		}
-	}
-	t.call("set the user ids", unix.SYS_SETRESUID, uint64(want.UID[0]), uint64(want.UID[1]), uint64(want.UID[2]))
-	if want.UID[3] != want.UID[1] {
-		t.call("set the file system user id", unix.SYS_SETFSUID, uint64(want.UID[3]))
-	}
-	if want.GID[3] != want.GID[1] {
-		t.call("set the file system group id", unix.SYS_SETFSGID, uint64(want.GID[3]))
-	}
-	hdr, h := b.prog.alloc(8)
-	binary.NativeEndian.PutUint32(h, unix.LINUX_CAPABILITY_VERSION_3)
-	data, d := b.prog.alloc(24)
-	for i, v := range []uint32{
-		uint32(want.Eff), uint32(want.Prm), uint32(want.Inh),
-		uint32(want.Eff >> 32), uint32(want.Prm >> 32), uint32(want.Inh >> 32),
-	} {
-		binary.NativeEndian.PutUint32(d[4*i:], v)
-	}
-	if want.SecureBits != have.SecureBits {
-		t.call("set the secure bits", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, want.SecureBits) // while CAP_SETPCAP is there
-	}
-	t.call("set the capabilities", unix.SYS_CAPSET, hdr, data)
-	for c := range uint64(64) {
-		if want.Amb&(1<<c) != 0 {
-			t.call("raise ambient capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0).on(strconv.Itoa(int(c)))
-		}
-	}
-	if want.SecureBits == have.SecureBits {
-		t.call("do not keep capabilities any more", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
-	}
-}
-
 // last plans what the leader does when all else stands: what earlier steps
 // still needed otherwise, the descriptors of the restore itself, and the stop
 // at which it is given its registers.
@@ -169,7 +120,7 @@ func (b *builder) last(t *table) {
 	}
 	t.call("set huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, boolWord(st.THPDisable || st.THPFlags != 0), st.THPFlags)
 	if st.MemoryMerge != 0 {
-		t.call("let equal pages be merged", unix.SYS_PRCTL, unix.PR_SET_MEMORY_MERGE, 1)
+		t.call("let equal pages be merged", unix.SYS_PRCTL, unix.PR_SET_MEMORY_MERGE, 1).mayFail().warns("equal pages are not merged (PR_SET_MEMORY_MERGE)")
 	}
 	b.posixTimerSteps(t)
 	for which, iv := range st.Timers {
@@ -189,7 +140,7 @@ func (b *builder) last(t *table) {
 	if st.NoNewPrivs {
 		t.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
 	}
-	if st.Dumpable <= 1 {
+	if st.Dumpable <= 1 && !b.lateDumpable() {
 		t.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, st.Dumpable)
 	}
 	t.call("close what the restore had open", unix.SYS_CLOSE_RANGE, uint64(b.low), 1<<32-1, 0)
@@ -212,9 +163,4 @@ func signalOf(info []byte) int {
 		return 0
 	}
 	return int(binary.NativeEndian.Uint32(info))
-}
-
-func (c *Creds) equal(o *Creds) bool {
-	return c.UID == o.UID && c.GID == o.GID && slices.Equal(c.Groups, o.Groups) &&
-		c.Inh == o.Inh && c.Prm == o.Prm && c.Eff == o.Eff && c.Bnd == o.Bnd && c.Amb == o.Amb && c.SecureBits == o.SecureBits
 }

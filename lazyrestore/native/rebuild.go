@@ -363,6 +363,7 @@ func (b *builder) start(p *Process, progFD int) error {
 	}
 	opts := proc.StartOptions{PID: b.st.PID, Exec: stub}
 	opts.NewSession, opts.Before = b.session()
+	opts.Stack, opts.Layout = b.layout()
 	if opts.TimeOffsets, err = b.timeOffsets(); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package native
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
@@ -85,3 +86,12 @@ func entryCode(addr uint64, loop []byte) []byte {
 
 // syscallInsn is the machine code of a system call.
 var syscallInsn = []byte{0x0f, 0x05}
+
+// code32 refuses a thread that runs 32-bit code, and cannot run code of ours.
+func (f *Frozen) code32(th *Thread) {
+	const userCS64 = 0x33 // __USER_CS
+	if cs := th.Regs[proc.CS]; cs != userCS64 {
+		f.c.refused.add(threadName(th.TID), fmt.Sprintf("it runs 32-bit code (code segment %#x)", cs), helpCRIU)
+		f.c.mute = true
+	}
+}

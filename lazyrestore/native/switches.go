@@ -13,13 +13,14 @@ type Switches struct {
 	NoCPUID   uint64 // 1: CPUID raises SIGSEGV
 	MCEKill   uint64 // 1 + PR_MCE_KILL_LATE or _EARLY
 	IOFlusher uint64 // 1: PR_SET_IO_FLUSHER
+	DeathSig  uint64 // parent-death signal, but for the first thread, whose State has it
 }
 
 // switches codes section 66.
 func (c *coder) switches(st *State) {
 	for i := range st.Threads {
 		s := &st.Threads[i].Switches
-		for _, v := range []*uint64{&s.NoTSC, &s.NoCPUID, &s.MCEKill, &s.IOFlusher} {
+		for _, v := range []*uint64{&s.NoTSC, &s.NoCPUID, &s.MCEKill, &s.IOFlusher, &s.DeathSig} {
 			c.u64(v)
 		}
 	}
@@ -43,7 +44,7 @@ const (
 
 // askSwitches are the questions about them.
 func (q *questions) askSwitches(th *Thread) []asked {
-	tsc, cookie := q.room(8), q.room(8)
+	tsc, cookie, deathSig := q.room(8), q.room(8), q.room(8)
 	s := &th.Switches
 	return []asked{
 		{call(unix.SYS_PRCTL|proc.MayFail, unix.PR_GET_TSC, q.at+tsc), func(ret int64) {
@@ -64,6 +65,11 @@ func (q *questions) askSwitches(th *Thread) []asked {
 		{call(unix.SYS_PRCTL|proc.MayFail, unix.PR_GET_IO_FLUSHER), func(ret int64) {
 			if ret > 0 {
 				s.IOFlusher = 1
+			}
+		}},
+		{call(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, q.at+deathSig), func(int64) {
+			if th.TID != q.f.pid {
+				s.DeathSig = q.word(deathSig) & 0xffffffff
 			}
 		}},
 		{call(unix.SYS_PRCTL|proc.MayFail, unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_GET, 0, 0, q.at+cookie), func(ret int64) {

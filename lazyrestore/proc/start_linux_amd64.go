@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -14,6 +15,12 @@ type StartOptions struct {
 	Args       []string // argv; none: one argument, "lazyrestore"
 	NewSession bool     // setsid(2)
 	Before     []Call   // run by the child before the execve; see CloneExec
+
+	// Stack, where its soft limit is not 0, are the limits of the stack (soft,
+	// hard) at the execve, which shape the address space; and Layout is the
+	// personality(2) at the execve, if not 0, for the same reason.
+	Stack  [2]uint64
+	Layout uint64
 
 	// TimeOffsets, where not empty, puts the process into a new time namespace
 	// with these offsets, in the words of timens_offsets; see time_namespaces(7).
@@ -77,6 +84,18 @@ func startTable(arena *Arena, opts *StartOptions) ([]Call, error) {
 		table = append(table, Call{NR: unix.SYS_SETSID})
 	}
 	table = append(table, opts.Before...)
+	if opts.Layout != 0 {
+		table = append(table, Call{NR: unix.SYS_PERSONALITY, Args: [6]uint64{opts.Layout}})
+	}
+	if opts.Stack[0] != 0 {
+		limit, mem, err := arena.Alloc(16, 8)
+		if err != nil {
+			return nil, err
+		}
+		binary.NativeEndian.PutUint64(mem, opts.Stack[0])
+		binary.NativeEndian.PutUint64(mem[8:], opts.Stack[1])
+		table = append(table, Call{NR: unix.SYS_PRLIMIT64, Args: [6]uint64{0, unix.RLIMIT_STACK, limit}})
+	}
 	if opts.TimeOffsets != "" {
 		calls, err := timeNamespace(arena, opts.TimeOffsets)
 		if err != nil {

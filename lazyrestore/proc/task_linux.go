@@ -43,6 +43,24 @@ func (t *Tracer) xstate(tid int) ([]byte, error) {
 	}
 }
 
+// Further register sets; see the kernel's <linux/elf.h>.
+const (
+	RegSetTLS    = 0x200 // NT_386_TLS: segments that a thread has set
+	RegSetIOPerm = 0x201 // NT_386_IOPERM: I/O ports that it may use
+)
+
+// GetRegSet reads a register set of a stopped task. The error is unix.ENXIO
+// where it has none of the kind.
+func (t *Tracer) GetRegSet(tid int, set uintptr) (b []byte, err error) {
+	err = t.Do(func() error {
+		buf := make([]byte, 8192)
+		n, err := getRegSet(tid, set, buf)
+		b = buf[:n]
+		return taskError("read a register set of", tid, err)
+	})
+	return b, err
+}
+
 // SetXState sets the extended registers of a stopped task. The error is
 // unix.EINVAL where the processor lacks one of them.
 func (t *Tracer) SetXState(tid int, state []byte) error {

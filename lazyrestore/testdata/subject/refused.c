@@ -1,4 +1,5 @@
 /* State that an image cannot hold. Each scene builds it and waits. */
+#include <asm/ldt.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/inotify.h>
@@ -168,6 +169,63 @@ static void owned_by_other(int argc, char **argv)
 	stop();
 }
 
+static void *elsewhere(void *unused)
+{
+	MUST(unshare(CLONE_NEWUTS) == 0);
+	__atomic_store_n((int *)unused, 1, __ATOMIC_SEQ_CST);
+	await_file("go1");
+	return NULL;
+}
+
+static pthread_t part_thread(void)
+{
+	static int parted;
+	pthread_t thread;
+	MUST(pthread_create(&thread, NULL, elsewhere, &parted) == 0);
+	while (!__atomic_load_n(&parted, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	return thread;
+}
+
+static void thread_namespace(int argc, char **argv)
+{
+	pthread_t thread = part_thread();
+	stop();
+	CHECK(pthread_join(thread, NULL) == 0);
+}
+
+static void deny_write_execute(int argc, char **argv)
+{
+	MUST(prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0) == 0);
+	stop();
+}
+
+static void segment_set(void)
+{
+	struct user_desc d = {.entry_number = 3, .limit = 1, .seg_32bit = 1, .limit_in_pages = 1, .useable = 1};
+	MUST(syscall(SYS_modify_ldt, 1, &d, sizeof d) == 0);
+}
+
+static void descriptor_table(int argc, char **argv)
+{
+	segment_set();
+	stop();
+}
+
+/* All in one message. */
+static void many_things(int argc, char **argv)
+{
+	int p[2];
+	pthread_t thread = part_thread();
+	segment_set();
+	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0);
+	int shm = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
+	void *at = shmat(shm, NULL, 0);
+	MUST(shmctl(shm, IPC_RMID, NULL) == 0 && at != (void *)-1);
+	child(argc, argv); /* stops */
+	CHECK(pthread_join(thread, NULL) == 0);
+}
+
 static void two(int argc, char **argv)
 {
 	int p[2];
@@ -180,6 +238,8 @@ const struct scene refused_scenes[] = {
 	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"locked-memory", locked_memory}, {"sysv", sysv}, {"removed-mapping", removed_mapping},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"sealed", sealed}, {"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},
+	{"thread-namespace", thread_namespace}, {"deny-write-execute", deny_write_execute},
+	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
 	{"owned-by-other", owned_by_other}, {"two", two}, {NULL, NULL},
 };

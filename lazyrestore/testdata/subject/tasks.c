@@ -282,7 +282,161 @@ static void clocks(int argc, char **argv)
 	}
 }
 
+/* A file system user that is not the effective one, capabilities that are not
+   the user's, bits that lock both; in every thread. */
+static volatile int credentials_checked;
+static pthread_barrier_t become, look_again;
+
+struct cap_data { uint32_t effective, permitted, inheritable; };
+struct cap_header { uint32_t version; int pid; };
+enum { CAP_KILL_BIT = 1 << 5, CAP_SETGID_BIT = 1 << 6, CAP_NET_RAW_BIT = 1 << 13, SECURE = 1 << 2 | 1 << 3 };
+
+static void be_somebody(void)
+{
+	struct cap_header header = {0x20080522, 0};
+	struct cap_data data[2] = {{CAP_KILL_BIT, CAP_KILL_BIT | CAP_NET_RAW_BIT, CAP_NET_RAW_BIT}};
+	MUST(prctl(PR_SET_SECUREBITS, SECURE) == 0);
+	MUST(prctl(PR_CAPBSET_DROP, 20) == 0);
+	MUST(syscall(SYS_setresgid, 65531, 65532, 65533) == 0);
+	syscall(SYS_setfsgid, 65530);
+	MUST(syscall(SYS_setresuid, 65531, 65532, 65533) == 0);
+	syscall(SYS_setfsuid, 65530);
+	MUST(syscall(SYS_capset, &header, data) == 0);
+	MUST(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, 13, 0, 0) == 0);
+}
+
+static void be_checked(void)
+{
+	struct cap_header header = {0x20080522, 0};
+	struct cap_data data[2] = {0};
+	CHECK(syscall(SYS_setfsuid, -1) == 65530 && syscall(SYS_setfsgid, -1) == 65530);
+	CHECK(getuid() == 65531 && geteuid() == 65532 && getgid() == 65531 && getegid() == 65532);
+	CHECK(prctl(PR_GET_SECUREBITS) == SECURE);
+	CHECK(syscall(SYS_capget, &header, data) == 0);
+	CHECK(data[0].effective == CAP_KILL_BIT && data[0].permitted == (CAP_KILL_BIT | CAP_NET_RAW_BIT) && data[0].inheritable == CAP_NET_RAW_BIT);
+	CHECK(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, 13, 0, 0) == 1);
+	CHECK(prctl(PR_CAPBSET_READ, 20) == 0 && prctl(PR_CAPBSET_READ, 21) == 1);
+}
+
+static void *somebody(void *unused)
+{
+	be_somebody();
+	pthread_barrier_wait(&become);
+	pthread_barrier_wait(&look_again);
+	be_checked();
+	return NULL;
+}
+
+static void credentials(int argc, char **argv)
+{
+	pthread_t thread[4];
+	MUST(pthread_barrier_init(&become, NULL, 5) == 0 && pthread_barrier_init(&look_again, NULL, 5) == 0);
+	for (int i = 0; i < 4; i++)
+		MUST(pthread_create(&thread[i], NULL, somebody, NULL) == 0);
+	be_somebody();
+	pthread_barrier_wait(&become);
+	MUST(prctl(PR_SET_DUMPABLE, 1) == 0);
+	stop();
+	pthread_barrier_wait(&look_again);
+	be_checked();
+	CHECK(prctl(PR_GET_DUMPABLE) == 1); /* each change of credentials clears it */
+	for (int i = 0; i < 4; i++)
+		CHECK(pthread_join(thread[i], NULL) == 0);
+}
+
+/* Signals that are pending although the queue was full when they came. */
+static void pending_without_entry(int argc, char **argv)
+{
+	struct rlimit none = {0, 0};
+	struct timespec now = {0, 0};
+	sigset_t set;
+	siginfo_t info;
+	int sent[] = {SIGUSR1, SIGRTMIN + 4, SIGHUP};
+	sigemptyset(&set);
+	for (int i = 0; i < 3; i++)
+		sigaddset(&set, sent[i]);
+	MUST(sigprocmask(SIG_BLOCK, &set, NULL) == 0 && setrlimit(RLIMIT_SIGPENDING, &none) == 0);
+	MUST(syscall(SYS_tgkill, getpid(), gettid(), sent[0]) == 0);
+	MUST(kill(getpid(), sent[1]) == 0);
+	MUST(kill(getpid(), sent[2]) == 0);
+	stop();
+	for (int i = 0; i < 3; i++) {
+		sigemptyset(&set);
+		sigaddset(&set, sent[i]);
+		memset(&info, 1, sizeof info);
+		CHECK(syscall(SYS_rt_sigtimedwait, &set, &info, &now, 8) == sent[i]);
+		CHECK(info.si_code == SI_USER && info.si_signo == sent[i]);
+		CHECK(syscall(SYS_rt_sigtimedwait, &set, &info, &now, 8) == -1);
+	}
+}
+
+/* More of them than are read, or fit, at once. */
+static void many_pending(int argc, char **argv)
+{
+	enum { MANY = 1000 };
+	struct timespec now = {0, 0};
+	sigset_t set;
+	siginfo_t info;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN + 1);
+	MUST(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
+	for (int i = 0; i < MANY; i++)
+		MUST(sigqueue(getpid(), SIGRTMIN + 1, (union sigval){.sival_int = i}) == 0);
+	stop();
+	for (int i = 0; i < MANY; i++)
+		CHECK(syscall(SYS_rt_sigtimedwait, &set, &info, &now, 8) == SIGRTMIN + 1 && info.si_value.sival_int == i);
+	CHECK(syscall(SYS_rt_sigtimedwait, &set, &info, &now, 8) == -1);
+}
+
+/* Parent-death signals, which each thread has of its own, and switches of the
+   whole process. */
+static volatile int dies;
+
+static void *with_death_signal(void *unused)
+{
+	int have = 0;
+	MUST(prctl(PR_SET_PDEATHSIG, SIGWINCH) == 0);
+	dies = 1;
+	while (dies < 2)
+		usleep(1000);
+	CHECK(prctl(PR_GET_PDEATHSIG, &have) == 0 && have == SIGWINCH);
+	return NULL;
+}
+
+static void death_signal(int argc, char **argv)
+{
+	enum { EXCEPT_ADVISED = 1 << 1, DISABLE_FLAGS = 1 | EXCEPT_ADVISED };
+	pthread_t thread;
+	int have = 0;
+	MUST(prctl(PR_SET_PDEATHSIG, SIGURG) == 0);
+	MUST(pthread_create(&thread, NULL, with_death_signal, NULL) == 0);
+	while (!dies)
+		usleep(1000);
+	int advised = prctl(PR_SET_THP_DISABLE, 1, EXCEPT_ADVISED, 0, 0) == 0; /* Linux 6.18 */
+	int merges = prctl(67 /* PR_SET_MEMORY_MERGE */, 1, 0, 0, 0) == 0; /* CAP_SYS_RESOURCE */
+	stop();
+	CHECK(prctl(PR_GET_PDEATHSIG, &have) == 0 && have == SIGURG);
+	CHECK(!advised || prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == DISABLE_FLAGS);
+	CHECK(!merges || prctl(68, 0, 0, 0, 0) == 1);
+	dies = 2;
+	CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* Where the kernel puts what is mapped next: near to what it put there before,
+   not in the room that the stack was promised. */
+static void layout(int argc, char **argv)
+{
+	char *before = map(1 << 20);
+	stop();
+	char *after = map(1 << 20);
+	long gap = labs(after - before);
+	if (gap > 1l << 40)
+		bad("mapped at %p, and %p now", (void *)before, (void *)after);
+}
+
 const struct scene task_scenes[] = {
+	{"credentials", credentials}, {"pending-without-entry", pending_without_entry}, {"many-pending", many_pending},
+	{"death-signal", death_signal}, {"layout", layout},
 	{"posix-timers", posix_timers}, {"clocks", clocks},
 	{"scheduling", scheduling},
 	{"session", session}, {"counting", counting}, {NULL, NULL},

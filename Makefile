@@ -25,6 +25,8 @@ BUILD   = $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
 # The verbs with executables of their own, as far as they are here.
 COMMANDS = $(notdir $(wildcard cmd/lazyrestore*))
+# Those that are verbs; the others nobody types.
+VERBS = $(filter-out lazyrestore-connect,$(COMMANDS))
 
 LINT = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 FUZZTIME ?= 3s
@@ -38,7 +40,7 @@ build: ## build the commands into bin/
 	@set -e; for c in $(COMMANDS); do $(BUILD) -o bin/$$c ./cmd/$$c; done
 
 man: build ## write the manual pages into dist/man/
-	@set -e; for c in $(COMMANDS); do bin/$$c __describe | $(GO) run ./cmd/internal/manual dist/man; done
+	@set -e; for c in $(VERBS); do bin/$$c __describe | $(GO) run ./cmd/internal/manual dist/man; done
 
 completions: build ## write the completion scripts into dist/completions/
 	@mkdir -p dist/completions

@@ -31,7 +31,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 	if err != nil {
 		return nil, err
 	}
-	owed, err := owedPages(ctx, pid)
+	owed, err := owedPages(ctx, pid, &opts)
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,10 @@ type CheckpointOptions struct {
 	Workers      int    // encoders at work at once; 0 is one for each CPU
 	DryRun       bool   // look whether the process can be held by an image, write nothing
 
+	// Source is how the image is reached from which a process still misses
+	// memory that is itself being restored.
+	Source SourceOptions
+
 	// Progress, if set, is called from one goroutine, about ten times a second.
 	Progress func(Progress)
 	Logger   *slog.Logger // nil: no log
@@ -86,6 +90,8 @@ type RestoreOptions struct {
 	Stdio        Stdio        // what becomes of descriptors 0 to 2
 	Workers      int          // decoders at work at once; 0 is one for each CPU
 	DryRun       bool         // look whether the image can be restored here, start nothing
+
+	Source SourceOptions // how the image is reached
 
 	// BeforeRun, if set, is called when the process stands before its first
 	// instruction, and holds it there until it returns. What ends the calling
@@ -121,6 +127,7 @@ type Stats struct {
 	FaultP99Micros float64 `json:"fault_p99_us"`
 	FaultMaxMicros float64 `json:"fault_max_us"`
 	FetchedBytes   uint64  `json:"fetched_bytes"`
+	ReceivedBytes  uint64  `json:"received_bytes"` // of the image, over the network
 	InstalledBytes uint64  `json:"installed_bytes"`
 	MissingBytes   uint64  `json:"missing_bytes"`
 	ResidentMS     float64 `json:"resident_ms"` // from the first instruction until all was there; 0: not yet

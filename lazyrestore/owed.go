@@ -8,14 +8,14 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
 // owed is what a process that is checkpointed is still owed by the pager of
 // its own restore: pages that are missing from its memory and not zero.
 type owed struct {
 	pid      int
-	src      *store.Dir // nil where nothing is owed
+	src      image.Source // nil where nothing is owed
 	im       *image.Image
 	ix       *image.Index
 	frames   *image.FrameReader
@@ -26,7 +26,7 @@ type owed struct {
 
 // owedPages asks for a pager and opens the image that it serves from, so that
 // both are at hand when the process stands still.
-func owedPages(ctx context.Context, pid int) (*owed, error) {
+func owedPages(ctx context.Context, pid int, opts *CheckpointOptions) (*owed, error) {
 	o := &owed{pid: pid, frame: -1}
 	reply, err := askPager(ctx, pid, askStatus)
 	if errors.Is(err, errNoPager) {
@@ -35,7 +35,7 @@ func owedPages(ctx context.Context, pid int) (*owed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.src, err = store.OpenDir(reply.Image); err != nil {
+	if o.src, err = openSource(ctx, reply.Image, opts.Source, client.Options{Digest: reply.Digest, Logger: opts.Logger}); err != nil {
 		return nil, fmt.Errorf("process %d is still being restored: %w", pid, err)
 	}
 	o.im, err = image.Open(ctx, o.src, image.OpenOptions{Digest: reply.Digest})

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
 // Process is a restored process, a child of the calling process, and the
@@ -42,7 +41,8 @@ type Process struct {
 	waitErr  error
 }
 
-// Restore brings the process of the image in directory path back to life, with
+// Restore brings the process of the image at path back to life, a directory or
+// an address of page servers (OpenSource), with
 // its old process id, and returns when it runs. Its memory is missing then
 // (unless opts.Eager); a pager brings it, until all is there or the process
 // has ended.
@@ -52,6 +52,7 @@ type Process struct {
 //
 // Errors: *RefusedError where this place cannot take the process;
 // image.ErrDamaged and image.ErrVersion for images that cannot be read;
+// ErrSourceLost where no page server gives the image;
 // *FacilityError where the kernel or the user's privileges do not suffice.
 func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, error) {
 	r := &restorer{begin: time.Now(), opts: &opts}
@@ -59,27 +60,52 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if r.path, err = filepath.Abs(path); err != nil {
-		return nil, err
-	}
-	if r.src, err = store.OpenDir(path); err != nil {
+	if r.path, err = place(path); err != nil {
 		return nil, err
 	}
 	defer opts.Trace.Begin(0, "restore")()
-	p, err := r.run(ctx)
+	r.src, err = openSource(ctx, path, opts.Source, client.Options{Digest: opts.Digest, Whole: true, Logger: opts.Logger})
 	if err != nil {
-		r.src.Close()
-		return nil, explainRebuild(err)
+		return nil, err
 	}
-	return p, nil
+	for try := 1; ; try++ {
+		p, err := r.run(ctx)
+		if err == nil {
+			return p, nil
+		}
+		if !r.mayMend(ctx, err, try) {
+			r.src.Close()
+			return nil, explainRebuild(lost(err))
+		}
+		opts.Logger.Warn("restore begins anew, for what came was damaged", "error", err)
+		r = &restorer{begin: r.begin, opts: r.opts, src: r.src, path: r.path}
+	}
+}
+
+// damagedTries is how often a restore is begun whose source gives damaged
+// bytes.
+const damagedTries = 4
+
+// mayMend reports whether a failed restore is worth another try: the source
+// has been told what was damaged, and may have it whole elsewhere.
+func (r *restorer) mayMend(ctx context.Context, err error, try int) bool {
+	rejecter, ok := r.src.(image.Rejecter)
+	if !ok || !errors.Is(err, image.ErrDamaged) || ctx.Err() != nil || try == damagedTries {
+		return false
+	}
+	var d *image.DamagedError
+	if errors.As(err, &d) && d.Object == image.EagerObject {
+		rejecter.Reject(d.Object, d.Offset, 1, err) // those who read files tell nobody
+	}
+	return true
 }
 
 // restorer is one Restore under way.
 type restorer struct {
 	begin time.Time
 	opts  *RestoreOptions
-	src   *store.Dir
-	path  string // of the image, absolute: a checkpoint may ask from elsewhere
+	src   image.Source
+	path  string // of the image, absolute, or its address: a checkpoint may ask from elsewhere
 	state []byte // process.bin, unchecked
 	st    *native.State
 	eager *os.File
@@ -96,20 +122,21 @@ func (r *restorer) open(ctx context.Context) error {
 	defer r.opts.Trace.Begin(0, "read "+image.ProcessObject)()
 	size, err := r.src.Size(ctx, image.ProcessObject)
 	if err != nil {
-		return &image.DamagedError{Object: image.ProcessObject, Err: err}
+		return objectError(image.ProcessObject, err)
 	}
-	r.state = make([]byte, size)
-	if err := r.src.ReadRange(ctx, image.ProcessObject, r.state, 0, image.Demand); err != nil {
-		return &image.DamagedError{Object: image.ProcessObject, Err: err}
+	state := make([]byte, size)
+	if err := r.src.ReadRange(ctx, image.ProcessObject, state, 0, image.Demand); err != nil {
+		return objectError(image.ProcessObject, err)
 	}
+	r.state = state
 	if r.st, err = native.DecodeState(r.state); errors.Is(err, image.ErrVersion) {
 		return err
 	} else if err != nil {
 		return &image.DamagedError{Object: image.ProcessObject, Err: err}
 	}
 	if r.st.EagerBytes > 0 {
-		if r.eager, err = r.src.File(image.EagerObject); err != nil {
-			return &image.DamagedError{Object: image.EagerObject, Err: err}
+		if r.eager, err = objectFile(ctx, r.src, image.EagerObject); err != nil {
+			return objectError(image.EagerObject, err)
 		}
 	}
 	return nil
@@ -120,7 +147,7 @@ func (r *restorer) check(ctx context.Context) (err error) {
 	if r.im, err = image.Open(ctx, r.src, image.OpenOptions{Digest: r.opts.Digest}); err != nil {
 		return err
 	}
-	if r.st == nil {
+	if r.state == nil {
 		return nil // open failed, and the manifest says nothing better
 	}
 	if err := r.im.CheckObject(image.ProcessObject, r.state); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,9 +26,10 @@ const (
 
 type checkpointVerb struct {
 	*command
-	opts  lazyrestore.CheckpointOptions
-	image string
-	codec codecFlag
+	opts   lazyrestore.CheckpointOptions
+	remote remote
+	image  string
+	codec  codecFlag
 }
 
 func (c *command) checkpoint() *cli.Command {
@@ -67,7 +69,7 @@ func (c *command) checkpoint() *cli.Command {
 
 			If anything fails the process runs on unharmed and no image is left behind. What an image cannot hold is refused
 			(exit code 3), all of it in one message.`,
-		Flags: append(flags, c.flagsWithProgress()...),
+		Flags: slices.Concat(flags, v.remote.tlsFlags(), c.flagsWithProgress()),
 		Hints: map[string]string{
 			"-t": "the pid is an argument: lazyrestore checkpoint PID", "--tree": "the pid is an argument: lazyrestore checkpoint PID",
 			"-p": "the pid is an argument: lazyrestore checkpoint PID", "--pid": "the pid is an argument: lazyrestore checkpoint PID",
@@ -109,6 +111,7 @@ func (v *checkpointVerb) run(args []string) error {
 	// An interrupted checkpoint leaves no image, and a process that runs.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	v.opts.Source = v.remote.source()
 	result, err := checkpointProcess(ctx, pid, v.opts)
 	meter.clear()
 	if err != nil {

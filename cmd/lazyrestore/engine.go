@@ -7,7 +7,6 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
 // A process is what a restore gives: a program that runs and a pager beside it.
@@ -30,5 +29,10 @@ var (
 	}
 )
 
-// openSource opens an image for reading.
-func openSource(path string) (image.Source, error) { return store.OpenDir(path) }
+// openSource opens an image for reading: a directory, or one of page servers.
+func (c *command) openSource(ctx context.Context, path string, r *remote) (image.Source, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	return lazyrestore.OpenSource(ctx, path, r.source(), c.Logger(c.Stderr))
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
+	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
 // inspection is what inspect --json prints.
@@ -22,19 +23,32 @@ type inspection struct {
 }
 
 func (c *command) inspect() *cli.Command {
+	r := new(remote)
 	return &cli.Command{
 		Name: "inspect", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,
 		Short: "say what an image holds",
 		Long: `Says what an image holds and what a machine needs to restore it. With --json, all that is known of the process:
-			its threads, mappings and descriptors. The pages are not read; verify does that.`,
-		Flags: c.Command.Flags(),
-		Run:   func(args []string) error { return c.inspectImage(args[0]) },
+			its threads, mappings and descriptors. The pages are not read; verify does that.
+
+			IMAGE is a directory, or an image of page servers as in restore. The address of a server without a name lists
+			the images that it has.`,
+		Flags: append(r.tlsFlags(), c.Command.Flags()...),
+		Examples: []cli.Example{
+			{Line: "lazyrestore inspect lazyrestore-4711", Does: "Say what the image holds."},
+			{Line: "lazyrestore inspect tcp://node1", Does: "List the images of the page server on node1."},
+		},
+		Run: func(args []string) error {
+			if addr, err := client.ParseAddress(args[0]); err == nil && addr.Image == "" {
+				return c.listImages(addr, r)
+			}
+			return c.inspectImage(args[0], r)
+		},
 	}
 }
 
-func (c *command) inspectImage(path string) error {
+func (c *command) inspectImage(path string, r *remote) error {
 	ctx := context.Background()
-	src, err := openSource(path)
+	src, err := c.openSource(ctx, path, r)
 	if err != nil {
 		return verb.AboutImage(path, err)
 	}

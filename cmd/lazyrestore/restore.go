@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
@@ -15,6 +16,7 @@ import (
 type restoreVerb struct {
 	*command
 	opts    lazyrestore.RestoreOptions
+	remote  remote
 	image   string
 	detach  bool
 	pidfile string
@@ -36,12 +38,16 @@ func (c *command) restore() *cli.Command {
 		Long: `Runs the process of an image, under its old pid. It runs within milliseconds; its memory is installed as it is
 			touched, and in the background.
 
+			IMAGE is a directory, or an image of page servers (lazyrestore serve): tcp://HOST:PORT/NAME, tls://HOST:PORT/NAME or
+			unix:///SOCKET/NAME. Several servers are given as tcp://HOST:PORT,HOST:PORT/NAME; where one is lost the next one is
+			asked, and the process does not notice. The port is 7480 if not given.
+
 			The command stays the parent of the process: it passes on the signals HUP, INT, QUIT, USR1, USR2, TERM, CONT,
 			TSTP, WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed; the
 			message then has the status of the table. With --detach it returns as soon as the process runs, prints its pid and
 			uses the table; what the process and the pager then write to pipes of the command goes to a log,
 			/run/lazyrestore/PID.log, or $XDG_RUNTIME_DIR/lazyrestore/PID.log for users other than root.`,
-		Flags: append(v.flags(), c.flagsWithProgress()...),
+		Flags: slices.Concat(v.flags(), v.remote.cacheFlags(), v.remote.tlsFlags(), c.flagsWithProgress()),
 		Hints: map[string]string{
 			"-D": "the image is an argument: lazyrestore restore IMAGE", "--images-dir": "the image is an argument: lazyrestore restore IMAGE",
 			"--lazy-pages": "a restore is lazy unless --eager says otherwise", "--lazy": "a restore is lazy unless --eager says otherwise",
@@ -51,6 +57,7 @@ func (c *command) restore() *cli.Command {
 		Examples: []cli.Example{
 			{Line: "lazyrestore restore lazyrestore-4711", Does: "Run the process in the foreground and end as it ends."},
 			{Line: "lazyrestore restore -d --pidfile job.pid lazyrestore-4711", Does: "Return once it runs; its pid is in job.pid."},
+			{Line: "lazyrestore restore --cache /var/cache/lazyrestore tcp://node1,node2/lammps", Does: "Take image lammps from either server, and keep what comes for the next restore."},
 		},
 		Run: v.run,
 	}
@@ -115,10 +122,14 @@ func (v *restoreVerb) run(args []string) error {
 
 // check looks for flags that contradict each other.
 func (v *restoreVerb) check() error {
+	if err := v.remote.check(); err != nil {
+		return err
+	}
+	v.opts.Source = v.remote.source()
 	foreground := !v.detach && !v.opts.DryRun && v.report == 0
 	switch {
 	case v.image == "":
-		return &cli.UsageError{Problem: "IMAGE is empty", Hint: "name the directory that checkpoint wrote"}
+		return &cli.UsageError{Problem: "IMAGE is empty", Hint: "name the directory that checkpoint wrote, or tcp://HOST:PORT/NAME"}
 	case foreground && v.JSON:
 		return &cli.UsageError{
 			Problem: "--json would write into the output of the process",

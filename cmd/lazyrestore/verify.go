@@ -20,28 +20,31 @@ const shownProblems = 20
 
 type verifyVerb struct {
 	*command
+	remote  remote
 	workers int
 	digest  string
 }
 
 func (c *command) verify() *cli.Command {
 	v := &verifyVerb{command: c}
-	flags := []cli.Flag{
+	flags := append([]cli.Flag{
 		{Name: "image-digest", Arg: "DIGEST", Value: cli.String(&v.digest), Usage: "The digest that the image must have, as checkpoint printed it"},
 		{Name: "workers", Arg: "N", Value: cli.Int(&v.workers, 1, mostWorkers), Usage: "How many chunks are checked at once; one for each CPU if not given"},
-	}
+	}, v.remote.tlsFlags()...)
 	return &cli.Command{
 		Name: "verify", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,
 		Short: "read all of an image and say what is wrong with it",
 		Long: `Reads all of an image, decodes it, and lists every damaged part: the object, the place in it, and the memory that
-			is lost by it. The exit code is 4 if there is one.`,
+			is lost by it. The exit code is 4 if there is one. IMAGE is a directory, or an image of page servers as in restore.`,
 		Flags: append(flags, c.flagsWithProgress()...),
 		Run:   func(args []string) error { return v.run(args[0]) },
 	}
 }
 
 func (v *verifyVerb) run(path string) error {
-	src, err := openSource(path)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	src, err := v.openSource(ctx, path, &v.remote)
 	if err != nil {
 		return verb.AboutImage(path, err)
 	}
@@ -53,8 +56,6 @@ func (v *verifyVerb) run(path string) error {
 			show(lazyrestore.Progress{Phase: "verify", Done: done, Total: total})
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
 	report, err := image.Verify(ctx, src, opts)
 	meter.clear()
 	if err != nil {

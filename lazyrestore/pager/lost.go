@@ -53,23 +53,43 @@ func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error
 func (p *Pager) patiently(ctx context.Context, do func(context.Context) error) error {
 	deadline := time.Now().Add(p.opts.Retry)
 	pause := firstBackoff
+	damaged := 0 // tries in a row
 	for {
 		err := do(ctx)
-		switch {
-		case err == nil:
+		if err == nil {
 			p.stats.outage.over(p.opts.Logger)
 			return nil
-		case errors.Is(err, image.ErrDamaged), ctx.Err() != nil:
-			return err
-		case p.opts.OnLost != Wait && time.Now().Add(pause).After(deadline):
+		}
+		if ctx.Err() != nil {
 			return err
 		}
-		p.stats.outage.failed(p.opts.Logger, err)
+		if errors.Is(err, image.ErrDamaged) {
+			if damaged++; damaged >= damagedTries || !p.rejected(err) {
+				return err
+			}
+		} else {
+			damaged = 0
+			if p.opts.OnLost != Wait && time.Now().Add(pause).After(deadline) {
+				return err
+			}
+			p.stats.outage.failed(p.opts.Logger, err)
+		}
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
 		pause = min(2*pause, lastBackoff)
 	}
+}
+
+// rejected tells the source what it gave that is damaged, and reports whether
+// it wants to know: then it may have it whole elsewhere.
+func (p *Pager) rejected(err error) bool {
+	source, ok := p.img.Source().(image.Rejecter)
+	var d *image.DamagedError
+	if ok && errors.As(err, &d) {
+		source.Reject(d.Object, d.Offset, 1, err)
+	}
+	return ok
 }
 
 // An outage is a time in which the source gives nothing. All who fetch share

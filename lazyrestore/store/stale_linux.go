@@ -23,7 +23,7 @@ func lockDir(parent int, name string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := flock(fd); err != nil && errors.Is(err, unix.EWOULDBLOCK) {
+	if err := flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil && errors.Is(err, unix.EWOULDBLOCK) {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	var st unix.Stat_t
@@ -36,9 +36,9 @@ func lockDir(parent int, name string) (int, error) {
 	return fd, nil
 }
 
-func flock(fd int) error {
+func flock(fd, how int) error {
 	for {
-		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
+		if err := unix.Flock(fd, how); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
@@ -77,7 +77,7 @@ func removeIfStale(parent int, name string) {
 		return
 	}
 	defer unix.Close(fd)
-	if flock(fd) == nil {
+	if flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
 		_ = removeDir(parent, name, fd) // a leftover that stays does no harm
 	}
 }

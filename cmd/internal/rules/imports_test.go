@@ -31,11 +31,12 @@ var mayImport = []struct {
 	{"lazyrestore/store", []string{"lazyrestore/image", "lazyrestore/page"}},
 	{"pageserver", []string{"lazyrestore/image", "lazyrestore/page", "pageserver/wire"}},
 	{"pageserver/tlsfiles", nil},
+	{"pageserver/client", []string{"lazyrestore/image", "lazyrestore/page", "pageserver/wire"}},
 	{"lazyrestore/pager", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/native", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/criu/...", []string{"lazyrestore/criu/...", "lazyrestore/image", "lazyrestore/page", "lazyrestore/pager", "uffd"}},
 	{"lazyrestore", []string{
-		"lazyrestore/native", "lazyrestore/pager", "lazyrestore/proc", "lazyrestore/store", "lazyrestore/trace", "pageserver",
+		"lazyrestore/native", "lazyrestore/pager", "lazyrestore/proc", "lazyrestore/store", "lazyrestore/trace", "pageserver/client",
 		"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page",
 	}},
 	{"bench/...", []string{"..."}},

@@ -11,6 +11,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
 // Exit codes. Scripts branch on them: they are a promise.
@@ -40,7 +41,7 @@ func ExitCode(err error) int {
 		return Done
 	case errors.As(err, &ours):
 		return Ours
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, client.ErrAddress):
 		return Usage
 	case errors.As(err, &refused):
 		return Refused

@@ -1,0 +1,349 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/pageserver/wire"
+)
+
+const (
+	// imageID is what the one image of a connection is called on it.
+	imageID = 1
+	// slice is how much of a payload is read between two looks at the clock:
+	// a slow link is not a silent one.
+	slice = 64 << 10
+	// readBuffer is for headers and small replies; payloads go past it.
+	readBuffer = 16 << 10
+)
+
+var (
+	errProtocol = errors.New("the server does not keep to the protocol")
+	errLeaving  = errors.New("the server is leaving")
+)
+
+// A conn is one connection of a lane. Its reader is the one goroutine that
+// ends it: everyone else closes the Conn.
+type conn struct {
+	lane   *lane
+	server *server
+	c      Conn
+	dec    *wire.Decoder
+	heard  atomic.Int64  // when something came last, or was asked of a connection with nothing in flight
+	ready  chan struct{} // closed when the image is open, or never will be
+	gone   chan struct{} // closed when the reader has ended
+
+	writing sync.Mutex
+	out     []byte // guarded by writing
+
+	// Guarded by lane.mu.
+	inflight map[uint32]*request
+	last     uint32 // id given
+	limit    int    // requests in flight
+	idle     time.Duration
+	opened   bool
+	leaving  bool
+	filling  *request // whose buffer the reader writes to
+	why      error    // the first reason to close
+}
+
+// newConn is a connection on which nothing was said.
+func newConn(l *lane, s *server, c Conn) *conn {
+	k := &conn{
+		lane: l, server: s, c: c, dec: wire.NewDecoder(c, wire.Client, readBuffer),
+		ready: make(chan struct{}), gone: make(chan struct{}),
+		inflight: make(map[uint32]*request), limit: wire.MinRequests - 1, idle: time.Minute,
+	}
+	k.heard.Store(time.Now().UnixNano())
+	return k
+}
+
+// greeting is what every connection begins with.
+func (k *conn) greeting(dst []byte) []byte {
+	hello := wire.ClientHello{Version: wire.Version, Client: k.lane.client.id}
+	hello.Fields = hello.Fields.Append(wire.TagAgent, []byte("lazyrestore"))
+	dst = hello.Append(dst)
+	k.last++
+	return wire.Open{Image: imageID, Name: k.lane.client.addr.Image}.Append(dst, k.last)
+}
+
+// openID is the id of the greeting's OPEN.
+const openID = 1
+
+// take gives the connection of the lane's waiting requests as many as it may
+// have in flight, and appends them to dst. The caller holds lane.mu.
+func (k *conn) take(dst []byte) []byte {
+	l := k.lane
+	for len(l.waiting) > 0 && len(k.inflight) < k.limit {
+		r := l.waiting[0]
+		l.waiting = l.waiting[1:]
+		dst = k.add(dst, r)
+	}
+	return dst
+}
+
+func (k *conn) add(dst []byte, r *request) []byte {
+	if len(k.inflight) == 0 {
+		k.heard.Store(time.Now().UnixNano())
+	}
+	k.last++
+	if k.last <= openID { // it went round
+		k.last = openID + 1
+	}
+	for k.inflight[k.last] != nil {
+		k.last++
+	}
+	r.on, r.id, r.server = k, k.last, k.server
+	k.inflight[r.id] = r
+	return r.append(dst, imageID, k.lane.background)
+}
+
+// close has the reader end; the first reason counts.
+func (k *conn) close(why error) {
+	k.lane.mu.Lock()
+	if k.why == nil {
+		k.why = why
+	}
+	k.lane.mu.Unlock()
+	_ = k.c.Close()
+}
+
+// write sends b. Requests are small: who does not take them is lost.
+func (k *conn) write(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	k.writing.Lock()
+	defer k.writing.Unlock()
+	_ = k.c.SetWriteDeadline(time.Now().Add(k.lane.client.opts.Timeout))
+	if _, err := k.c.Write(b); err != nil {
+		k.close(err)
+	}
+}
+
+// read takes in what the server says until the connection ends, and gives
+// what is not answered back to the lane.
+func (k *conn) read() {
+	err := k.messages()
+	_ = k.c.Close()
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("the server has closed the connection: %w", err)
+	}
+	k.lane.lost(k, err)
+	close(k.gone)
+}
+
+func (k *conn) messages() error {
+	if err := k.hello(); err != nil {
+		return err
+	}
+	for {
+		m, err := k.dec.Next()
+		if err != nil {
+			return err
+		}
+		k.heard.Store(time.Now().UnixNano())
+		if err := k.handle(&m); err != nil {
+			return err
+		}
+	}
+}
+
+// hello reads the server's, or its refusal.
+func (k *conn) hello() error {
+	m, err := k.dec.Next()
+	if err != nil {
+		return err
+	}
+	switch m.Type {
+	case wire.TypeHello:
+	case wire.TypeError:
+		return k.refusal(&m)
+	default:
+		return fmt.Errorf("%w: it begins with %v", errProtocol, m.Type)
+	}
+	h, err := wire.ParseServerHello(m.Body)
+	if err != nil {
+		return err
+	}
+	k.lane.mu.Lock()
+	defer k.lane.mu.Unlock()
+	k.limit = int(min(h.Limits.Requests, mostRequests))
+	if h.IdleTime > 0 {
+		k.idle = time.Duration(h.IdleTime) * time.Millisecond
+	}
+	return nil
+}
+
+// mostRequests bounds what a connection has in flight, whatever the server
+// grants.
+const mostRequests = 256
+
+// refusal is the error that the server sends as the connection's last word.
+func (k *conn) refusal(m *wire.Message) error {
+	e, err := wire.ParseError(m.Body)
+	if err != nil {
+		return err
+	}
+	return e
+}
+
+func (k *conn) handle(m *wire.Message) error {
+	switch m.Type {
+	case wire.TypeData:
+		return k.data(m)
+	case wire.TypeOpened:
+		return k.open(m)
+	case wire.TypeError:
+		return k.failed(m)
+	case wire.TypeDone:
+		k.lane.finish(k, m.ID, nil)
+		return nil
+	case wire.TypeGoaway:
+		k.leave()
+		return nil
+	case wire.TypeHello, wire.TypeOpen, wire.TypeRead, wire.TypeClose, wire.TypeList,
+		wire.TypePing, wire.TypeCancel, wire.TypeListed:
+	}
+	return fmt.Errorf("%w: %v was not asked for", errProtocol, m.Type)
+}
+
+// open is the reply to OPEN.
+func (k *conn) open(m *wire.Message) error {
+	o, err := wire.ParseOpened(m.Body)
+	if err != nil {
+		return err
+	}
+	if m.ID != openID || k.opened {
+		return fmt.Errorf("%w: %v was not asked for", errProtocol, m.Type)
+	}
+	if err := k.lane.client.accept(o); err != nil {
+		return err
+	}
+	k.lane.mu.Lock()
+	k.opened = true
+	k.lane.mu.Unlock()
+	close(k.ready)
+	k.lane.pump()
+	return nil
+}
+
+// failed is an ERROR. What another server may do better ends this connection.
+func (k *conn) failed(m *wire.Message) error {
+	e, err := wire.ParseError(m.Body)
+	switch {
+	case err != nil:
+		return err
+	case m.ID == 0:
+		return e
+	case m.ID == openID && !k.opened && e.Code == wire.CodeNoImage:
+		return fmt.Errorf("%w%s", ErrNoImage, quoted(e.Text))
+	case m.ID == openID && !k.opened:
+		return e
+	case e.Code == wire.CodeCancelled:
+		return nil
+	case e.Code == wire.CodeNoObject && k.lane.isShort(k, m.ID):
+		k.lane.finish(k, m.ID, e)
+		return nil
+	}
+	if !k.lane.has(k, m.ID) {
+		return nil // given up by whoever asked
+	}
+	return e
+}
+
+func quoted(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
+}
+
+// leave is a GOAWAY: what is in flight is answered, what comes later goes
+// elsewhere.
+func (k *conn) leave() {
+	l := k.lane
+	l.mu.Lock()
+	k.leaving = true
+	l.client.servers.failed(k.server, errLeaving)
+	if l.conn == k {
+		l.conn = nil
+		if len(l.waiting) > 0 {
+			l.wake()
+		}
+	}
+	empty := len(k.inflight) == 0
+	l.mu.Unlock()
+	if empty {
+		k.close(errLeaving)
+	}
+}
+
+// data reads the payload of a DATA to where it belongs.
+func (k *conn) data(m *wire.Message) error {
+	if !k.opened {
+		return fmt.Errorf("%w: %v before the image is open", errProtocol, m.Type)
+	}
+	r, room, err := k.begin(m)
+	if err != nil || r == nil {
+		return err // the decoder passes over what nobody wants
+	}
+	for len(room) > 0 {
+		part := room[:min(len(room), slice)]
+		if err := k.dec.ReadPayload(part); err != nil {
+			return err
+		}
+		room = room[len(part):]
+		r.n += len(part) // lane.mu is not needed: filling keeps others away
+		k.heard.Store(time.Now().UnixNano())
+	}
+	return k.end(r, m)
+}
+
+// begin finds the request of a DATA and keeps others from its buffer.
+func (k *conn) begin(m *wire.Message) (*request, []byte, error) {
+	l := k.lane
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := k.inflight[m.ID]
+	if r == nil {
+		return nil, nil, nil
+	}
+	if r.ping {
+		return nil, nil, fmt.Errorf("%w: %v to a PING", errProtocol, m.Type)
+	}
+	room := r.room(m.Data)
+	if room == nil {
+		return nil, nil, fmt.Errorf("%w: %d bytes at %d of %s, where %d were asked for", errProtocol,
+			m.Data.Length, m.Data.Offset, r.object, r.off+int64(r.n))
+	}
+	k.filling = r
+	return r, room, nil
+}
+
+// end lets go of a request's buffer, and of the request with its last DATA.
+func (k *conn) end(r *request, m *wire.Message) error {
+	l := k.lane
+	l.mu.Lock()
+	k.filling = nil
+	l.client.traffic[l.kind].Add(uint64(m.Data.Length))
+	last := m.Flags&wire.FlagLast != 0
+	short := r.n < len(r.p)
+	if last && short && r.short {
+		r.p = r.p[:r.n]
+		short = false
+	}
+	l.mu.Unlock()
+	switch {
+	case !last:
+		return nil
+	case short:
+		return fmt.Errorf("%w: %d bytes of %s, of %d", errProtocol, r.n, r.object, len(r.p))
+	}
+	l.finish(k, m.ID, nil)
+	return nil
+}

@@ -1,0 +1,320 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/pageserver/wire"
+)
+
+// A lane is the requests of one urgency, and the connection that they go over.
+type lane struct {
+	client     *Client
+	kind       image.Lane
+	background bool
+	need       chan struct{} // has a token when there are requests and no connection
+
+	mu      sync.Mutex
+	conn    *conn      // guarded by mu: nil while there is none
+	waiting []*request // guarded by mu: not sent, or to be sent again
+	closed  bool       // guarded by mu
+}
+
+func newLane(c *Client, kind image.Lane) *lane {
+	return &lane{client: c, kind: kind, background: kind == image.Background, need: make(chan struct{}, 1)}
+}
+
+// send has requests sent, now or once there is a connection.
+func (l *lane) send(reqs ...*request) {
+	l.mu.Lock()
+	if l.closed {
+		for _, r := range reqs {
+			r.err = ErrClosed
+			close(r.done)
+		}
+		l.mu.Unlock()
+		return
+	}
+	l.waiting = append(l.waiting, reqs...)
+	l.mu.Unlock()
+	l.pump()
+}
+
+// pump sends what is waiting, as far as the connection takes it.
+func (l *lane) pump() {
+	l.mu.Lock()
+	k := l.conn
+	if k == nil {
+		if len(l.waiting) > 0 {
+			l.wake()
+		}
+		l.mu.Unlock()
+		return
+	}
+	out := k.take(nil)
+	l.mu.Unlock()
+	k.write(out)
+}
+
+// wake has run look for a server. The caller holds mu.
+func (l *lane) wake() {
+	select {
+	case l.need <- struct{}{}:
+	default:
+	}
+}
+
+// wait waits for a request. Its buffer is the caller's again afterwards,
+// whatever the error.
+func (l *lane) wait(ctx context.Context, r *request) error {
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+	}
+	l.giveUp(r)
+	select {
+	case <-r.done: // it was quicker
+		return r.err
+	default:
+		return context.Cause(ctx)
+	}
+}
+
+// giveUp has a request forgotten, and its buffer no longer written to.
+func (l *lane) giveUp(r *request) {
+	for {
+		l.mu.Lock()
+		if i := slices.Index(l.waiting, r); i >= 0 {
+			l.waiting = slices.Delete(l.waiting, i, i+1)
+			l.mu.Unlock()
+			return
+		}
+		k := r.on
+		if k == nil || k.inflight[r.id] != r {
+			l.mu.Unlock()
+			return // done
+		}
+		if k.filling != r {
+			delete(k.inflight, r.id)
+			l.mu.Unlock()
+			k.write(wire.AppendCancel(nil, r.id))
+			return
+		}
+		l.mu.Unlock()
+		k.close(context.Canceled)
+		<-k.gone
+	}
+}
+
+// finish ends a request that is on k.
+func (l *lane) finish(k *conn, id uint32, err error) {
+	l.mu.Lock()
+	r := k.inflight[id]
+	delete(k.inflight, id)
+	leave := k.leaving && len(k.inflight) == 0
+	more := len(l.waiting) > 0
+	l.mu.Unlock()
+	if r != nil {
+		r.err = err
+		close(r.done)
+	}
+	if leave {
+		k.close(errLeaving)
+	} else if more {
+		l.pump()
+	}
+}
+
+func (l *lane) has(k *conn, id uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return k.inflight[id] != nil
+}
+
+func (l *lane) isShort(k *conn, id uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := k.inflight[id]
+	return r != nil && r.short
+}
+
+// lost is the end of a connection: what is not answered waits for another.
+func (l *lane) lost(k *conn, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k.why != nil {
+		err = k.why
+	}
+	if l.conn == k {
+		l.conn = nil
+	}
+	k.filling = nil
+	back := make([]*request, 0, len(k.inflight))
+	for _, r := range k.inflight {
+		if r.ping {
+			close(r.done)
+		} else {
+			r.on = nil
+			back = append(back, r)
+		}
+	}
+	k.inflight = nil
+	slices.SortFunc(back, func(a, b *request) int { return int(a.id) - int(b.id) })
+	l.waiting = append(back, l.waiting...)
+	k.why = err
+	if !k.opened {
+		close(k.ready)
+	}
+	if l.closed {
+		return
+	}
+	if k.opened {
+		l.client.servers.failed(k.server, err)
+		l.client.opts.Logger.Info("connection to a page server lost", "server", k.server.String(), "lane", l.kind.String(),
+			"again", len(back), "error", err)
+	}
+	if len(l.waiting) > 0 {
+		l.wake()
+	}
+}
+
+// run keeps the lane connected while there is something to ask, until ctx is
+// done.
+func (l *lane) run(ctx context.Context) {
+	tick := time.NewTicker(l.client.opts.Timeout / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			l.watch()
+		case <-l.need:
+			if err := l.round(ctx); err != nil {
+				l.fail(err)
+			}
+		}
+	}
+}
+
+// watch looks whether the server still answers, and lets it know that we live.
+func (l *lane) watch() {
+	l.mu.Lock()
+	k := l.conn
+	if k == nil {
+		l.mu.Unlock()
+		return
+	}
+	silent := time.Since(time.Unix(0, k.heard.Load()))
+	var out []byte
+	var lost bool
+	switch {
+	case len(k.inflight) > 0:
+		lost = silent > l.client.opts.Timeout
+	case k.opened && silent > k.idle/3:
+		out = k.add(nil, &request{ping: true, done: make(chan struct{})})
+	}
+	l.mu.Unlock()
+	if lost {
+		k.close(fmt.Errorf("%w for %v", ErrSilent, silent.Round(time.Millisecond)))
+		return
+	}
+	k.write(out)
+}
+
+// fail ends all requests that wait for a connection.
+func (l *lane) fail(err error) {
+	l.mu.Lock()
+	failed := l.waiting
+	l.waiting = nil
+	l.mu.Unlock()
+	for _, r := range failed {
+		r.err = err
+		close(r.done)
+	}
+}
+
+// round tries each server once, the best first, until one has the image open.
+func (l *lane) round(ctx context.Context) error {
+	l.mu.Lock()
+	idle := l.conn != nil || l.closed
+	l.mu.Unlock()
+	if idle {
+		return nil
+	}
+	for _, s := range l.client.servers.order() {
+		if !l.client.servers.turn(ctx, s) {
+			continue
+		}
+		err := l.connect(ctx, s)
+		if err == nil {
+			l.client.servers.well(s)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		l.client.servers.failed(s, err)
+		l.client.opts.Logger.Info("page server not available", "server", s.String(), "lane", l.kind.String(), "error", err)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return l.client.servers.unavailable(l.client.addr)
+}
+
+// connect opens a connection to s and the image on it, and sends along what is
+// waiting.
+func (l *lane) connect(ctx context.Context, s *server) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.client.opts.Timeout, ErrSilent)
+	defer cancel()
+	c, err := l.client.opts.Dial(ctx, s.Server)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return err
+	}
+	k := newConn(l, s, c)
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		_ = c.Close()
+		return ErrClosed
+	}
+	out := k.take(k.greeting(nil))
+	l.conn = k
+	l.mu.Unlock()
+	l.client.running.Go(k.read)
+	k.write(out)
+	select {
+	case <-k.ready:
+	case <-ctx.Done():
+		k.close(context.Cause(ctx))
+		<-k.gone
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k.opened {
+		return nil
+	}
+	return k.why
+}
+
+// close ends the lane and all that is asked of it.
+func (l *lane) close() {
+	l.mu.Lock()
+	l.closed = true
+	k := l.conn
+	l.mu.Unlock()
+	if k != nil {
+		k.close(ErrClosed)
+		<-k.gone
+	}
+	l.fail(ErrClosed)
+}

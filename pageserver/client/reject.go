@@ -1,0 +1,141 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// keptOrigins is how many ranges are remembered with the server that gave
+	// them. What is decoded at once is far less.
+	keptOrigins = 512
+	// Pauses before a range that every server gives damaged is asked for again.
+	firstHold = 20 * time.Millisecond
+	lastHold  = 10 * time.Second
+)
+
+// An origin is where a range came from.
+type origin struct {
+	object string
+	off    int64
+	n      int
+	server *server
+}
+
+// rejected is what was found damaged. A range that was, is asked for again
+// less and less often once every server has had its chance.
+type rejected struct {
+	mu      sync.Mutex
+	origins [keptOrigins]origin // guarded by mu: a ring
+	next    int                 // guarded by mu
+	holds   map[string][]*hold  // guarded by mu: by object
+}
+
+// A hold is a range that was found damaged.
+type hold struct {
+	off   int64
+	n     int64
+	times int       // it was rejected
+	until time.Time // not to be asked for before
+	err   error
+}
+
+// note remembers who gave the range of r.
+func (rj *rejected) note(r *request) {
+	rj.mu.Lock()
+	defer rj.mu.Unlock()
+	rj.origins[rj.next] = origin{r.object, r.off, len(r.p), r.server}
+	rj.next = (rj.next + 1) % keptOrigins
+}
+
+// origin is the server that gave the range last; nil if that is forgotten.
+func (rj *rejected) origin(object string, off, n int64) *server {
+	rj.mu.Lock()
+	defer rj.mu.Unlock()
+	for i := range keptOrigins {
+		o := &rj.origins[(rj.next-1-i+2*keptOrigins)%keptOrigins]
+		if o.server == nil {
+			return nil
+		}
+		if o.object == object && o.off < off+n && off < o.off+int64(o.n) {
+			return o.server
+		}
+	}
+	return nil
+}
+
+// damaged notes that the range was damaged, of however many servers.
+func (rj *rejected) damaged(object string, off, n int64, servers int, err error) {
+	rj.mu.Lock()
+	defer rj.mu.Unlock()
+	if rj.holds == nil {
+		rj.holds = make(map[string][]*hold)
+	}
+	var h *hold
+	for _, o := range rj.holds[object] {
+		if o.off == off && o.n == n {
+			h = o
+		}
+	}
+	if h == nil {
+		h = &hold{off: off, n: n}
+		rj.holds[object] = append(rj.holds[object], h)
+	}
+	h.times++
+	h.err = err
+	if rounds := h.times / servers; h.times%servers == 0 {
+		h.until = time.Now().Add(min(firstHold<<min(rounds-1, 20), lastHold))
+	}
+}
+
+// check is the error of a range that is not to be asked for now.
+func (rj *rejected) check(addr Address, object string, off int64, n int) error {
+	rj.mu.Lock()
+	defer rj.mu.Unlock()
+	if len(rj.holds) == 0 {
+		return nil
+	}
+	for _, h := range rj.holds[object] {
+		if h.off < off+int64(n) && off < h.off+h.n && time.Now().Before(h.until) {
+			// Not wrapped: it is no longer one damaged frame, but a source
+			// that cannot be had.
+			return fmt.Errorf("%w: %s, %s at offset %d, %d times: %s", ErrDamaging, addr, object, h.off, h.times, h.err.Error())
+		}
+	}
+	return nil
+}
+
+var errDamaging = errors.New("it gave damaged bytes")
+
+// Reject is image.Rejecter's: the range is fetched anew, from another server
+// if there is one, and the server that gave it is left.
+func (c *Client) Reject(object string, off, n int64, err error) {
+	s := c.reject.origin(object, off, n)
+	c.early.drop(object)
+	c.ahead.drop(object, off, n)
+	c.reject.damaged(object, off, n, len(c.servers.list), err)
+	if s == nil {
+		return
+	}
+	better := c.servers.damaging(s)
+	c.opts.Logger.Warn("a page server gave damaged bytes", "server", s.String(), "object", object, "offset", off, "error", err)
+	if !better {
+		return
+	}
+	for _, l := range c.lanes {
+		l.mu.Lock()
+		k := l.conn
+		l.mu.Unlock()
+		if k != nil && k.server == s {
+			k.close(errDamaging)
+		}
+	}
+}
+
+func (rj *rejected) noteAll(blocks []*block) {
+	for _, b := range blocks {
+		rj.note(b.req)
+	}
+}

@@ -1,0 +1,324 @@
+package convert
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pageset"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// An importer makes an image of one set.
+type importer struct {
+	dir   *imgfile.Dir
+	w     *image.Writer
+	pages *pageset.Reader
+	set   *pageset.Set
+
+	free chan []byte     // pieces to read into
+	took map[string]bool // files of the set that need no copy
+}
+
+// pieces is how many pieces are on their way at once.
+const pieces = 4
+
+// Import puts an image set into w; Finish, or Abort on an error, is the
+// caller's. The manifest it is to finish with says what is known of the tasks.
+// Errors wrap imgfile.ErrDamaged, ErrUnfit, or are those of files and writer.
+func Import(ctx context.Context, dir *imgfile.Dir, w *image.Writer) (image.Manifest, error) {
+	var none image.Manifest
+	if _, err := os.Lstat(dir.File(image.ManifestObject)); err == nil {
+		return none, unfit(dir.Path(), "it is an image of ours")
+	}
+	set := pageset.OfFiles(dir)
+	defer set.Close()
+	im := &importer{dir: dir, w: w, set: set, pages: set.NewReader(), free: make(chan []byte, pieces), took: map[string]bool{}}
+	defer im.pages.Close()
+	for range pieces {
+		im.free <- make([]byte, pieceBytes)
+	}
+	memories, err := im.memories()
+	if err != nil {
+		return none, err
+	}
+	for _, m := range memories {
+		if err := im.memory(ctx, m); err != nil {
+			return none, fmt.Errorf("import %s: %w", m.id.File(), err)
+		}
+	}
+	if err := im.others(ctx); err != nil {
+		return none, err
+	}
+	return describe(dir)
+}
+
+// A source is a memory to be imported.
+type source struct {
+	id imgfile.MemoryID
+	pm *imgfile.Pagemap
+}
+
+// memories is all memories of the set, in the order of their pages files:
+// that is the order of image addresses.
+func (im *importer) memories() ([]source, error) {
+	ids, err := im.dir.Memories()
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) == 0 {
+		return nil, unfit(im.dir.Path(), "no pagemap is in it: this is not an image set, or its memory is with a page server")
+	}
+	var all []source
+	for _, id := range ids {
+		pm, err := im.dir.Pagemap(id)
+		if err != nil {
+			return nil, err
+		}
+		if pm.PagesID > imgfile.MaxPagesID {
+			return nil, unfit(id.File(), "the number of its pages file, %d, is above %d", pm.PagesID, imgfile.MaxPagesID)
+		}
+		all = append(all, source{id, pm})
+		im.took[id.File()] = true
+		im.took[imgfile.PagesName(pm.PagesID)] = true
+	}
+	slices.SortFunc(all, func(a, b source) int { return int(a.pm.PagesID) - int(b.pm.PagesID) })
+	for i := 1; i < len(all); i++ {
+		if all[i].pm.PagesID == all[i-1].pm.PagesID {
+			return nil, unfit(all[i].id.File(), "it shares its pages file with %s", all[i-1].id.File())
+		}
+	}
+	return all, nil
+}
+
+// memory imports the pagemap and the pages of one memory.
+func (im *importer) memory(ctx context.Context, m source) error {
+	if err := im.check(m); err != nil {
+		return err
+	}
+	from, err := im.set.Memory(ctx, m.id)
+	if err != nil {
+		return err
+	}
+	if err := im.pagemap(m); err != nil {
+		return err
+	}
+	eager, err := im.w.Object(imgfile.PagesName(m.pm.PagesID))
+	if err != nil {
+		return err
+	}
+	whole := int64(0)
+	for r, lazy := range from.Parts {
+		if int64(r.Len()) > imgfile.MaxPagesBytes-whole {
+			return unfit(m.id.File(), "it has more than %d bytes of memory", int64(imgfile.MaxPagesBytes))
+		}
+		to := (io.Writer)(nil)
+		if !lazy {
+			to = eager
+		}
+		if err := im.run(ctx, from, r, imgfile.ImageAddr(m.pm.PagesID, whole), to); err != nil {
+			return err
+		}
+		whole += int64(r.Len())
+	}
+	return eager.Close()
+}
+
+// run copies adjacent pages into an object, or into the frames at an address.
+func (im *importer) run(ctx context.Context, from *pageset.Memory, r page.Range, at page.Addr, object io.Writer) error {
+	for !r.Empty() {
+		buf := <-im.free
+		n := min(r.Len(), pieceBytes)
+		if err := im.pages.Read(ctx, from, r.Start, buf[:n], image.Background); err != nil {
+			im.free <- buf
+			return err
+		}
+		if object != nil {
+			_, err := object.Write(buf[:n])
+			im.free <- buf
+			if err != nil {
+				return err
+			}
+		} else if err := im.w.WriteRun(ctx, at, buf[:n], func() { im.free <- buf }); err != nil {
+			return err
+		}
+		r.Start, at = r.Start+page.Addr(n), at+page.Addr(n)
+	}
+	return nil
+}
+
+// check refuses a memory that would not come back as it is.
+func (im *importer) check(m source) error {
+	var size int64
+	for _, e := range m.pm.Entries {
+		switch {
+		case e.Flags == imgfile.Lazy:
+			return unfit(m.id.File(), "pages %v are in no file: it was dumped with --lazy-pages, and whoever did has them", e.Range)
+		case e.Flags&imgfile.Present != 0:
+			size += int64(e.Len())
+		}
+	}
+	name := imgfile.PagesName(m.pm.PagesID)
+	st, err := os.Stat(im.dir.File(name))
+	if errors.Is(err, fs.ErrNotExist) && size == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if st.Size() != size {
+		return &imgfile.DamagedError{File: im.dir.File(name), Offset: min(size, st.Size()), Err: fmt.Errorf("%d bytes long, and %s lists %d", st.Size(), m.id.File(), size)}
+	}
+	return nil
+}
+
+// pagemap writes the pagemap of a memory as the image has it.
+func (im *importer) pagemap(m source) error {
+	w, err := im.w.Object(m.id.File())
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(m.pm.Entries, func(e imgfile.Entry) bool { return e.Flags&imgfile.Parent != 0 }) {
+		err = flatten(w, m.pm)
+	} else {
+		err = im.patch(w, m.id)
+	}
+	return errors.Join(err, w.Close())
+}
+
+// patch copies a pagemap, but for the flag of lazy pages.
+func (im *importer) patch(w io.Writer, id imgfile.MemoryID) error {
+	b, err := os.ReadFile(im.dir.File(id.File()))
+	if err != nil {
+		return err
+	}
+	if err := patchPagemap(b, id.File(), false); err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// patchPagemap sets or takes the flag Present of all lazy entries of a pagemap.
+func patchPagemap(b []byte, name string, present bool) error {
+	rd := bytes.NewReader(b)
+	r, err := imgfile.NewReader(rd, name, imgfile.MagicPagemap)
+	if err != nil {
+		return err
+	}
+	for head := true; ; head = false {
+		record, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if head {
+			continue
+		}
+		end := len(b) - rd.Len()
+		if err := setPresent(b[end-len(record):end], present); err != nil {
+			return &imgfile.DamagedError{File: name, Offset: int64(end - len(record)), Err: err}
+		}
+	}
+}
+
+// flatten writes a pagemap for a set that stands alone.
+func flatten(w io.Writer, pm *imgfile.Pagemap) error {
+	pw, err := imgfile.NewPagemapWriter(w, pm.PagesID)
+	if err != nil {
+		return err
+	}
+	var last imgfile.Entry
+	for _, e := range append(slices.Clone(pm.Entries), imgfile.Entry{}) {
+		e.Flags = standing(e.Flags)
+		if !last.Empty() && e.Start == last.End && e.Flags == last.Flags {
+			last.End = e.End
+			continue
+		}
+		if !last.Empty() {
+			if err := pw.Write(last); err != nil {
+				return err
+			}
+		}
+		last = e
+	}
+	return nil
+}
+
+// standing is what the flags of pages of a set become in an image.
+func standing(f imgfile.Flags) imgfile.Flags {
+	if f&imgfile.Lazy != 0 {
+		return imgfile.Lazy
+	}
+	return imgfile.Present
+}
+
+// others copies the files of the set that are not about memory.
+func (im *importer) others(ctx context.Context) error {
+	entries, err := os.ReadDir(im.dir.Path())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		switch {
+		case im.took[e.Name()], e.Name() == imgfile.ParentLink, e.Type() == fs.ModeSocket:
+			continue // sockets are of a daemon that was there
+		case !e.Type().IsRegular():
+			return unfit(im.dir.File(e.Name()), "it is no regular file")
+		}
+		if err := im.copy(ctx, e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (im *importer) copy(ctx context.Context, name string) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	f, err := os.Open(im.dir.File(name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w, err := im.w.Object(name)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return errors.Join(err, w.Close())
+}
+
+// describe is a manifest with what the set says of its tasks.
+func describe(dir *imgfile.Dir) (image.Manifest, error) {
+	var m image.Manifest
+	tasks, err := dir.Tasks()
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil // what a page server received
+	}
+	if err != nil {
+		return m, err
+	}
+	for i, t := range tasks {
+		if i == 0 {
+			m.Process.PID = t.Pid
+		}
+		m.Process.Threads += len(t.Threads)
+		vmas, err := dir.VMAs(t.Pid)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return m, err
+		}
+		m.Process.Mappings += len(vmas)
+	}
+	return m, nil
+}

@@ -1,0 +1,165 @@
+// Package pageset gives the pages of a CRIU image set, wherever they are: in
+// the pages files of the set and of those that it builds on, or in an image of
+// ours that was made of a set.
+//
+// A Set is for all goroutines; each reads through a Reader of its own. What a
+// Set holds open is bounded: pages files are opened when they are read, and
+// the ones that were not read for longest are closed for others.
+package pageset
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sort"
+	"sync"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// A Set is an image set to read pages from.
+type Set struct {
+	dir *imgfile.Dir // CRIU's files; nil: im
+	im  *image.Image
+	ix  *image.Index
+
+	files files
+
+	mu       sync.Mutex
+	memories map[imgfile.MemoryID]*Memory // under mu; a Memory never changes
+	checked  map[string]bool              // objects of im whose sums were compared; under mu
+}
+
+// OfFiles is the set in a directory.
+func OfFiles(dir *imgfile.Dir) *Set {
+	return &Set{dir: dir, memories: map[imgfile.MemoryID]*Memory{}}
+}
+
+// OfImage is the set that an image of ours was made of. The image stays the
+// caller's.
+func OfImage(ctx context.Context, im *image.Image) (*Set, error) {
+	ix, err := im.LoadIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Set{im: im, ix: ix, memories: map[imgfile.MemoryID]*Memory{}, checked: map[string]bool{}}, nil
+}
+
+// Close closes the files that are open. Nothing may be read any more.
+func (s *Set) Close() error { return s.files.close() }
+
+// A Memory says where the pages of a task or a shared memory object are.
+type Memory struct {
+	ID   imgfile.MemoryID
+	runs []run // ascending
+}
+
+// A run is adjacent pages that lie together.
+type run struct {
+	page.Range
+	lazy  bool
+	path  string    // the pages file, or the object of the image; "": frames of the image
+	off   int64     // of the first page there
+	image page.Addr // of the first page, in frames
+}
+
+// Memory is the memory of id; fs.ErrNotExist where the set has none.
+func (s *Set) Memory(ctx context.Context, id imgfile.MemoryID) (*Memory, error) {
+	s.mu.Lock()
+	m := s.memories[id]
+	s.mu.Unlock()
+	if m != nil {
+		return m, nil
+	}
+	load := s.fromImage
+	if s.dir != nil {
+		load = s.fromFiles
+	}
+	m, err := load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.memories[id] = m
+	return m, nil
+}
+
+func (s *Set) fromFiles(_ context.Context, id imgfile.MemoryID) (*Memory, error) {
+	from, err := s.dir.Memory(id)
+	if err != nil {
+		return nil, err
+	}
+	m := &Memory{ID: id, runs: make([]run, 0, len(from.Runs))}
+	for _, r := range from.Runs {
+		if r.File == imgfile.Elsewhere {
+			continue // whoever dumped it has them
+		}
+		m.runs = append(m.runs, run{Range: r.Range, lazy: r.Lazy, path: from.Files[r.File].Path, off: r.Offset})
+	}
+	return m, nil
+}
+
+func (s *Set) fromImage(ctx context.Context, id imgfile.MemoryID) (*Memory, error) {
+	name := id.File()
+	if _, ok := s.im.Manifest().Objects[name]; !ok {
+		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	b, err := s.im.ReadObject(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	pm, err := imgfile.ReadPagemap(bytes.NewReader(b), name)
+	if err != nil {
+		return nil, err
+	}
+	if pm.PagesID > imgfile.MaxPagesID {
+		return nil, &imgfile.DamagedError{File: name, Err: fmt.Errorf("pages file %d", pm.PagesID)}
+	}
+	m := &Memory{ID: id, runs: make([]run, 0, len(pm.Entries))}
+	var off, whole int64
+	for _, e := range pm.Entries {
+		n := int64(e.Len())
+		switch {
+		case e.Flags&imgfile.Parent != 0 || n > imgfile.MaxPagesBytes-whole:
+			return nil, &imgfile.DamagedError{File: name, Err: fmt.Errorf("pages %v have no place in an image", e.Range)}
+		case e.Flags&imgfile.Present != 0:
+			m.runs = append(m.runs, run{Range: e.Range, path: imgfile.PagesName(pm.PagesID), off: off})
+			off += n
+		default:
+			m.runs = append(m.runs, run{Range: e.Range, lazy: true, image: imgfile.ImageAddr(pm.PagesID, whole)})
+		}
+		whole += n
+	}
+	return m, nil
+}
+
+// find is the index of the run that holds at, or of the one after it.
+func (m *Memory) find(at page.Addr) int {
+	return sort.Search(len(m.runs), func(i int) bool { return m.runs[i].End > at })
+}
+
+// Extent is how much of r, from its start on, the set has without a gap.
+func (m *Memory) Extent(r page.Range) page.Range {
+	end := r.Start
+	for i := m.find(r.Start); i < len(m.runs) && end < r.End && m.runs[i].Start <= end; i++ {
+		end = min(m.runs[i].End, r.End)
+	}
+	return page.Range{Start: r.Start, End: end}
+}
+
+// Parts are the ranges of the memory and whether they may come late, ascending.
+func (m *Memory) Parts(yield func(page.Range, bool) bool) {
+	for _, r := range m.runs {
+		if !yield(r.Range, r.lazy) {
+			return
+		}
+	}
+}
+
+// ErrNoPage is wrapped by the error for a page that the set has not got.
+var ErrNoPage = errors.New("no such page in the image set")

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,8 +59,10 @@ type Env struct {
 	builder *workload.Builder
 	dir     string
 	disk    string // a directory on a disk, once something was put there
-	serial  int
-	live    map[stopper]struct{}
+
+	mu     sync.Mutex
+	serial int                  // guarded by mu
+	live   map[stopper]struct{} // guarded by mu
 }
 
 // stopper is anything that must not outlive the Env.
@@ -109,8 +114,12 @@ func programsDefault() string {
 
 // Close ends every process that is left and removes the directory.
 func (e *Env) Close() error {
+	e.mu.Lock()
+	left := slices.Collect(maps.Keys(e.live))
+	clear(e.live)
+	e.mu.Unlock()
 	var failed []error
-	for s := range e.live {
+	for _, s := range left {
 		failed = append(failed, s.Stop())
 	}
 	failed = append(failed, os.RemoveAll(e.dir))
@@ -126,15 +135,25 @@ func (e *Env) Clear() error {
 	if err := e.Close(); err != nil {
 		return err
 	}
-	e.live = map[stopper]struct{}{}
 	return os.Mkdir(e.dir, 0o700)
 }
 
-func (e *Env) keep(s stopper) { e.live[s] = struct{}{} }
-func (e *Env) drop(s stopper) { delete(e.live, s) }
+func (e *Env) keep(s stopper) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.live[s] = struct{}{}
+}
+
+func (e *Env) drop(s stopper) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.live, s)
+}
 
 // path is a new name in the directory.
 func (e *Env) path(what string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.serial++
 	return filepath.Join(e.dir, strconv.Itoa(e.serial)+"-"+what)
 }
@@ -154,8 +173,7 @@ func (e *Env) diskPath(what string) (string, error) {
 	if onTmpfs(e.disk) {
 		return "", fmt.Errorf("%s is no disk: --disk names a directory on one", filepath.Dir(e.disk))
 	}
-	e.serial++
-	return filepath.Join(e.disk, strconv.Itoa(e.serial)+"-"+what), nil
+	return filepath.Join(e.disk, filepath.Base(e.path(what))), nil
 }
 
 func (e *Env) logf(format string, args ...any) {

@@ -10,6 +10,8 @@ func Figures() []*Figure {
 		startupFigures(),
 		touchFigures(),
 		checkpointFigures(),
+		growthFigures(),
+		phaseFigures(),
 		residencyFigures(),
 		latencyFigures(),
 		programFigures(),

@@ -21,6 +21,8 @@ type ours struct {
 	noBackground bool
 	// stats is a file that says when all is resident; none when empty.
 	stats string
+	// trace is a file for the trace of the restore; none when empty.
+	trace string
 	// disk has the image on a disk, and nothing of it in the page cache.
 	disk bool
 }
@@ -103,6 +105,9 @@ func (o *ours) Restore(ctx context.Context, dir string) *exec.Cmd {
 	}
 	if o.stats != "" {
 		args = append(args, "--stats", o.stats)
+	}
+	if o.trace != "" {
+		args = append(args, "--trace-file", o.trace)
 	}
 	return exec.CommandContext(ctx, o.bin, append(args, filepath.Clean(dir))...)
 }

@@ -1,0 +1,237 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/bench/plot"
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+const growthRuns = 5
+
+func growthFigures() []*Figure {
+	return []*Figure{
+		{
+			Name: "growth-memory", Title: "TTFI against the memory of the program, from 64 MiB to as much as fits",
+			Limit: 15 * time.Minute, measure: growthMemory,
+		},
+		{
+			Name: "growth-threads", Title: "TTFI against the number of threads, 64 MiB",
+			Limit: 10 * time.Minute, measure: growthThreads,
+		},
+		{
+			Name: "growth-mappings", Title: "TTFI against the number of mappings, 64 MiB",
+			Limit: 10 * time.Minute, measure: growthMappings,
+		},
+		{
+			Name: "growth-restores", Title: "time until the last of several programs of 64 MiB runs, all restored at once",
+			Limit: 10 * time.Minute, measure: growthRestores,
+		},
+	}
+}
+
+// A size is one value of what grows.
+type size struct {
+	x       float64
+	name    string
+	options workload.MappingsOptions
+}
+
+// growthMemory also has the cold start, which is what memory costs without any image.
+func growthMemory(ctx context.Context, env *Env) (*Result, error) {
+	var sizes []size
+	for mib := 64; mib <= env.mostMiB(); mib *= 4 {
+		sizes = append(sizes, size{float64(mib) * (1 << 20), strconv.Itoa(mib) + " MiB", workload.MappingsOptions{MiB: mib, Touches: -1}})
+	}
+	return env.growth(ctx, sizes, plot.Plot{
+		Name: "ttfi-memory", Title: "Time to first instruction, and the memory of the program",
+		X: plot.Axis{Label: "memory of the program", Unit: plot.Bytes, Log: true},
+	}, true)
+}
+
+// mostMiB is the largest program that the machine has room for twice, with two
+// images of it; never more than the user says.
+func (e *Env) mostMiB() int {
+	var info unix.Sysinfo_t
+	most := e.mib(4096)
+	if unix.Sysinfo(&info) == nil {
+		most = min(most, int(info.Freeram*uint64(info.Unit)>>20)/4)
+	}
+	return most
+}
+
+func growthThreads(ctx context.Context, env *Env) (*Result, error) {
+	return env.growth(ctx, env.counts([]int{1, 8, 64, 256}, func(n int) workload.MappingsOptions {
+		return workload.MappingsOptions{MiB: 64, Touches: -1, Threads: n - 1}
+	}), plot.Plot{
+		Name: "ttfi-threads", Title: "Time to first instruction, and threads",
+		X: plot.Axis{Label: "threads", Unit: plot.Count, Log: true},
+	}, false)
+}
+
+func growthMappings(ctx context.Context, env *Env) (*Result, error) {
+	return env.growth(ctx, env.counts([]int{10, 100, 1000, 4000}, func(n int) workload.MappingsOptions {
+		return workload.MappingsOptions{MiB: 64, Touches: -1, Mappings: n}
+	}), plot.Plot{
+		Name: "ttfi-mappings", Title: "Time to first instruction, and mappings",
+		X: plot.Axis{Label: "mappings of the program's own", Unit: plot.Count, Log: true},
+	}, false)
+}
+
+// counts are sizes that are numbers; a quick run leaves the largest out.
+func (e *Env) counts(list []int, options func(int) workload.MappingsOptions) (sizes []size) {
+	if e.opts.Quick {
+		list = list[:len(list)-2]
+	}
+	for _, n := range list {
+		sizes = append(sizes, size{float64(n), strconv.Itoa(n), options(n)})
+	}
+	return sizes
+}
+
+// growth measures TTFI at each size, all subjects in turns, one size after the
+// other: several large programs would not fit beside each other.
+func (e *Env) growth(ctx context.Context, sizes []size, p plot.Plot, cold bool) (*Result, error) {
+	result := &Result{}
+	p.Y = plot.Axis{Label: "time to first instruction", Unit: plot.Nanoseconds, Log: true}
+	lines := map[string][]plot.Point{}
+	for _, at := range sizes {
+		program, err := e.builder.Mappings(ctx, at.options)
+		if err != nil {
+			return result, err
+		}
+		all := e.growthTurns(ctx, result, program, at.name, cold)
+		e.rounds(ctx, e.runs(growthRuns), all...)
+		for _, t := range all {
+			if t == nil || len(t.series.Values) == 0 {
+				continue
+			}
+			low, high := t.series.Spread()
+			lines[t.series.Name] = append(lines[t.series.Name], plot.Point{X: at.x, Y: t.series.Median(), Low: low, High: high})
+		}
+		if err := errors.Join(ctx.Err(), e.Clear()); err != nil {
+			return result, err
+		}
+	}
+	for _, name := range result.Subjects() {
+		p.Lines = append(p.Lines, plot.Line{Name: name, Points: lines[name]})
+	}
+	result.Plots = append(result.Plots, &p)
+	return result, nil
+}
+
+// growthTurns are the turns at one size.
+func (e *Env) growthTurns(ctx context.Context, result *Result, program *workload.Program, size string, cold bool) (all []*turn) {
+	if cold {
+		s := result.measure("cold start", size, "ns/op")
+		all = append(all, &turn{series: s, sample: func(ctx context.Context) (float64, error) { return e.cold(ctx, program) }})
+	}
+	images := map[string]*image{}
+	for _, subject := range e.subjects() {
+		if wantsDisk(subject) {
+			continue // it is a question of the disk, not of the size
+		}
+		s := result.measure(subject.Name(), size, "ns/op")
+		made := row{ttfi: s, imageSize: &Series{}, checkpointTime: &Series{}}
+		if e.hold1(ctx, subject, program, images, &made); s.Err != nil {
+			continue
+		}
+		img := images[subject.Format()]
+		all = append(all, &turn{series: s, sample: func(ctx context.Context) (float64, error) { return e.ttfi(ctx, subject, img) }})
+	}
+	return all
+}
+
+// growthRestores restores several programs at once, with ours and with CRIU's
+// lazy restore, and waits for the last of them.
+func growthRestores(ctx context.Context, env *Env) (*Result, error) {
+	result := &Result{}
+	p := &plot.Plot{
+		Name: "ttfi-restores", Title: "Time until the last of several restored programs runs",
+		X: plot.Axis{Label: "restores at once", Unit: plot.Count, Log: true},
+		Y: plot.Axis{Label: "time to the last one's first instruction", Unit: plot.Nanoseconds, Log: true},
+	}
+	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: 64, Touches: -1})
+	if err != nil {
+		return nil, err
+	}
+	counts := env.counts([]int{1, 2, 4, 8}, func(int) workload.MappingsOptions { return workload.MappingsOptions{} })
+	most := int(counts[len(counts)-1].x)
+	lines := map[string][]plot.Point{}
+	images := map[string][]*image{}
+	var subjects []Subject
+	for _, subject := range env.subjects() {
+		if o, ok := subject.(*ours); ok && (o.eager || o.disk) {
+			continue
+		}
+		if c, ok := subject.(*criu); ok && !c.lazy {
+			continue
+		}
+		for range most {
+			img, err := env.hold(ctx, subject, program)
+			if err != nil {
+				result.measure(subject.Name(), counts[0].name, "ns/op").Err = err
+				break
+			}
+			images[subject.Name()] = append(images[subject.Name()], img)
+		}
+		if len(images[subject.Name()]) == most {
+			subjects = append(subjects, subject)
+		}
+	}
+	for _, count := range counts {
+		var turns []*turn
+		for _, subject := range subjects {
+			s := result.measure(subject.Name(), count.name, "ns/op")
+			turns = append(turns, &turn{series: s, sample: func(ctx context.Context) (float64, error) {
+				return env.ttfiOfAll(ctx, subject, images[subject.Name()][:int(count.x)])
+			}})
+		}
+		env.rounds(ctx, env.runs(growthRuns), turns...)
+		for _, t := range turns {
+			if len(t.series.Values) > 0 {
+				low, high := t.series.Spread()
+				lines[t.series.Name] = append(lines[t.series.Name], plot.Point{X: count.x, Y: t.series.Median(), Low: low, High: high})
+			}
+		}
+	}
+	for _, name := range result.Subjects() {
+		p.Lines = append(p.Lines, plot.Line{Name: name, Points: lines[name]})
+	}
+	result.Plots = append(result.Plots, p)
+	return result, nil
+}
+
+// ttfiOfAll restores all images at once and gives the longest TTFI.
+func (e *Env) ttfiOfAll(ctx context.Context, subject Subject, images []*image) (float64, error) {
+	var all sync.WaitGroup
+	took, failed := make([]time.Duration, len(images)), make([]error, len(images))
+	restored := make([]*Restored, len(images))
+	for i, img := range images {
+		all.Go(func() {
+			restored[i], failed[i] = e.restore(ctx, subject, img)
+			if failed[i] == nil {
+				took[i] = restored[i].TTFI
+			}
+		})
+	}
+	all.Wait()
+	longest := time.Duration(0)
+	for i, r := range restored {
+		longest = max(longest, took[i])
+		if r != nil {
+			failed = append(failed, r.Stop())
+		}
+	}
+	if err := errors.Join(failed...); err != nil {
+		return 0, fmt.Errorf("%d at once: %w", len(images), err)
+	}
+	return float64(longest.Nanoseconds()), nil
+}

@@ -30,17 +30,15 @@ var refusals = []struct{ scene, names string }{
 	{"thread-cpu-timer", `POSIX timer 0.*CPU time of a thread`},
 	{"userfaultfd", `descriptor \d+ \(anon_inode:\[userfaultfd\]\)`},
 	{"io-uring", `descriptor \d+ \(anon_inode:\[io_uring\]\)`},
-	{"locked-memory", `locked memory`},
 	{"sysv", `/SYSV`},
-	{"removed-mapping", `mapping .*/removed`},
 	{"removed-directory", `working directory .*/removed`},
 	{"namespace", `namespace uts:`},
 	{"pid-namespace", `namespace pid`},
-	{"sealed", `sealed`},
 	{"aio", `asynchronous`},
 	{"packet-pipe", `packets`},
 	{"inotify-unread", `descriptor 3 \(anon_inode:inotify\): 32 bytes of events were not read`},
 	{"owned-by-other", `descriptor 3 \(/dev/zero\): it sends signals to others`},
+	{"hugetlb-shared", `/anon_hugepage.*: shared huge pages`},
 	{"two", `(?s)socket.*socket.*userfaultfd|userfaultfd.*socket.*socket`},
 }
 

@@ -44,6 +44,7 @@ type startWith struct {
 	cred  *syscall.Credential
 	exe   string // another executable; empty: the subject
 	stdin *os.File
+	cwd   string               // empty: a directory of its own
 	attr  *syscall.SysProcAttr // nil: a session of its own, and cred
 }
 
@@ -66,7 +67,10 @@ func launch(t testing.TB, with startWith) *subject {
 	if with.exe != "" {
 		exe = with.exe
 	}
-	s := &subject{t: t, dir: t.TempDir()}
+	s := &subject{t: t, dir: with.cwd}
+	if s.dir == "" {
+		s.dir = t.TempDir()
+	}
 	for _, dir := range []string{filepath.Dir(s.dir), s.dir} {
 		if err := os.Chmod(dir, 0o777); err != nil { // for subjects of other users
 			t.Fatal(err)

@@ -33,8 +33,10 @@ func (f *Frozen) ask() (err error) {
 	if err := q.ask(f.pid, processAnswers, q.process); err != nil {
 		return err
 	}
-	if err := q.askTimers(); err != nil {
-		return err
+	for _, more := range [...]func() error{q.askTimers, q.policies, q.lockFuture} {
+		if err := more(); err != nil {
+			return err
+		}
 	}
 	for i := range f.c.st.Threads {
 		th := &f.c.st.Threads[i]

@@ -28,6 +28,7 @@ type capture struct {
 	fds     *fdTable
 
 	displaced []displacement
+	memory    map[uint64]bool // by device: whether its files are in memory
 
 	files   map[string]uint32 // path to index in st.Files
 	objects map[objectID]*object
@@ -194,9 +195,6 @@ func (c *capture) privileges() error {
 	}
 	if s.UntagMask != 0 && s.UntagMask != own.UntagMask {
 		c.refused.add("tagged addresses", "the process has the processor ignore bits of addresses", "")
-	}
-	if s.VmLck != 0 {
-		c.refused.add("locked memory", fmt.Sprintf("%d bytes are locked", s.VmLck), "unlock them for the checkpoint")
 	}
 	return nil
 }

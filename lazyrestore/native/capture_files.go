@@ -213,15 +213,11 @@ func (c *capture) describeFile(d *descriptor, o *Open) {
 	}
 	if named.Ino != d.stat.Ino || named.Dev != d.stat.Dev {
 		c.refused.add(d.String(), "its path leads to another file now", "close it for the checkpoint")
+		return
 	}
-}
-
-// describeDeleted takes the content of a file without a name into the image.
-func (c *capture) describeDeleted(d *descriptor, o *Open) {
-	o.Kind, o.Size = OpenDeleted, uint64(d.stat.Size)
-	obj := c.object(objectID{d.stat.Dev, d.stat.Ino}, strings.TrimSuffix(d.link, deletedSuffix), d.self, uint64(d.stat.Size))
-	obj.descriptors++
-	o.Shared = obj.index + 1
+	if d.flags()&unix.O_PATH == 0 {
+		c.memoryFile(d.link, d.self, &d.stat, d.writes(), false)
+	}
 }
 
 // Device numbers without state: any open of one is as good as any other.

@@ -11,63 +11,44 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
-// An objectID tells shared memory objects apart while they are in use.
-type objectID struct{ dev, ino uint64 }
-
-// An object is shared memory whose content goes into the image.
-type object struct {
-	id          objectID
-	index       uint32 // in State.Shared
-	path        string // in /proc: opens it, whoever maps it
-	descriptors int    // that refer to it
-	pinned      bool   // it has a page that must be there from the start
-}
-
-// object finds the object of an inode, or makes one.
-func (c *capture) object(id objectID, name, path string, size uint64) *object {
-	if o := c.objects[id]; o != nil {
-		return o
-	}
-	o := &object{id: id, index: uint32(len(c.order)), path: path}
-	if sealed(path) {
-		c.refused.add("memory file "+name, "its seals, or that it may be sealed, are not preserved", helpCRIU)
-	}
-	c.objects[id] = o
-	c.order = append(c.order, o)
-	name = name[strings.LastIndexByte(name, '/')+1:]
-	name = strings.TrimPrefix(name, "memfd:")
-	c.st.Shared = append(c.st.Shared, SharedObject{Name: name, Size: size})
-	return o
-}
-
-// sealed reports whether a memory file differs from one that memfd_create makes
-// without flags, which may not be sealed.
-func sealed(path string) bool {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false // the content cannot be read either, which will be told
-	}
-	defer unix.Close(fd)
-	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	return err == nil && seals != unix.F_SEAL_SEAL
-}
-
 // Flags of a mapping that are preserved, by MAP_ flags or madvise, or that say
 // nothing beyond what is known otherwise.
 const knownVMFlags = proc.VMRead | proc.VMWrite | proc.VMExec | proc.VMShared | proc.VMMayRead | proc.VMMayWrite |
 	proc.VMMayExec | proc.VMMayShare | proc.VMGrowsDown | proc.VMDenyWrite | proc.VMSeqRead | proc.VMRandRead |
 	proc.VMDontCopy | proc.VMAccount | proc.VMNoReserve | proc.VMWipeOnFork | proc.VMDontDump | proc.VMSoftDirty |
-	proc.VMHugePage | proc.VMNoHugePage | proc.VMMergeable | proc.VMUffdMissing | proc.VMMaybeGuard
+	proc.VMHugePage | proc.VMNoHugePage | proc.VMMergeable | proc.VMUffdMissing | proc.VMMaybeGuard |
+	proc.VMLocked | proc.VMLockOnFault | proc.VMDroppable | proc.VMHugeTLB | proc.VMDontExpand
 
 // adviceFlags are the flags of the advice table, in its order.
 var adviceFlags = [len(advice)]proc.VMFlags{
 	proc.VMSeqRead, proc.VMRandRead, proc.VMDontCopy, proc.VMDontDump, proc.VMHugePage, proc.VMNoHugePage, proc.VMMergeable, proc.VMWipeOnFork,
 }
 
+// readSmaps reads the list of mappings, of which the kernel gives one piece at a
+// time. The pager of an earlier restore may be joining some that it has filled:
+// one that is there in parts and as a whole is read again.
+func (c *capture) readSmaps() error {
+	for range 100 {
+		var err error
+		if c.smaps, err = proc.ReadSmaps(c.pid); err != nil {
+			return err
+		}
+		last, whole := page.Addr(0), true
+		for i := range c.smaps.VMAs {
+			v := &c.smaps.VMAs[i]
+			whole = whole && v.Start >= last
+			last = v.End
+		}
+		if whole {
+			return nil
+		}
+	}
+	return fmt.Errorf("the mappings of process %d do not stand still", c.pid)
+}
+
 // mappings reads the address space.
 func (c *capture) mappings() error {
-	var err error
-	if c.smaps, err = proc.ReadSmaps(c.pid); err != nil {
+	if err := c.readSmaps(); err != nil {
 		return err
 	}
 	for _, line := range c.smaps.Unknown {
@@ -110,6 +91,7 @@ func (c *capture) mapping(v *proc.VMA) error {
 		c.refused.add(vmaName(v), "mappings of this type are not preserved", helpCRIU)
 	}
 	c.vmFlags(v, &out)
+	c.locked(v)
 	c.st.VMAs = append(c.st.VMAs, out)
 	return nil
 }
@@ -118,7 +100,7 @@ func (c *capture) vmFlags(v *proc.VMA, out *VMA) {
 	for _, f := range []struct {
 		flag proc.VMFlags
 		bit  uint32
-	}{{proc.VMGrowsDown, unix.MAP_GROWSDOWN}, {proc.VMNoReserve, unix.MAP_NORESERVE}} {
+	}{{proc.VMGrowsDown, unix.MAP_GROWSDOWN}, {proc.VMNoReserve, unix.MAP_NORESERVE}, {proc.VMDroppable, mapDroppable}} {
 		if v.Flags&f.flag != 0 {
 			out.Flags |= f.bit
 		}
@@ -134,9 +116,7 @@ func (c *capture) vmFlags(v *proc.VMA, out *VMA) {
 	if v.ProtectionKey != 0 {
 		c.refused.add(vmaName(v), "it has a protection key", "")
 	}
-	if v.PageSize != page.Size {
-		c.refused.add(vmaName(v), fmt.Sprintf("it has pages of %d bytes", v.PageSize), helpCRIU)
-	}
+	c.hugeTLB(v, out)
 }
 
 func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
@@ -154,20 +134,55 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 		c.refused.add(vmaName(v), "contexts of asynchronous I/O are not preserved", helpCRIU)
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		c.refused.add(vmaName(v), "mappings of devices are not preserved", helpCRIU)
+	case v.Flags&proc.VMHugeTLB != 0:
+		out.Kind, out.Offset = Anonymous, 0
+		if v.Shared || !strings.HasPrefix(v.Path, "/anon_hugepage") {
+			c.refused.add(vmaName(v), "shared huge pages, and files of hugetlbfs, are not preserved", helpCRIU)
+		}
 	case gone && v.Shared:
 		out.Kind = SharedMemory
-		out.File = c.object(objectID{st.Dev, st.Ino}, v.Path, link, uint64(st.Size)).index
+		if st.Nlink > 0 && v.Flags&proc.VMMayWrite != 0 {
+			c.refused.add(vmaName(v), "the file has lost this name, and has another: what is written to it would be two files' after a restore", "")
+		}
+		out.File = c.object(objectID{st.Dev, st.Ino}, v.Path, link, &st).index
 	case gone:
-		c.refused.add(vmaName(v), "the file was removed while it is mapped", "start the program again with the file that is there now")
+		out.Kind = PrivateMemory
+		o := c.object(objectID{st.Dev, st.Ino}, v.Path, link, &st)
+		o.pinned = true
+		out.File = o.index
 	default:
 		out.Kind = PrivateFile
 		if v.Shared {
 			out.Kind, out.Write = SharedFile, v.Flags&proc.VMMayWrite != 0
 		}
+		c.memoryFile(v.Path, link, &st, out.Write, v.Shared)
 		var err error
-		out.File, err = c.file(v.Path, link)
+		if out.File, err = c.file(v.Path, link); err == nil && out.Write {
+			err = c.settle(link, &st, out.File)
+		}
 		return err
 	}
+	return nil
+}
+
+// settle has a file that is written through a mapping put on its disk, so that
+// it is there as the image knows it, and does not change its times later.
+func (c *capture) settle(link string, st *unix.Stat_t, file uint32) error {
+	if c.inMemory(st.Dev, link) {
+		return nil
+	}
+	fd, err := unix.Open(link, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", link, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fdatasync(fd); err != nil {
+		return fmt.Errorf("sync %s: %w", c.st.Files[file].Path, err)
+	}
+	if err := unix.Fstat(fd, st); err != nil {
+		return fmt.Errorf("stat %s: %w", link, err)
+	}
+	c.st.Files[file].MTime = st.Mtim.Nano()
 	return nil
 }
 

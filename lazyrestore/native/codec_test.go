@@ -28,6 +28,9 @@ func sampleSections() *State {
 	st.TimerFDs = []Timer{{Open: 2, Clock: 1, Flags: 1, Interval: 2, Value: 3, Wall: 4}}
 	st.FileWatches = []FileWatch{{Open: 3, WD: 2, Mask: 0x100, Path: "/tmp"}}
 	st.Displaced = []Displaced{{Open: 1, Index: 0, Target: 0}}
+	st.Policies = []RangePolicy{{st.VMAs[0].Range, MemPolicy{Mode: 2, Nodes: []uint64{1}}}}
+	st.Locked, st.LockFuture = []LockedRange{{st.VMAs[0].Range, true}}, futureOnFault
+	st.Shared[0].More = More{Seals: 3, Mode: 0o100640, UID: 1, GID: 2, Dir: "/d", Path: "/p", MTime: 5, Mapped: true}
 	return st
 }
 

@@ -67,7 +67,7 @@ func (k *content) find() error {
 		switch v.Kind {
 		case Anonymous:
 			err = k.anonymous(v)
-		case PrivateFile:
+		case PrivateFile, PrivateMemory:
 			err = k.privateFile(v)
 		case SharedMemory:
 			for range k.words.Within(v.Range) {
@@ -81,7 +81,11 @@ func (k *content) find() error {
 			return fmt.Errorf("scan mapping %v: %w", v.Range, err)
 		}
 	}
-	return k.objects()
+	if err := k.objects(); err != nil {
+		return err
+	}
+	k.boundMappings(mapLimit())
+	return nil
 }
 
 // refuseGuards refuses guard regions in shared memory (Linux 6.15): the pages
@@ -98,6 +102,16 @@ func (k *content) refuseGuards(v *VMA) error {
 // anonymous takes pages that are there, in memory or in swap, but for those
 // known to be zero; and those that a pager still owes.
 func (k *content) anonymous(v *VMA) error {
+	if v.Flags&mapDroppable != 0 {
+		return nil // the kernel may have dropped it at any time
+	}
+	for w := range k.words.Within(v.Range) {
+		k.words.Add(v.whole(w))
+	}
+	if v.Advice&adviceWipeOnFork != 0 {
+		// A child has to find zeros here, which a pager knows nothing of.
+		k.words.Add(v.Range)
+	}
 	var present, guards page.Set
 	err := k.scan.Scan(v.Range, func(r proc.PageRun) error {
 		if r.Categories&proc.PageGuard != 0 {
@@ -105,7 +119,7 @@ func (k *content) anonymous(v *VMA) error {
 			guards.Add(r.Range)
 			return nil
 		}
-		if r.Categories&proc.PageHuge != 0 {
+		if r.Categories&proc.PageHuge != 0 && v.pageSize() == page.Size {
 			k.huge(r.Range)
 		}
 		if r.Categories&(proc.PagePresent|proc.PageSwapped) != 0 && r.Categories&proc.PageZero == 0 {
@@ -137,6 +151,10 @@ func (k *content) anonymous(v *VMA) error {
 	}
 	for w := range k.words.Within(v.Range) {
 		present.Remove(w) // nothing is registered for their sake alone
+	}
+	if v.pageSize() != page.Size && !present.Empty() {
+		v.Lazy = []page.Range{v.Range} // the kernel does not make one of it again where it was parted
+		return nil
 	}
 	v.Lazy = lazyRanges(&present)
 	return nil

@@ -121,6 +121,9 @@ func (c *capture) sharables(s *holderSearch) {
 		}
 	}
 	for _, o := range c.order {
+		if c.st.Shared[o.index].More.Path != "" && !o.shared {
+			continue // another finds it by its name, too
+		}
 		s.inodes[o.id.ino] = true
 		s.objects[o.id] = &holding{what: "shared memory " + c.st.Shared[o.index].Name, why: "it mapped or open too", at: math.MaxInt}
 	}

@@ -124,6 +124,7 @@ func (p *Process) Run() error {
 func (p *Process) Kill() {
 	p.tracer.KillAll()
 	p.tracer.Close()
+	removeAll(p.made)
 	if p.UFFD != nil {
 		p.UFFD.Close()
 		p.UFFD = nil

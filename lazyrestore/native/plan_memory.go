@@ -26,6 +26,8 @@ var advice = [...]struct {
 	{"wf", unix.MADV_WIPEONFORK},
 }
 
+const adviceWipeOnFork = 1 << 7 // its place in the list
+
 // iovMax is how many buffers one process_vm_writev takes.
 const iovMax = 1024
 
@@ -61,6 +63,7 @@ func (b *builder) memory(t *table) {
 	if b.st.VDSO.Map != 0 {
 		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(b.st.VDSO.Map)).by(b.st.VDSO.Map)
 	}
+	b.policies(t)
 	b.eagerPages(t)
 	for i := range b.st.VMAs {
 		v := &b.st.VMAs[i]
@@ -114,8 +117,14 @@ func (b *builder) mapOne(t *table, v *VMA, prot uint64) {
 	fd, off, about := ^uint64(0), v.Offset, "memory"
 	switch v.Kind {
 	case Anonymous:
-		flags |= unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
+		flags |= unix.MAP_ANONYMOUS
+		if v.Flags&mapDroppable == 0 {
+			flags |= unix.MAP_PRIVATE
+		}
 		off = 0
+	case PrivateMemory:
+		flags |= unix.MAP_PRIVATE
+		fd, about = uint64(b.sharedFDs[v.File]), b.st.Shared[v.File].Name
 	case PrivateFile:
 		flags |= unix.MAP_PRIVATE
 		fd, about = 0, b.st.Files[v.File].Path
@@ -131,6 +140,9 @@ func (b *builder) mapOne(t *table, v *VMA, prot uint64) {
 
 func (b *builder) advise(t *table, v *VMA) {
 	for i, a := range advice {
+		if v.Flags&mapDroppable != 0 {
+			break // it has them by itself
+		}
 		if v.Advice&(1<<i) != 0 {
 			t.call("madvise "+a.flag, unix.SYS_MADVISE, uint64(v.Start), v.Len(), a.value).by(v.Start)
 		}
@@ -225,7 +237,7 @@ func (st *State) mappings() []page.Mapping {
 	for i := range st.VMAs {
 		v := &st.VMAs[i]
 		for _, r := range v.Lazy {
-			m := page.Mapping{Range: r, Image: r.Start, PageSize: page.Size}
+			m := page.Mapping{Range: r, Image: r.Start, PageSize: v.pageSize()}
 			if v.Kind == SharedMemory {
 				m.Image = st.Shared[v.File].Image + page.Addr(v.Offset) + (r.Start - v.Start)
 				m.Shared = true

@@ -135,6 +135,7 @@ func (b *builder) last(t *table) {
 		}
 	}
 	b.descriptionLocks(t)
+	b.lateSeals(t)
 	b.fileWatches(t)
 	b.credentials(t)
 	if st.NoNewPrivs {
@@ -146,6 +147,7 @@ func (b *builder) last(t *table) {
 	t.call("close what the restore had open", unix.SYS_CLOSE_RANGE, uint64(b.low), 1<<32-1, 0)
 	b.owners(t)
 	b.recordLocks(t)
+	b.lockAll(t)
 	t.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, st.PDeathSig)
 	t.call("stop", unix.SYS_TGKILL, uint64(st.PID), uint64(st.PID), uint64(unix.SIGSTOP))
 }

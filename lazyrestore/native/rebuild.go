@@ -65,6 +65,7 @@ type Process struct {
 	Warnings []string
 
 	tracer *proc.Tracer
+	made   []string // files that were made for it
 }
 
 // builder plans the tables of one rebuild.
@@ -106,24 +107,29 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	applyStdio(st, opts.Stdio)
 	re := &reopener{st: st, opts: &opts, low: lowest(st)}
 	defer re.close()
+	p := &Process{PID: st.PID, PIDFD: -1, Mappings: st.mappings()}
 	reopened := opts.Trace.Begin(0, "open files and shared objects")
 	if err := re.all(ctx); err != nil {
+		re.unmake()
 		return nil, err
 	}
+	p.made = re.made
 	reopened()
 	b := &builder{st: st, re: re, low: re.low, sharedFDs: re.shared, features: Features, trace: opts.Trace}
 	pair, err := b.open(opts.Eager)
 	if err != nil {
+		re.unmake()
 		return nil, err
 	}
 	defer unix.Close(pair)
 	progFD, err := b.mapProgram()
 	if err != nil {
+		re.unmake()
 		return nil, err
 	}
 	defer unix.Munmap(b.prog.buf)
 
-	p := &Process{PID: st.PID, PIDFD: -1, Mappings: st.mappings(), tracer: proc.TracerHere()}
+	p.tracer = proc.TracerHere()
 	if err := b.run(ctx, p, progFD, pair); err != nil {
 		p.Kill()
 		return nil, err
@@ -138,6 +144,7 @@ func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings
 	applyStdio(st, opts.Stdio)
 	re := &reopener{st: st, opts: &opts, low: lowest(st)}
 	defer re.close()
+	defer re.unmake()
 	if err := unix.Kill(st.PID, 0); !errors.Is(err, unix.ESRCH) {
 		re.refused.taken(st.PID)
 	}
@@ -313,6 +320,7 @@ func (b *builder) plan() error {
 	b.memory(t)
 	t.part("userfaultfd")
 	b.userfaultfd(t)
+	b.lockMemory(t)
 	t.part("process")
 	b.process(t)
 	t.part("descriptors")

@@ -41,11 +41,9 @@ func TestRefusesMapping(t *testing.T) {
 		vma  proc.VMA
 		why  string
 	}{
-		{"hugetlb", proc.VMA{Flags: proc.VMHugeTLB, PageSize: 2 << 20}, "pages of 2097152 bytes"},
+		{"odd-pages", proc.VMA{PageSize: 2 << 20}, "pages of 2097152 bytes"},
 		{"sealed", proc.VMA{Flags: proc.VMSealed}, "flags are not preserved"},
-		{"droppable", proc.VMA{Flags: proc.VMDroppable}, "flags are not preserved"},
 		{"shadow-stack", proc.VMA{Flags: proc.VMShadowStack}, "flags are not preserved"},
-		{"locked", proc.VMA{Flags: proc.VMLocked}, "flags are not preserved"},
 		{"write-tracked", proc.VMA{Flags: proc.VMUffdWP}, "flags are not preserved"},
 		{"device-memory", proc.VMA{Flags: proc.VMIO | proc.VMPFNMap}, "flags are not preserved"},
 		{"protection-key", proc.VMA{ProtectionKey: 1}, "protection key"},
@@ -97,7 +95,6 @@ func TestRefusesProcess(t *testing.T) {
 		{"speculation", func(s *proc.Status) { s.Speculation[0] = "thread mitigated, as no test process is" }, "speculation"},
 		{"seccomp", func(s *proc.Status) { s.Seccomp = 2 }, "seccomp"},
 		{"tagged-addresses", func(s *proc.Status) { s.UntagMask = 1<<57 - 1 }, "tagged addresses"},
-		{"locked-memory", func(s *proc.Status) { s.VmLck = 4096 }, "locked memory"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

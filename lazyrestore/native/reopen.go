@@ -1,8 +1,8 @@
 package native
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -29,6 +29,8 @@ type reopener struct {
 	opens  []int // of State.Opens
 	shared []int // of State.Shared
 	pipes  map[uint64]*pipeEnds
+	made   []string        // files that were not there
+	asWere map[string]bool // files that are as they were, whatever their times say
 }
 
 // lowest is the first descriptor number that the process does not use.
@@ -70,6 +72,7 @@ func (r *reopener) close() {
 }
 
 func (r *reopener) all(ctx context.Context) error {
+	r.mapCount()
 	for i := range r.st.Shared {
 		fd, err := r.sharedObject(&r.st.Shared[i], uint32(i+1))
 		if err != nil {
@@ -167,7 +170,11 @@ func (r *reopener) file(o *Open) (int, error) {
 		return fd, nil
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
-		r.compare(&o.File, &st, o.Flags&unix.O_ACCMODE != unix.O_RDONLY)
+		how := onlyRead
+		if o.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			how = isWritten
+		}
+		r.compare(&o.File, &st, how)
 	}
 	return fd, seek(fd, o)
 }
@@ -191,94 +198,51 @@ func seek(fd int, o *Open) error {
 	return nil
 }
 
-// deleted opens an object's memory a further time, with its own offset.
-func (r *reopener) deleted(o *Open) (int, error) {
-	path := "/proc/self/fd/" + strconv.Itoa(r.shared[o.Shared-1])
-	fd, err := unix.Open(path, int(reopenFlags(o.Flags)&^unix.O_NOFOLLOW), 0)
-	if err != nil {
-		return -1, fmt.Errorf("open the memory of %s: %w", o.Path, err)
-	}
-	if fd, err = r.raise(fd); err != nil {
-		return -1, err
-	}
-	return fd, seek(fd, o)
-}
+// use says what a file is for.
+type use uint8
 
-// compare looks whether a file is as it was.
-func (r *reopener) compare(was *Mapped, is *unix.Stat_t, written bool) {
-	var why string
+const (
+	onlyRead    use = iota
+	isWritten       // through descriptors
+	isMappedOut     // through a shared mapping
+)
+
+// compare looks whether a file is as it was. One that is written may have
+// grown; what is mapped may not have changed.
+func (r *reopener) compare(was *Mapped, is *unix.Stat_t, how use) {
+	sameTime := is.Mtim.Nano() == was.MTime
 	switch {
+	case r.asWere[was.Path]:
 	case is.Size < was.Size:
-		why = fmt.Sprintf("it is shorter than it was: %d bytes instead of %d", is.Size, was.Size)
-	case written && is.Size > was.Size:
-		r.warnings = append(r.warnings, fmt.Sprintf("%s has grown from %d to %d bytes; the program goes on at its old offset", was.Path, was.Size, is.Size))
-		return
-	case written:
-		return
+		r.changed(was.Path, fmt.Sprintf("it is shorter than it was: %d bytes instead of %d", is.Size, was.Size), "")
+	case is.Size > was.Size && how == onlyRead:
+		r.changed(was.Path, fmt.Sprintf("it is longer than it was: %d bytes instead of %d", is.Size, was.Size), "")
 	case is.Size > was.Size:
-		why = fmt.Sprintf("it is longer than it was: %d bytes instead of %d", is.Size, was.Size)
-	case is.Mtim.Nano() != was.MTime:
-		why = "it was changed after the checkpoint"
+		r.warnings = append(r.warnings, fmt.Sprintf("%s has grown from %d to %d bytes; the program goes on at its old offset", was.Path, was.Size, is.Size))
+	case sameTime:
+	case how == isWritten:
+		r.warnings = append(r.warnings, was.Path+": it was written after the checkpoint; the program finds it as it is now")
 	default:
-		return
+		r.changed(was.Path, "it was changed after the checkpoint", "")
 	}
+}
+
+// changed refuses a file that is not as it was, unless the user has it so.
+func (r *reopener) changed(path, why, help string) {
 	if r.opts.ChangedFiles == ChangedWarn {
-		r.warnings = append(r.warnings, was.Path+": "+why)
+		r.warnings = append(r.warnings, path+": "+why)
 		return
 	}
-	r.refused.add(was.Path, why, "put the old file back, or accept it with --changed-files=warn")
-}
-
-// sharedObject makes an object's memory anew: with its content, where that has
-// to be there from the start, else empty.
-func (r *reopener) sharedObject(s *SharedObject, id uint32) (int, error) {
-	fd, err := r.raiseNew(unix.MemfdCreate(s.Name, 0))
-	if err != nil {
-		return -1, fmt.Errorf("make the memory of %s: %w", s.Name, err)
-	}
-	if err := unix.Ftruncate(fd, int64(s.Size)); err != nil {
-		return -1, fmt.Errorf("give %s its %d bytes: %w", s.Name, s.Size, err)
-	}
-	var off int64
-	for _, e := range r.st.Eager {
-		if e.Shared == id {
-			if err := r.copyEager(fd, s, e, off); err != nil {
-				return -1, err
-			}
-		}
-		off += int64(e.Len())
-	}
-	return fd, nil
-}
-
-func (r *reopener) copyEager(fd int, s *SharedObject, e Eager, off int64) error {
-	if _, err := unix.Seek(fd, int64(e.Start), unix.SEEK_SET); err != nil {
-		return err
-	}
-	left := int64(e.Len())
-	if over := int64(e.End) - int64(s.Size); over > 0 {
-		left -= over // the object ends within its last page
-	}
-	for left > 0 {
-		n, err := unix.Sendfile(fd, int(r.opts.Eager.Fd()), &off, int(min(left, 1<<30)))
-		if err == nil && n == 0 {
-			err = errors.New("eager.raw ends too early")
-		}
-		if err != nil {
-			return fmt.Errorf("read the content of %s: %w", s.Name, err)
-		}
-		left -= int64(n)
-	}
-	return nil
+	r.refused.add(path, why, cmp.Or(help, "put the old file back, or accept it with --changed-files=warn"))
 }
 
 // mappedFiles looks whether the files that the process maps are as they were.
 // It runs beside the building of the process, which maps them by name.
 func (r *reopener) mappedFiles() {
-	written := make([]bool, len(r.st.Files))
+	uses := make([]use, len(r.st.Files))
 	for i := range r.st.VMAs {
 		if v := &r.st.VMAs[i]; v.Kind == SharedFile && v.Write {
-			written[v.File] = true
+			uses[v.File] = isMappedOut
 		}
 	}
 	for i := range r.st.Files {
@@ -292,7 +256,7 @@ func (r *reopener) mappedFiles() {
 			r.refused.add(f.Path, "it is mapped, and it is no regular file any more", "put the file back")
 			continue
 		}
-		r.compare(f, &st, written[i])
+		r.compare(f, &st, uses[i])
 	}
 }
 

@@ -18,7 +18,8 @@ type Sched struct {
 	UtilMin, UtilMax          uint64 // utilisation clamps, where UtilMax is not 0
 }
 
-// MemPolicy is a thread's NUMA memory policy, see set_mempolicy(2).
+// MemPolicy is the NUMA memory policy of a thread, see set_mempolicy(2), or of a
+// mapping.
 type MemPolicy struct {
 	Mode  uint64   // MPOL_ constant with its flags; 0: the default
 	Nodes []uint64 // bit mask, without the zeros at its end
@@ -198,13 +199,7 @@ func (q *questions) askScheduling(th *Thread) []asked {
 			if ret < 0 {
 				return // a kernel without NUMA
 			}
-			th.MemPolicy.Mode = q.word(mode) & 0xffffffff
-			for i := range maxNodes / 64 {
-				if w := q.word(nodes + 8*uint64(i)); w != 0 {
-					th.MemPolicy.Nodes = append(th.MemPolicy.Nodes, make([]uint64, i+1-len(th.MemPolicy.Nodes))...)
-					th.MemPolicy.Nodes[i] = w
-				}
-			}
+			th.MemPolicy = q.policy(mode, nodes)
 		}},
 	}
 }

@@ -1,5 +1,7 @@
 package native
 
+import "slices"
+
 // The sections of memory and descriptors.
 
 func (c *coder) locks(st *State) {
@@ -23,4 +25,41 @@ func (c *coder) fileWatches(st *State) {
 
 func (c *coder) displaced(st *State) {
 	list(c, &st.Displaced, func(w *Displaced) { num(c, &w.Open); num(c, &w.Index); num(c, &w.Target) })
+}
+
+// more is one entry for each shared object, where one of them has more.
+func (c *coder) more(st *State) {
+	all := make([]More, len(st.Shared))
+	for i := range st.Shared {
+		all[i] = st.Shared[i].More
+	}
+	if !c.decodes && !slices.ContainsFunc(all, func(m More) bool { return m != More{} }) {
+		return
+	}
+	list(c, &all, func(m *More) {
+		c.u64(&m.Seals)
+		num(c, &m.Mode)
+		num(c, &m.UID)
+		num(c, &m.GID)
+		c.str(&m.Dir)
+		c.str(&m.Path)
+		num(c, &m.MTime)
+		c.flag(&m.Mapped)
+	})
+	if len(all) != len(st.Shared) {
+		c.fail("%d entries for %d shared objects", len(all), len(st.Shared))
+		return
+	}
+	for i := range all {
+		st.Shared[i].More = all[i]
+	}
+}
+
+func (c *coder) policies(st *State) {
+	list(c, &st.Policies, func(p *RangePolicy) { c.span(&p.Range); c.u64(&p.Mode); nums(c, &p.Nodes) })
+}
+
+func (c *coder) locked(st *State) {
+	list(c, &st.Locked, func(l *LockedRange) { c.span(&l.Range); c.flag(&l.OnFault) })
+	c.u64(&st.LockFuture)
 }

@@ -57,6 +57,9 @@ type State struct {
 	TimerFDs    []Timer     // ascending by Open
 	FileWatches []FileWatch // of inotify; ascending by Open, then WD
 	Displaced   []Displaced // watches of epoll
+	Policies    []RangePolicy
+	Locked      []LockedRange
+	LockFuture  uint64 // mlockall(MCL_FUTURE): futureLocked, futureOnFault, or 0
 }
 
 // Creds are the credentials shared by all threads of a process.
@@ -110,10 +113,11 @@ type VMAKind uint8
 
 // Kinds of mapping.
 const (
-	Anonymous    VMAKind = iota // private memory
-	PrivateFile                 // a private mapping of a file
-	SharedFile                  // a shared mapping of a file that stays where it is
-	SharedMemory                // shared memory whose content is in the image
+	Anonymous     VMAKind = iota // private memory
+	PrivateFile                  // a private mapping of a file
+	SharedFile                   // a shared mapping of a file that stays where it is
+	SharedMemory                 // shared memory whose content is in the image
+	PrivateMemory                // a private mapping of such memory: of a file that has no name any more
 )
 
 // VMA is one mapping. Mappings that the kernel makes (vDSO, vvar, vsyscall)
@@ -141,6 +145,7 @@ type SharedObject struct {
 	Size  uint64
 	Image page.Addr // image address of its first byte
 	Lazy  bool      // every use of it is a mapping that can be registered
+	More  More      // in a section
 }
 
 // OpenKind says what an open file description refers to.

@@ -3,6 +3,8 @@ package native
 import (
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
@@ -19,7 +21,7 @@ const (
 // validate checks all that the rebuild takes for granted: places in lists,
 // order, and bounds. Whoever decodes a state from bytes calls it.
 func (st *State) validate() error {
-	for _, check := range []func() error{st.validTasks, st.validMemory, st.validFiles, st.validLocks, st.validTimerFDs, st.validFileWatches, st.validDisplaced} {
+	for _, check := range []func() error{st.validTasks, st.validMemory, st.validFiles, st.validLocks, st.validTimerFDs, st.validFileWatches, st.validDisplaced, st.validPolicies, st.validLocked} {
 		if err := check(); err != nil {
 			return fmt.Errorf("%w: %w", errState, err)
 		}
@@ -73,12 +75,15 @@ func (st *State) validMemory() error {
 			return fmt.Errorf("mapping %v is out of order or bounds", v.Range)
 		}
 		last = v.End
+		if shift := v.Flags >> mapHugeShift & mapHugeMask; v.Flags&unix.MAP_HUGETLB != 0 && (shift <= page.Shift || shift > maxHugeShift || v.whole(v.Range) != v.Range || v.Kind != Anonymous) {
+			return fmt.Errorf("mapping %v has huge pages of 2^%d bytes", v.Range, shift)
+		}
 		files := 1
 		switch v.Kind {
 		case Anonymous:
 		case PrivateFile, SharedFile:
 			files = len(st.Files)
-		case SharedMemory:
+		case SharedMemory, PrivateMemory:
 			files = len(st.Shared)
 		default:
 			files = 0

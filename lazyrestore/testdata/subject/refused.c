@@ -78,28 +78,12 @@ static void io_uring(int argc, char **argv)
 	stop();
 }
 
-static void locked_memory(int argc, char **argv)
-{
-	char *at = map(16 * PAGE);
-	MUST(mlock(at, 16 * PAGE) == 0);
-	stop();
-}
-
 static void sysv(int argc, char **argv)
 {
 	int id = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
 	MUST(id >= 0);
 	void *at = shmat(id, NULL, 0);
 	MUST(shmctl(id, IPC_RMID, NULL) == 0 && at != (void *)-1);
-	stop();
-}
-
-static void removed_mapping(int argc, char **argv)
-{
-	int fd = open("removed", O_RDWR | O_CREAT, 0600);
-	MUST(ftruncate(fd, PAGE) == 0);
-	MUST(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED);
-	MUST(close(fd) == 0 && unlink("removed") == 0);
 	stop();
 }
 
@@ -118,14 +102,6 @@ static void namespace_(int argc, char **argv)
 {
 	MUST(unshare(CLONE_NEWUTS) == 0);
 	stop();
-}
-
-static void sealed(int argc, char **argv)
-{
-	int fd = memfd_create("sealed", MFD_ALLOW_SEALING);
-	MUST(ftruncate(fd, PAGE) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) == 0);
-	stop();
-	CHECK(ftruncate(fd, 2 * PAGE) == -1 && errno == EPERM);
 }
 
 static void aio(int argc, char **argv)
@@ -226,6 +202,12 @@ static void many_things(int argc, char **argv)
 	CHECK(pthread_join(thread, NULL) == 0);
 }
 
+static void hugetlb_shared(int argc, char **argv)
+{
+	MUST(mmap(NULL, 2 << 20, PROT_READ, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0) != MAP_FAILED);
+	stop();
+}
+
 static void two(int argc, char **argv)
 {
 	int p[2];
@@ -235,11 +217,11 @@ static void two(int argc, char **argv)
 
 const struct scene refused_scenes[] = {
 	{"socket", socket_}, {"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
-	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"locked-memory", locked_memory}, {"sysv", sysv}, {"removed-mapping", removed_mapping},
+	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
-	{"sealed", sealed}, {"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},
+	{"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},
 	{"thread-namespace", thread_namespace}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
-	{"owned-by-other", owned_by_other}, {"two", two}, {NULL, NULL},
+	{"owned-by-other", owned_by_other}, {"hugetlb-shared", hugetlb_shared}, {"two", two}, {NULL, NULL},
 };

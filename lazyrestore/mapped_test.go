@@ -1,0 +1,177 @@
+package lazyrestore_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+var mappedScenes = []survival{
+	// locked as its pages come
+	{scene: "locked", changed: []string{"mapping "}},
+	{scene: "policies"},
+	{scene: "wiped"},
+	{scene: "removed-mapping", changed: []string{"mapping "}},
+	{scene: "seals"},
+}
+
+func TestMappedSurvives(t *testing.T) { survives(t, mappedScenes) }
+
+// The kernel may drop such memory at any time: it comes back as memory of that
+// kind, without content.
+func TestDroppableMemory(t *testing.T) {
+	t.Parallel()
+	s := start(t, "droppable")
+	before := lookAt(t, s.pid)
+	s.cycle(plainest, filling)
+	compareLooks(t, before, lookAt(t, s.pid), nil)
+	s.release()
+	s.well()
+}
+
+// What is mapped after the restore is locked as it would have been.
+func TestLockedFutureSurvives(t *testing.T) {
+	for name, args := range map[string][]string{"all": nil, "on fault": {"on-fault"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, "locked-future", args...)
+			s.cycle(plainest, filling)
+			s.cycle(plainest, filling)
+			s.release()
+			s.well()
+		})
+	}
+}
+
+func TestHugePagesSurvive(t *testing.T) {
+	uffdtest.Need(t, "hugetlb")
+	for name, opts := range map[string]lazyrestore.RestoreOptions{
+		"filled": {}, "on demand": {Background: lazyrestore.BackgroundNone}, "eager": {Eager: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, "hugetlb")
+			s.cycle(plainest, opts)
+			s.cycle(plainest, opts)
+			s.release()
+			s.well()
+		})
+	}
+}
+
+// memoryFiles starts the scene in a directory of its own of /dev/shm.
+func memoryFiles(t *testing.T) (s *subject, dir string) {
+	t.Helper()
+	where := t.TempDir()
+	s = launch(t, startWith{scene: "memory-files", args: []string{"/dev/shm", where}, cwd: where})
+	s.ready(1)
+	dir = "/dev/shm/subject-" + strconv.Itoa(s.pid)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return s, dir
+}
+
+// Files of memory file systems are part of the image, also with a name.
+func TestMemoryFiles(t *testing.T) {
+	names := []string{"shared", "private", "plain"}
+	t.Run("there", func(t *testing.T) {
+		t.Parallel()
+		s, _ := memoryFiles(t)
+		s.cycle(plainest, filling)
+		s.release()
+		s.well()
+	})
+	t.Run("gone", func(t *testing.T) {
+		t.Parallel()
+		s, dir := memoryFiles(t)
+		for range 2 {
+			s.checkpoint(plainest)
+			for _, name := range names {
+				if err := os.Remove(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.restore(filling)
+		}
+		s.release()
+		s.well()
+	})
+	t.Run("changed", func(t *testing.T) {
+		t.Parallel()
+		s, dir := memoryFiles(t)
+		s.checkpoint(plainest)
+		info := must(os.Stat(filepath.Join(dir, "shared")))(t)
+		f := must(os.OpenFile(filepath.Join(dir, "shared"), os.O_RDWR, 0))(t)
+		if _, err := f.WriteAt([]byte("x"), 1000); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		// As a write through a mapping would, which leaves the time as it is.
+		if err := os.Chtimes(f.Name(), info.ModTime(), info.ModTime()); err != nil {
+			t.Fatal(err)
+		}
+		err := s.tryRestore(filling)
+		var refused *lazyrestore.RefusedError
+		if !errors.As(err, &refused) || !contains(err.Error(), f.Name()+": its content was changed") {
+			t.Errorf("%v, want a refusal that names the file", err)
+		}
+		if err := os.Remove(f.Name()); err != nil {
+			t.Fatal(err)
+		}
+		s.restore(filling)
+		s.release()
+		s.well()
+	})
+	t.Run("failed", func(t *testing.T) {
+		t.Parallel()
+		s, dir := memoryFiles(t)
+		s.checkpoint(plainest)
+		if err := errors.Join(os.Remove(filepath.Join(dir, "private")), os.Truncate(filepath.Join(dir, "plain"), 1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.tryRestore(filling); err == nil {
+			t.Error("restored with a file that is shorter")
+		}
+		if _, err := os.Stat(filepath.Join(dir, "private")); err == nil {
+			t.Error("a restore that failed has left a file")
+		}
+	})
+}
+
+// A program of so many mappings that each splits into two or three does not
+// fit, and of one that hardly has room for its own.
+func TestManyMappings(t *testing.T) {
+	limit := must(strconv.Atoi(firstLine(t, "/proc/sys/vm/max_map_count")))(t)
+	for _, n := range []int{20000, limit - 100} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			s := start(t, "many-mappings", strconv.Itoa(n))
+			s.cycle(plainest, filling)
+			s.cycle(plainest, filling)
+			s.release()
+			s.well()
+		})
+	}
+	t.Run("too many", func(t *testing.T) {
+		s := start(t, "many-mappings", strconv.Itoa(limit-31))
+		if err := s.refused(false); !contains(err.Error(), "vm.max_map_count") && !contains(err.Error(), "limit is") {
+			t.Error(err)
+		}
+		s.release()
+		s.well()
+	})
+}
+
+func firstLine(t *testing.T, path string) string {
+	t.Helper()
+	text := must(os.ReadFile(path))(t)
+	for i, c := range text {
+		if c == '\n' {
+			return string(text[:i])
+		}
+	}
+	return string(text)
+}

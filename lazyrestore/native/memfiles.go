@@ -1,0 +1,174 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Files of memory file systems that have a name (in /dev/shm, say) are gone with
+// their machine: their content is in the image. A restore uses the file if it
+// is there as it was, and makes it again if it is gone.
+
+// inMemory reports whether the file system of a file, which link leads to, has
+// its files in memory.
+func (c *capture) inMemory(dev uint64, link string) bool {
+	if memory, known := c.memory[dev]; known {
+		return memory
+	}
+	var fs unix.Statfs_t
+	memory := unix.Statfs(link, &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC)
+	if c.memory == nil {
+		c.memory = make(map[uint64]bool)
+	}
+	c.memory[dev] = memory
+	return memory
+}
+
+// memoryFile takes the content of a file that has a name in a memory file
+// system.
+func (c *capture) memoryFile(path, link string, st *unix.Stat_t, written, shared bool) {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || !c.inMemory(st.Dev, link) {
+		return
+	}
+	o := c.object(objectID{st.Dev, st.Ino}, path, link, st)
+	o.descriptors++
+	o.written = o.written || written
+	o.shared = o.shared || shared && written
+	m := &c.st.Shared[o.index].More
+	m.Mode, m.UID, m.GID, m.Path, m.MTime = st.Mode, st.Uid, st.Gid, path, st.Mtim.Nano()
+	m.Mapped = o.shared
+}
+
+// memoryFile makes a file of a memory file system again, if it is gone. One that
+// is there has to be as it was: what is mapped changes without a trace but in
+// its content.
+func (r *reopener) memoryFile(s *SharedObject, id uint32) error {
+	m := &s.More
+	var st unix.Stat_t
+	err := unix.Stat(m.Path, &st)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return r.makeMemoryFile(s, id)
+	case err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil // those that open it will tell
+	case !m.Mapped && st.Size == int64(s.Size) && st.Mtim.Nano() == m.MTime:
+		return nil
+	case st.Size != int64(s.Size):
+		return nil // likewise
+	}
+	same, err := r.sameContent(s, id)
+	if err != nil {
+		return err
+	}
+	if same {
+		r.same(m.Path)
+		return nil
+	}
+	if m.Mapped && st.Mtim.Nano() == m.MTime {
+		r.changed(m.Path, "its content was changed after the checkpoint", "remove it, and the restore makes it again; or accept it with --changed-files=warn")
+	}
+	return nil
+}
+
+func (r *reopener) makeMemoryFile(s *SharedObject, id uint32) error {
+	m := &s.More
+	fd, err := unix.Open(m.Path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		r.refused.add(m.Path, "make it again: "+err.Error(), "make the directory that it was in")
+		return nil
+	}
+	defer unix.Close(fd)
+	r.made = append(r.made, m.Path)
+	if err := r.fillObject(fd, s, id); err != nil {
+		return err
+	}
+	if err := r.giveAway(fd, m); err != nil {
+		return fmt.Errorf("make %s again: %w", m.Path, err)
+	}
+	r.same(m.Path)
+	return nil
+}
+
+// same notes that a file is as it was, whatever its times say.
+func (r *reopener) same(path string) {
+	if r.asWere == nil {
+		r.asWere = make(map[string]bool)
+	}
+	r.asWere[path] = true
+}
+
+// unmake removes the files that were made for a restore that has failed.
+func (r *reopener) unmake() {
+	removeAll(r.made)
+	r.made = nil
+}
+
+func removeAll(paths []string) {
+	for _, path := range paths {
+		_ = os.Remove(path)
+	}
+}
+
+// sameContent compares a file with an object's content. What eager.raw does not
+// have was a hole.
+func (r *reopener) sameContent(s *SharedObject, id uint32) (bool, error) {
+	f, err := os.Open(s.More.Path)
+	if err != nil {
+		return false, nil // whoever opens it will tell
+	}
+	defer f.Close()
+	at, same := int64(0), true
+	zero := func(end int64) {
+		same = same && allZeroIn(f, at, end)
+	}
+	err = r.eachEager(s, id, func(start, off, n int64) error {
+		zero(start)
+		if r.opts.Eager == nil {
+			return errors.New("eager.raw is missing")
+		}
+		equal, err := equalIn(f, start, r.opts.Eager, off, n)
+		same, at = same && equal, start+n
+		return err
+	})
+	zero(int64(s.Size))
+	return same, err
+}
+
+const compareStep = 256 << 10
+
+func equalIn(a io.ReaderAt, aOff int64, b io.ReaderAt, bOff, n int64) (bool, error) {
+	x, y := make([]byte, compareStep), make([]byte, compareStep)
+	for n > 0 {
+		step := min(n, compareStep)
+		if _, err := a.ReadAt(x[:step], aOff); err != nil {
+			return false, nil // it is shorter now
+		}
+		if _, err := b.ReadAt(y[:step], bOff); err != nil {
+			return false, fmt.Errorf("read the content that a file had: %w", err)
+		}
+		if string(x[:step]) != string(y[:step]) {
+			return false, nil
+		}
+		aOff, bOff, n = aOff+step, bOff+step, n-step
+	}
+	return true, nil
+}
+
+func allZeroIn(f io.ReaderAt, at, end int64) bool {
+	if at >= end {
+		return true
+	}
+	x := make([]byte, compareStep)
+	for at < end {
+		step := min(end-at, compareStep)
+		if _, err := f.ReadAt(x[:step], at); err != nil || !allZero(x[:step]) {
+			return false
+		}
+		at += step
+	}
+	return true
+}

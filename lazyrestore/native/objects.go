@@ -1,0 +1,232 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Objects are files whose content is in the image: shared memory, memfds, files
+// without a name, and files of memory file systems, which are gone with their
+// machine.
+
+// An objectID tells objects apart while they are in use.
+type objectID struct{ dev, ino uint64 }
+
+// An object is one as it is captured.
+type object struct {
+	id          objectID
+	index       uint32 // in State.Shared
+	path        string // in /proc: opens it, whoever maps it
+	descriptors int    // that refer to it
+	pinned      bool   // it has to be there from the start
+	shared      bool   // it is mapped shared
+	written     bool   // it may be written through a descriptor or a mapping
+}
+
+// More is what few objects have beside a name and a size.
+type More struct {
+	Seals    uint64 // 1 + F_GET_SEALS; 0: it cannot be sealed, or is not
+	Mode     uint32 // of the inode, with its type; 0: as memfd_create makes it
+	UID, GID uint32
+	Dir      string // a file without a name that was on a disk: the directory that it was in
+	Path     string // a file of a memory file system that has a name
+	MTime    int64  // of Path: nanoseconds
+	Mapped   bool   // of Path: it is mapped so that writes to it change nothing but its content
+}
+
+// object finds the object of an inode, or makes one. link opens it.
+func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *object {
+	if o := c.objects[id]; o != nil {
+		return o
+	}
+	o := &object{id: id, index: uint32(len(c.order)), path: link}
+	name = name[strings.LastIndexByte(name, '/')+1:]
+	name = strings.TrimSuffix(strings.TrimPrefix(name, "memfd:"), deletedSuffix)
+	s := SharedObject{Name: name, Size: uint64(st.Size)}
+	if seals, ok := sealsOf(link); ok && seals != unix.F_SEAL_SEAL {
+		s.More.Seals = uint64(seals) + 1
+		o.pinned = seals != 0
+	}
+	c.objects[id] = o
+	c.order = append(c.order, o)
+	c.st.Shared = append(c.st.Shared, s)
+	return o
+}
+
+// sealsOf are the seals of a memory file. All that memfd_create makes without
+// flags have F_SEAL_SEAL alone.
+func sealsOf(path string) (seals int, ok bool) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, false // the content cannot be read either, which will be told
+	}
+	defer unix.Close(fd)
+	seals, err = unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	return seals, err == nil
+}
+
+// owned notes whose an object is that a descriptor shows.
+func (m *More) owned(st *unix.Stat_t) {
+	if st.Mode&0o7777 != 0o777 || st.Uid != 0 || st.Gid != 0 {
+		m.Mode, m.UID, m.GID = st.Mode, st.Uid, st.Gid
+	}
+}
+
+// describeDeleted takes the content of a file without a name into the image.
+func (c *capture) describeDeleted(d *descriptor, o *Open) {
+	o.Kind, o.Size = OpenDeleted, uint64(d.stat.Size)
+	if d.stat.Nlink > 0 && d.writes() {
+		c.refused.add(d.String(), "the file has lost this name, and has another: what is written to it would be two files' after a restore", "close it for the checkpoint")
+	}
+	obj := c.object(objectID{d.stat.Dev, d.stat.Ino}, d.link, d.self, &d.stat)
+	obj.descriptors++
+	o.Shared = obj.index + 1
+	more := &c.st.Shared[obj.index].More
+	more.owned(&d.stat)
+	if !c.inMemory(d.stat.Dev, d.self) {
+		more.Dir = filepath.Dir(d.link)
+	}
+}
+
+// sharedObject makes an object's memory anew: with its content, where that has
+// to be there from the start, else empty. It is not needed, -1, where the
+// object is a file that has a name.
+func (r *reopener) sharedObject(s *SharedObject, id uint32) (int, error) {
+	if s.More.Path != "" {
+		return -1, r.memoryFile(s, id)
+	}
+	fd, err := r.newObject(s)
+	if err != nil {
+		return -1, fmt.Errorf("make the memory of %s: %w", s.Name, err)
+	}
+	if err := r.fillObject(fd, s, id); err != nil {
+		return -1, err
+	}
+	if m := &s.More; m.Mode != 0 {
+		if err := r.giveAway(fd, m); err != nil {
+			return -1, fmt.Errorf("the memory of %s: %w", s.Name, err)
+		}
+	}
+	if seals := s.More.seals(); seals != 0 && !s.More.sealsLate() {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+			return -1, fmt.Errorf("seal the memory of %s: %w", s.Name, err)
+		}
+	}
+	return fd, nil
+}
+
+// newObject makes an empty file without a name: on the disk it was on, if that
+// can be, else in memory.
+func (r *reopener) newObject(s *SharedObject) (int, error) {
+	if s.More.Dir != "" && !s.Lazy {
+		fd, err := unix.Open(s.More.Dir, unix.O_TMPFILE|unix.O_RDWR, 0o600)
+		if err == nil {
+			return r.raise(fd)
+		}
+		r.warnings = append(r.warnings, fmt.Sprintf("the file %s, which has no name any more, is in memory now: %s: %v", s.Name, s.More.Dir, err))
+	}
+	flags := 0
+	if s.More.Seals != 0 {
+		flags = unix.MFD_ALLOW_SEALING
+	}
+	fd, err := memfdExec(s.Name, flags)
+	if err != nil {
+		return -1, err
+	}
+	return r.raise(fd)
+}
+
+// giveAway sets owner and mode. Who may not give files away keeps them.
+func (r *reopener) giveAway(fd int, m *More) error {
+	if err := unix.Fchown(fd, int(m.UID), int(m.GID)); err != nil && !errors.Is(err, unix.EPERM) {
+		return os.NewSyscallError("chown", err)
+	}
+	return os.NewSyscallError("chmod", unix.Fchmod(fd, m.Mode&0o7777))
+}
+
+func (m *More) seals() int {
+	if m.Seals == 0 {
+		return 0
+	}
+	return int(m.Seals - 1)
+}
+
+// sealsLate reports whether mappings have to be made before the seals: those
+// that may be written, which the seal forbids for the future only.
+func (m *More) sealsLate() bool {
+	return m.seals()&(unix.F_SEAL_FUTURE_WRITE|unix.F_SEAL_WRITE) == unix.F_SEAL_FUTURE_WRITE
+}
+
+// lateSeals plans the seals that come after the mappings.
+func (b *builder) lateSeals(t *table) {
+	for i := range b.st.Shared {
+		if s := &b.st.Shared[i]; s.More.sealsLate() {
+			t.call("seal", unix.SYS_FCNTL, uint64(b.re.shared[i]), unix.F_ADD_SEALS, uint64(s.More.seals())).on(s.Name)
+		}
+	}
+}
+
+func (r *reopener) fillObject(fd int, s *SharedObject, id uint32) error {
+	if err := unix.Ftruncate(fd, int64(s.Size)); err != nil {
+		return fmt.Errorf("give %s its %d bytes: %w", s.Name, s.Size, err)
+	}
+	return r.eachEager(s, id, func(at, off, n int64) error { return r.copyEager(fd, s, at, off, n) })
+}
+
+// eachEager calls f for each run of an object's content that eager.raw has:
+// where it is in the object, where in eager.raw, and how much.
+func (r *reopener) eachEager(s *SharedObject, id uint32, f func(at, off, n int64) error) error {
+	var off int64
+	for _, e := range r.st.Eager {
+		if e.Shared == id {
+			n := int64(e.Len())
+			if over := int64(e.End) - int64(s.Size); over > 0 {
+				n -= over // the object ends within its last page
+			}
+			if err := f(int64(e.Start), off, n); err != nil {
+				return err
+			}
+		}
+		off += int64(e.Len())
+	}
+	return nil
+}
+
+func (r *reopener) copyEager(fd int, s *SharedObject, at, off, left int64) error {
+	if r.opts.Eager == nil {
+		return errors.New("eager.raw is missing")
+	}
+	if _, err := unix.Seek(fd, at, unix.SEEK_SET); err != nil {
+		return err
+	}
+	for left > 0 {
+		n, err := unix.Sendfile(fd, int(r.opts.Eager.Fd()), &off, int(min(left, 1<<30)))
+		if err == nil && n == 0 {
+			err = errors.New("eager.raw ends too early")
+		}
+		if err != nil {
+			return fmt.Errorf("read the content of %s: %w", s.Name, err)
+		}
+		left -= int64(n)
+	}
+	return nil
+}
+
+// deleted opens an object's memory a further time, with its own offset.
+func (r *reopener) deleted(o *Open) (int, error) {
+	path := "/proc/self/fd/" + strconv.Itoa(r.shared[o.Shared-1])
+	fd, err := unix.Open(path, int(reopenFlags(o.Flags)&^unix.O_NOFOLLOW), 0)
+	if err != nil {
+		return -1, fmt.Errorf("open the memory of %s: %w", o.Path, err)
+	}
+	if fd, err = r.raise(fd); err != nil {
+		return -1, err
+	}
+	return fd, seek(fd, o)
+}

@@ -29,6 +29,7 @@ type Image struct {
 	pinned   bool
 	codec    chunk.Codec
 	pages    string // the pages object's name
+	plain    *Index // of a plain image, which has no manifest
 }
 
 var (
@@ -91,7 +92,7 @@ func readError(object string, off int64, err error) error {
 	return fmt.Errorf("read %s at offset %d: %w", object, off, err)
 }
 
-// Manifest is the image's manifest, not to be changed.
+// Manifest is the image's manifest, not to be changed; nil of a plain image.
 func (im *Image) Manifest() *Manifest { return im.manifest }
 
 // Digest is the image's digest, "sha256:" and 64 hex digits.

@@ -23,6 +23,7 @@ type Index struct {
 	frames    []byte
 	runs      []byte
 	digests   []byte // nil where nobody pinned the image
+	unchecked bool   // of a plain image: frames have no checksums
 }
 
 // Frames is the number of frames; they are numbered from 0 on in the order of

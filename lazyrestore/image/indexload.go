@@ -22,6 +22,9 @@ const loadWorkers = 4
 // of it, read in a millisecond or two. With a pinned digest (OpenOptions) all
 // of it is checked by cryptographic digests, else by CRC-32C.
 func (im *Image) LoadIndex(ctx context.Context) (*Index, error) {
+	if im.plain != nil {
+		return im.plain, nil
+	}
 	size, err := im.objectSize(ctx, IndexObject)
 	if err != nil {
 		return nil, err

@@ -64,6 +64,9 @@ func (se *session) fill(ctx context.Context, k int) {
 	}()
 	spare := max(1, runtime.NumCPU()-1)
 	for ctx.Err() == nil {
+		if se.waitGathered(ctx) {
+			continue
+		}
 		if k >= spare && se.active() {
 			// The reader and the application need a processor each.
 			_ = sleep(ctx, time.Duration(demandRecent))

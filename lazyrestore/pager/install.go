@@ -1,6 +1,8 @@
 package pager
 
 import (
+	"sync/atomic"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
@@ -9,9 +11,12 @@ import (
 type installer struct {
 	*table
 	tally *counters
-	runs  []image.Run
-	parts []part
-	huge  []page.Addr // of the latest install: huge pages that it left out
+	// forming says that mappings are still being made: a page that has no
+	// place may have one later.
+	forming *atomic.Bool
+	runs    []image.Run
+	parts   []part
+	huge    []page.Addr // of the latest install: huge pages that it left out
 }
 
 // A part is adjacent pages of a span of frames that go to one place.
@@ -93,6 +98,9 @@ func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, 
 
 // settled books n bytes at off of a span that were dealt with.
 func (in *installer) settled(s *space, first, off, n int, how outcome) {
+	if how == gone && in.forming != nil && in.forming.Load() {
+		return
+	}
 	at := first + off>>page.Shift
 	s.settle(at, at+n>>page.Shift)
 	if how == there { // which happens to a page once, whoever settles it first

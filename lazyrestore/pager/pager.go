@@ -60,6 +60,9 @@ type Options struct {
 	// Keeper holds the descriptors if this process is killed. Serve starts one
 	// if it is nil. Either way it ends once nothing is missing any more.
 	Keeper *Keeper
+	// Gather says that processes come one by one, some of them while
+	// ServeAttached runs, until Gathered is called. See there.
+	Gather bool
 	Logger *slog.Logger // discards if nil
 
 	// Stages has Stats say where the time of the faults went, Trace records
@@ -84,13 +87,15 @@ type Pager struct {
 	stats    counters
 	resident chan struct{}
 	lost     lostErrors
-	attached *attachment // of the caller of Attach, Serve and Resume
+	attached *attachment // of the caller of Attach, Serve and Resume; its world, once there is a session, of the reader
 
 	prepare sync.Mutex
 	table   *table // guarded by prepare
 
-	mu      sync.Mutex
-	session *session // guarded by mu: from the start of Serve on
+	mu        sync.Mutex
+	session   *session // guarded by mu: from the start of Serve on
+	gathered  bool     // guarded by mu
+	abandoned bool     // guarded by mu
 }
 
 // New is a pager for img. It starts nothing and reads nothing.
@@ -140,10 +145,20 @@ func (p *Pager) Prepare(ctx context.Context) error {
 // and starts the keeper if there is none. Serve does it else. Call it before
 // the process runs: then there is no moment at which killing this process
 // loses anything. The arguments are Serve's, and so is the ownership of u.
+//
+// With Options.Gather it may be called several times, also while ServeAttached
+// runs, and then returns once the process is served. Pidfds are not looked at
+// then.
 func (p *Pager) Attach(u *uffd.FD, target Target, maps []page.Mapping) error {
 	l, err := newLayout(maps)
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
+	}
+	if p.opts.Gather {
+		if err := p.attachMore(u, target, l); err != nil {
+			return fmt.Errorf("pager: %w", err)
+		}
+		return nil
 	}
 	w := &world{}
 	w.add(u.Fd(), target.Pid, l)
@@ -211,6 +226,7 @@ func (p *Pager) serve(ctx context.Context) error {
 		return fmt.Errorf("pager: %w", err)
 	}
 	defer se.close()
+	defer close(se.over)
 	if err := p.run(ctx, se); err != nil {
 		// The journal stays open, for a successor to find.
 		return fmt.Errorf("pager: %w", err)
@@ -235,18 +251,22 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		trace:      p.opts.Trace,
 		traceSkew:  p.opts.Trace.At(start),
 		more:       make(chan struct{}, p.opts.Workers),
+		arrivals:   make(chan *arrival, 16),
+		over:       make(chan struct{}),
 		offers:     make(chan *offer, offersEach*p.opts.Workers),
 	}
 	se.lastFault.Store(-demandRecent)
 	se.demand = newDemand(se, demandWorkers)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	se.gathering.Store(p.opts.Gather && !p.gathered && !p.abandoned)
+	se.forming.Store(p.opts.Gather && !p.gathered)
 	spaces := make([]*space, 0, len(p.attached.fds))
 	for i, m := range p.attached.world.spaces {
 		u := p.attached.fds[i]
 		spaces = append(spaces, newSpace(se.pages, m, u, u, nil))
 	}
 	se.spaces.Store(&spaces)
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.session = se
 	return se, nil
 }
@@ -259,11 +279,10 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	stop := context.AfterFunc(ctx, se.kick)
 	var wg sync.WaitGroup
 	se.released = func(s *space, resident bool) {
-		if s.id != 0 || !resident {
+		if !resident || !s.attached() || se.gathering.Load() || se.unserved() > 0 {
 			return
 		}
-		p.stats.resident.Store(int64(time.Since(se.start)))
-		close(p.resident)
+		p.settleResident(se)
 		if len(p.opts.HugePages) > 0 && se.target.PidFD >= 0 {
 			wg.Go(func() { se.collapse(outer, p.opts.HugePages) })
 		}
@@ -273,7 +292,7 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 			wg.Go(func() { se.fill(ctx, k) })
 		}
 	}
-	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2}
+	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2, requeue: -int64(requeuePause)}
 	r.makeRests()
 	r.kicks.Add(1)
 	err := r.run()
@@ -343,8 +362,8 @@ func (p *Pager) Stats() Stats {
 	defer p.mu.Unlock()
 	if p.session != nil {
 		for _, s := range *p.session.spaces.Load() {
-			if s.id == 0 {
-				st.MissingBytes = uint64(s.left.Load()) << page.Shift
+			if s.attached() {
+				st.MissingBytes += uint64(s.left.Load()) << page.Shift
 			}
 		}
 	}

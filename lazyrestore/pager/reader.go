@@ -85,6 +85,7 @@ func (r *reader) run() error {
 		}
 		if k := r.kicks.Load(); k != r.seen {
 			r.seen = k
+			r.welcome()
 			if r.ctx.Err() != nil {
 				return r.ctx.Err()
 			}

@@ -25,8 +25,19 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 // predecessor had. What it had installed stays; the threads that wait are
 // woken, and those whose page is still missing fault again, this time to us.
 //
+// A target with Pid 0 stands for whatever that keeper's pager served.
+//
 // Nothing is changed if the error wraps ErrNoPredecessor; else see Serve.
 func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
+	if err := p.TakeOver(keeper, target); err != nil {
+		return err
+	}
+	return p.serve(ctx)
+}
+
+// TakeOver is the first half of Resume: afterwards the keeper is not needed
+// any more, and ServeAttached does the rest.
+func (p *Pager) TakeOver(keeper int, target Target) error {
 	pidfd, err := unix.PidfdOpen(keeper, 0)
 	if err != nil {
 		return fmt.Errorf("pager: open keeper %d: %w: %w", keeper, ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
@@ -55,7 +66,32 @@ func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
 			return fmt.Errorf("pager: wake who waits: %w", err)
 		}
 	}
-	return p.serve(ctx)
+	return nil
+}
+
+// A Held is a process that a pager which was killed had written down, and its
+// userfaultfd in the keeper's table of descriptors.
+type Held struct {
+	Pid int // 0 for a forked child
+	FD  int
+}
+
+// Left lists what there is to take over from a keeper; see Resume.
+func Left(keeper int) ([]Held, error) {
+	pidfd, err := unix.PidfdOpen(keeper, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pager: open keeper %d: %w: %w", keeper, ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	w, err := inherit(keeper, pidfd, Target{})
+	if err != nil {
+		return nil, fmt.Errorf("pager: %w", err)
+	}
+	var list []Held
+	for _, m := range w.spaces {
+		list = append(list, Held{m.pid, m.fd})
+	}
+	return list, nil
 }
 
 // lowestAddr is above what vm.mmap_min_addr keeps free by default.
@@ -84,7 +120,7 @@ func inherit(keeper, pidfd int, target Target) (*world, error) {
 			damage = err
 			continue
 		}
-		if len(w.spaces) > 0 && w.spaces[0].pid == target.Pid {
+		if len(w.spaces) > 0 && (target.Pid == 0 || w.spaces[0].pid == target.Pid) {
 			return w, nil
 		}
 	}

@@ -94,6 +94,9 @@ func (r *reader) review() (over bool, err error) {
 			return false, err
 		}
 	}
+	if r.gathering.Load() {
+		return false, nil
+	}
 	if len(*r.spaces.Load()) == 0 {
 		return true, nil
 	}

@@ -36,6 +36,10 @@ type session struct {
 	kicks     atomic.Uint32 // how often somebody wanted the reader to look
 	kickFD    int           // an eventfd that wakes it
 	offers    chan *offer   // spans for the reader to install
+	arrivals  chan *arrival // for the reader to serve
+	over      chan struct{} // closed when nothing is served any more
+	gathering atomic.Bool   // more may come
+	forming   atomic.Bool   // they are still being built: nothing is installed unasked
 	resting   atomic.Bool   // the reader sleeps, or is about to
 	more      chan struct{} // tells idle background workers of frames to fetch
 	busy      atomic.Int32  // background workers at work
@@ -82,7 +86,7 @@ type worker struct {
 func (se *session) newWorker(name string) *worker {
 	w := &worker{
 		session:   se,
-		installer: installer{table: se.pages, tally: se.stats},
+		installer: installer{table: se.pages, tally: se.stats, forming: &se.forming},
 		watch:     se.newStopwatch(name),
 	}
 	w.frames = w.newFrames()

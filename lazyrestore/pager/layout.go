@@ -20,9 +20,11 @@ import (
 type layout struct {
 	byProc  []page.Mapping // sorted by Start, no two overlap
 	byImage []page.Mapping // sorted by Image, then Start; only shared memory overlaps
-	// longest is no less than the length of any shared mapping: how far before
-	// an image address a mapping that covers it can begin.
+	// longest is no less than the length of any mapping from page.ImageShared
+	// on, where shared memory is: how far before an image address a mapping that
+	// covers it can begin.
 	longest uint64
+	shared  bool // there is shared memory among it, or was
 }
 
 // newLayout checks maps and makes a layout of them. Private memory must not
@@ -34,9 +36,10 @@ func newLayout(maps []page.Mapping) (layout, error) {
 			return layout{}, err
 		}
 		l.byProc = append(l.byProc, m)
-		if m.Shared {
+		if m.Image >= page.ImageShared {
 			l.longest = max(l.longest, m.Len())
 		}
+		l.shared = l.shared || m.Shared
 	}
 	slices.SortFunc(l.byProc, func(a, b page.Mapping) int { return cmp.Compare(a.Start, b.Start) })
 	l.byImage = slices.Clone(l.byProc)
@@ -63,8 +66,8 @@ func checkMapping(m page.Mapping) error {
 		return fmt.Errorf("mapping %v of image address %v: not aligned to its page size %d", m.Range, m.Image, m.PageSize)
 	case m.ImageRange().Empty():
 		return fmt.Errorf("mapping %v: image address %v is too high", m.Range, m.Image)
-	case m.Shared != (m.Image >= page.ImageShared):
-		return fmt.Errorf("mapping %v of image address %v: shared memory alone lies above %v", m.Range, m.Image, page.ImageShared)
+	case m.Shared && m.Image < page.ImageShared:
+		return fmt.Errorf("mapping %v of image address %v: shared memory lies above %v", m.Range, m.Image, page.ImageShared)
 	}
 	return nil
 }
@@ -178,7 +181,7 @@ func (l *layout) insert(m page.Mapping) {
 func (l *layout) addImage(m page.Mapping) {
 	i, _ := slices.BinarySearchFunc(l.byImage, m, compareImage)
 	l.byImage = slices.Insert(l.byImage, i, m)
-	if m.Shared {
+	if m.Image >= page.ImageShared {
 		l.longest = max(l.longest, m.Len())
 	}
 }
@@ -199,5 +202,5 @@ func (l *layout) move(from, to page.Addr, n uint64) {
 }
 
 func (l *layout) clone() layout {
-	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest}
+	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest, l.shared}
 }

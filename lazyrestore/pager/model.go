@@ -155,7 +155,7 @@ func (l *layout) shares(r page.Range) bool {
 	return false
 }
 
-// sharesAny reports whether there is any shared memory that the image fills.
+// sharesAny reports whether there may be shared memory that the image fills.
 func (l *layout) sharesAny() bool {
-	return len(l.byImage) > 0 && l.byImage[len(l.byImage)-1].Shared
+	return l.shared && len(l.byImage) > 0
 }

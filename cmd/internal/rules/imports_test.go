@@ -44,6 +44,7 @@ var mayImport = []struct {
 	// Helpers of tests, which nothing else imports.
 	{"uffd/uffdtest", []string{"uffd"}},
 	{"pageserver/tlsfiles/tlstest", []string{"pageserver/tlsfiles"}},
+	{"lazyrestore/criu/criutest", []string{"uffd/uffdtest"}},
 	{"lazyrestore/image/imagetest", []string{"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page"}},
 	{"lazyrestore/store/storetest", []string{"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page"}},
 }

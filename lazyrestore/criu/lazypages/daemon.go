@@ -1,0 +1,227 @@
+package lazypages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
+)
+
+// Options says what a daemon serves, and how.
+type Options struct {
+	Images  string // the directory of the image set
+	WorkDir string // where the socket is made; Images if empty
+	// Image is an image of ours that was made of the set and has its pages;
+	// nil: they are in the set's own files, or with Server.
+	Image *image.Image
+	// Server is a page server that has the lazy pages; nil: none.
+	Server *Server
+	// Background says whether pages come that nobody has touched.
+	Background pager.Background
+	Workers    int          // see pager.Options
+	Ready      func() error // called once requests can be handled; nil: nobody wants to know
+	Logger     *slog.Logger // discards if nil
+}
+
+// ErrProtocol is wrapped by the error about a peer that is not criu restore,
+// or not one for the images that are served.
+var ErrProtocol = errors.New("not what criu restore says")
+
+// A daemon serves one tree of tasks.
+type daemon struct {
+	Options
+	dir   *imgfile.Dir
+	set   *set
+	pager *pager.Pager
+	state *state
+	log   *slog.Logger
+}
+
+// open reads the image set and makes a pager for it. Nobody is served yet.
+func open(opts Options, gather bool) (*daemon, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	// Before the heap grows: its page tables are copied.
+	keeper, err := pager.StartKeeper()
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{Options: opts, log: opts.Logger}
+	if d.dir, err = imgfile.Open(opts.Images); err == nil {
+		if d.WorkDir == "" {
+			d.WorkDir = d.dir.Path()
+		}
+		d.set, err = load(d.dir, opts.Image, opts.Server)
+	}
+	if err == nil {
+		d.state = newState(d.WorkDir, keeper.Pid())
+		d.pager, err = pager.New(d.set.image, pager.Options{
+			Background: opts.Background, Workers: opts.Workers, Keeper: keeper, Gather: gather, Logger: opts.Logger,
+		})
+	}
+	if err == nil {
+		d.log.Info("image set read", "tasks", len(d.set.tasks), "lazy_bytes", d.set.bytes)
+		return d, nil
+	}
+	if d.set != nil {
+		err = errors.Join(err, d.set.close())
+	}
+	return nil, errors.Join(err, keeper.Close())
+}
+
+// Serve waits for criu restore to connect, and serves the tree that it builds
+// until all of its memory is resident or its tasks are gone. While pages are
+// missing it does not let go of a task: if it returns an error, or is killed,
+// threads that touch them wait until Resume is called, in this process or
+// another.
+//
+// Errors of the image set, before anything is done, wrap imgfile.ErrDamaged
+// or fs.ErrNotExist. A *pager.LostError means that pages could not be had, and
+// nothing is waited for any more.
+func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
+	d, err := open(opts, true)
+	if err != nil {
+		return pager.Stats{}, err
+	}
+	defer d.set.close()
+	conn, err := d.connect(ctx)
+	if err != nil {
+		return pager.Stats{}, errors.Join(err, d.pager.Discard())
+	}
+	return d.serve(ctx, conn)
+}
+
+// connect makes the socket and waits for criu restore.
+func (d *daemon) connect(ctx context.Context) (int, error) {
+	listener, err := listen(d.WorkDir)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(listener) }()
+	if d.Ready != nil {
+		if err := d.Ready(); err != nil {
+			return -1, err
+		}
+	}
+	d.log.Debug("waiting for criu restore", "dir", d.WorkDir, "socket", SocketName)
+	if err := d.pager.Prepare(ctx); err != nil {
+		return -1, err
+	}
+	conn, err := accept(ctx, listener)
+	if err != nil {
+		return -1, err
+	}
+	if err := d.state.connected(conn); err != nil {
+		return -1, errors.Join(err, unix.Close(conn))
+	}
+	return conn, nil
+}
+
+// serve serves what comes over conn, or what has been taken over and comes
+// over conn.
+func (d *daemon) serve(ctx context.Context, conn int) (pager.Stats, error) {
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	set := make(chan error, 1)
+	go func() {
+		err := d.gather(inner, conn)
+		switch {
+		case err == nil:
+			_ = unix.Close(conn)
+		case inner.Err() == nil:
+			// criu restore sees that, and ends what it has built.
+			d.log.Error("the tree was not completed", "error", err)
+			_ = unix.Close(conn)
+			d.pager.Abandon()
+		default: // it stays open, for a successor to go on
+		}
+		set <- err
+	}()
+	err := d.pager.ServeAttached(inner)
+	cancel()
+	gathering := <-set
+	if err == nil || errors.As(err, new(*pager.LostError)) {
+		err = errors.Join(err, d.state.remove())
+		if !errors.Is(gathering, context.Canceled) {
+			err = errors.Join(gathering, err)
+		}
+	}
+	return d.finished(err)
+}
+
+// finished logs what was done.
+func (d *daemon) finished(err error) (pager.Stats, error) {
+	st := d.pager.Stats()
+	d.log.Info("done", "faults", st.Faults, "installed_bytes", st.InstalledBytes, "missing_bytes", st.MissingBytes,
+		"fault_p50", st.FaultP50, "fault_p99", st.FaultP99, "resident", st.Resident)
+	return st, err
+}
+
+// gather takes the tasks of the tree until it is built.
+func (d *daemon) gather(ctx context.Context, conn int) error {
+	for len(d.state.Tasks)+len(d.state.Zombies) < len(d.set.tasks) {
+		if err := d.gatherOne(ctx, conn); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+				return fmt.Errorf("criu restore closed the connection with %d of %d tasks there", len(d.state.Tasks)+len(d.state.Zombies), len(d.set.tasks))
+			}
+			return err
+		}
+	}
+	word, err := peekPid(ctx, conn)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		return errors.New("criu restore closed the connection before the tree was built")
+	case err != nil:
+		return err
+	case word != finished:
+		return fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
+	}
+	d.log.Info("the tree is built", "tasks", len(d.state.Tasks))
+	d.pager.Gathered()
+	return d.state.complete()
+}
+
+// gatherOne takes one task, or a zombie.
+func (d *daemon) gatherOne(ctx context.Context, conn int) error {
+	pid, err := peekPid(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if pid == finished {
+		return fmt.Errorf("%w: the tree is built, with %d of %d tasks", ErrProtocol, len(d.state.Tasks)+len(d.state.Zombies), len(d.set.tasks))
+	}
+	id := max(pid, -pid)
+	maps, known := d.set.tasks[id]
+	switch {
+	case !known:
+		return fmt.Errorf("%w: task %d, which is not in the images in %s", ErrProtocol, id, d.dir.Path())
+	case d.state.has(id) || pid > 0 && slices.Contains(d.state.Zombies, id):
+		return fmt.Errorf("%w: task %d for the second time", ErrProtocol, id)
+	case pid < 0:
+		if err := d.state.zombie(id); err != nil {
+			return err
+		}
+		return take(conn, 4)
+	}
+	if err := d.state.coming(pid); err != nil {
+		return err
+	}
+	u, err := takeTask(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("task %d: %w", pid, err)
+	}
+	d.log.Debug("task", "pid", pid, "uffd", u.Fd(), "mappings", len(maps))
+	if err := d.pager.Attach(u, pager.Target{Pid: pid, PidFD: -1}, maps); err != nil {
+		return fmt.Errorf("task %d: %w", pid, err)
+	}
+	return d.state.came(pid)
+}

@@ -1,0 +1,179 @@
+package lazypages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// Resume is Serve in the place of a daemon that was killed, or whose Serve
+// returned early, for the same images and work directory. Threads that have
+// been waiting since go on. The error wraps pager.ErrNoPredecessor where
+// there is nothing to take over: no such daemon, or all its tasks are gone.
+func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
+	dir := opts.WorkDir
+	if dir == "" {
+		dir = opts.Images
+	}
+	left, err := readState(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return pager.Stats{}, fmt.Errorf("%w: %w", pager.ErrNoPredecessor, err)
+	}
+	if err != nil {
+		return pager.Stats{}, err
+	}
+	d, err := open(opts, left.Connection >= 0)
+	if err != nil {
+		return pager.Stats{}, err
+	}
+	defer d.set.close()
+	conn, err := d.takeOver(left)
+	if err != nil {
+		return pager.Stats{}, errors.Join(err, d.pager.Discard())
+	}
+	if d.Ready != nil {
+		if err := d.Ready(); err != nil {
+			return pager.Stats{}, err
+		}
+	}
+	if conn < 0 {
+		err = d.pager.ServeAttached(ctx)
+		if err == nil || errors.As(err, new(*pager.LostError)) {
+			err = errors.Join(err, d.state.remove())
+		}
+		return d.finished(err)
+	}
+	return d.serve(ctx, conn)
+}
+
+// takeOver takes what a keeper of the predecessor holds. conn is the
+// connection of criu restore, -1 if the tree was built already.
+func (d *daemon) takeOver(left *state) (conn int, err error) {
+	// Both are named before either can be the only one: who finds the file finds
+	// the descriptors with one of them.
+	own := d.state.Keepers[0]
+	*d.state = *left
+	d.state.Keepers = append([]int{own}, left.Keepers...)
+	if err := d.state.write(); err != nil {
+		return -1, err
+	}
+	err = pager.ErrNoPredecessor
+	for _, keeper := range left.Keepers {
+		if conn, err = d.takeFrom(keeper); !errors.Is(err, pager.ErrNoPredecessor) {
+			break
+		}
+	}
+	if err != nil {
+		*d.state = *left
+		return -1, errors.Join(err, d.state.write())
+	}
+	d.state.Keepers, d.state.Connection = []int{own}, conn
+	return conn, d.state.write()
+}
+
+// takeFrom takes over what one keeper holds.
+func (d *daemon) takeFrom(keeper int) (conn int, err error) {
+	conn = -1
+	var orphan *uffd.FD
+	if d.state.Connection >= 0 {
+		if conn, orphan, err = d.takeSetUp(keeper); err != nil {
+			return -1, err
+		}
+	}
+	err = d.pager.TakeOver(keeper, pager.Target{PidFD: -1})
+	if errors.Is(err, pager.ErrNoPredecessor) && conn >= 0 && len(d.state.Tasks) == 0 {
+		err = nil // it was killed before the first task was written down
+	}
+	if err != nil {
+		if conn >= 0 {
+			_ = unix.Close(conn)
+		}
+		return -1, err
+	}
+	d.log.Info("taken over", "keeper", keeper, "tasks", len(d.state.Tasks), "built", conn < 0)
+	if orphan == nil {
+		return conn, nil
+	}
+	pid := d.state.Coming
+	if err := d.pager.Attach(orphan, pager.Target{Pid: pid, PidFD: -1}, d.set.tasks[pid]); err != nil {
+		return -1, fmt.Errorf("task %d: %w", pid, err)
+	}
+	return conn, d.state.came(pid)
+}
+
+// takeSetUp takes what belongs to the setting-up: the connection, and the
+// userfaultfd of a task that had come and was not written down yet.
+func (d *daemon) takeSetUp(keeper int) (conn int, orphan *uffd.FD, err error) {
+	pidfd, err := unix.PidfdOpen(keeper, 0)
+	if err != nil {
+		return -1, nil, fmt.Errorf("keeper %d: %w: %w", keeper, pager.ErrNoPredecessor, err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	conn, err = unix.PidfdGetfd(pidfd, d.state.Connection, 0)
+	if err != nil {
+		return -1, nil, fmt.Errorf("connection of criu restore from keeper %d: %w: %w", keeper, pager.ErrNoPredecessor, err)
+	}
+	unix.CloseOnExec(conn)
+	if d.state.Coming != 0 {
+		orphan, err = d.takeOrphan(keeper, pidfd)
+	}
+	if err != nil {
+		return -1, nil, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(conn))
+	}
+	return conn, orphan, nil
+}
+
+// takeOrphan takes the userfaultfd of the task that was coming: nil if it has
+// not come, or was written down already.
+func (d *daemon) takeOrphan(keeper, pidfd int) (*uffd.FD, error) {
+	held, err := pager.Left(keeper)
+	if err != nil && !errors.Is(err, pager.ErrNoPredecessor) {
+		return nil, err
+	}
+	if slices.ContainsFunc(held, func(h pager.Held) bool { return h.Pid == d.state.Coming }) {
+		return nil, d.state.came(d.state.Coming)
+	}
+	fds, err := userfaultfds(keeper)
+	if err != nil {
+		return nil, err
+	}
+	for _, fd := range fds {
+		if slices.ContainsFunc(held, func(h pager.Held) bool { return h.FD == fd }) {
+			continue
+		}
+		own, err := unix.PidfdGetfd(pidfd, fd, 0)
+		if err != nil {
+			return nil, os.NewSyscallError("pidfd_getfd", err)
+		}
+		return uffd.FromFD(own), nil
+	}
+	return nil, nil
+}
+
+// userfaultfds lists those among the descriptors of a process.
+func userfaultfds(pid int) (fds []int, err error) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if name, err := os.Readlink(filepath.Join(dir, e.Name())); err != nil || name != "anon_inode:[userfaultfd]" {
+			continue
+		}
+		if fd, err := strconv.Atoi(e.Name()); err == nil {
+			fds = append(fds, fd)
+		}
+	}
+	return fds, nil
+}

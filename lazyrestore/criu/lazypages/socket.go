@@ -1,0 +1,188 @@
+package lazypages
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// SocketName is the name of the socket in the work directory.
+const SocketName = "lazy-pages.socket"
+
+// finished is the word that ends the setting-up (LAZY_PAGES_RESTORE_FINISHED).
+const finished = 0x52535446
+
+// listen makes the socket that criu restore connects to.
+func listen(dir string) (fd int, err error) {
+	// By way of a descriptor: the path of a socket has at most 107 bytes.
+	d, err := os.Open(dir)
+	if err != nil {
+		return -1, err
+	}
+	defer d.Close()
+	short := filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), SocketName)
+	if err := unix.Unlink(short); err != nil && !errors.Is(err, unix.ENOENT) {
+		return -1, &fs.PathError{Op: "remove", Path: filepath.Join(dir, SocketName), Err: err}
+	}
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: short}); err == nil {
+		err = unix.Listen(fd, 10)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("listen on %s: %w", filepath.Join(dir, SocketName), err)
+	}
+	return fd, nil
+}
+
+// wait waits until fd has something to read, or ctx is done.
+func wait(ctx context.Context, fd int) error {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	f := os.NewFile(uintptr(wake), "wake")
+	stop := context.AfterFunc(ctx, func() { _, _ = f.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) })
+	defer func() {
+		stop()
+		f.Close()
+	}()
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("poll", err)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if fds[0].Revents != 0 {
+			return nil
+		}
+	}
+}
+
+// accept waits for the connection of criu restore.
+func accept(ctx context.Context, listener int) (int, error) {
+	for {
+		if err := wait(ctx, listener); err != nil {
+			return -1, err
+		}
+		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
+			continue
+		}
+		if err != nil {
+			return -1, os.NewSyscallError("accept", err)
+		}
+		return fd, nil
+	}
+}
+
+// peek waits until n bytes can be read from fd, and shows them without taking
+// them: what is taken cannot be had again by a successor.
+func peek(ctx context.Context, fd int, b []byte) error {
+	for {
+		if err := wait(ctx, fd); err != nil {
+			return err
+		}
+		n, _, err := unix.Recvfrom(fd, b, unix.MSG_PEEK)
+		switch {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		case err != nil:
+			return os.NewSyscallError("recv", err)
+		case n == 0:
+			return io.EOF
+		case n == len(b):
+			return nil
+		default:
+			// The rest is on its way; poll does not tell when it is there.
+			if err := pause(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// peekPid waits for the pid of the next task.
+func peekPid(ctx context.Context, fd int) (int, error) {
+	var b [4]byte
+	if err := peek(ctx, fd, b[:]); err != nil {
+		return 0, err
+	}
+	return int(int32(binary.NativeEndian.Uint32(b[:]))), nil
+}
+
+// take takes n bytes that are there.
+func take(fd, n int) error {
+	_, _, err := unix.Recvfrom(fd, make([]byte, n), 0)
+	return os.NewSyscallError("recv", err)
+}
+
+// takeTask takes a pid, and the userfaultfd that comes with the byte behind
+// it, in one call: being killed in between would leave a successor without
+// either.
+func takeTask(ctx context.Context, fd int) (*uffd.FD, error) {
+	if err := awaitTask(ctx, fd); err != nil {
+		return nil, err
+	}
+	var b [5]byte
+	u, n, err := uffd.ReceiveFD(fd, b[:])
+	if errors.Is(err, uffd.ErrNoDescriptor) && n == 4 {
+		// The pid alone: the two were not joined.
+		u, _, err = uffd.ReceiveFD(fd, b[:1])
+	}
+	return u, err
+}
+
+// awaitTask waits until a pid and the byte behind it are there. A peek does not
+// look beyond the first message, so the bytes in the queue are counted.
+func awaitTask(ctx context.Context, fd int) error {
+	for {
+		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+		if err != nil {
+			return os.NewSyscallError("ioctl(SIOCINQ)", err)
+		}
+		if n >= 5 {
+			return nil
+		}
+		if closed(fd) {
+			return io.ErrUnexpectedEOF
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// closed reports whether the peer of fd is gone.
+func closed(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, _ := unix.Poll(fds, 0)
+	return n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
+}
+
+// pause is how long to wait for bytes that follow at once.
+func pause(ctx context.Context) error {
+	t := time.NewTimer(200 * time.Microsecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,102 @@
+package lazypages
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// StateName is the name, in the work directory, of the file that a successor
+// finds its way by. It is there while tasks are served.
+const StateName = "lazy-pages.state"
+
+// A state is what a successor cannot learn from the keeper. What pages there
+// are, and what events have made of them, is in the pager's own state.
+type state struct {
+	path string
+
+	// Keepers may hold the descriptors: the latest first.
+	Keepers []int `json:"keepers"`
+	// Connection is the descriptor of criu restore's, -1 once the tree is built.
+	Connection int `json:"connection"`
+	// Coming is the task whose userfaultfd is being taken.
+	Coming  int   `json:"coming"`
+	Tasks   []int `json:"tasks"` // that have come
+	Zombies []int `json:"zombies"`
+}
+
+func newState(dir string, keeper int) *state {
+	return &state{path: filepath.Join(dir, StateName), Keepers: []int{keeper}, Connection: -1}
+}
+
+// readState reads the file that a predecessor left.
+func readState(dir string) (*state, error) {
+	s := &state{path: filepath.Join(dir, StateName)}
+	b, err := os.ReadFile(s.path)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path, err)
+	}
+	return s, nil
+}
+
+// write replaces the file. It is not synced: after a crash of the machine
+// there is nothing to take over.
+func (s *state) write() error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.path+".new", append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(s.path+".new", s.path)
+}
+
+func (s *state) remove() error {
+	if err := os.Remove(s.path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *state) connected(fd int) error {
+	s.Connection = fd
+	return s.write()
+}
+
+// complete notes that the tree is built.
+func (s *state) complete() error {
+	s.Connection, s.Coming = -1, 0
+	return s.write()
+}
+
+func (s *state) has(pid int) bool { return slices.Contains(s.Tasks, pid) }
+
+// coming notes a task before its userfaultfd is taken.
+func (s *state) coming(pid int) error {
+	s.Coming = pid
+	return s.write()
+}
+
+// came notes it once the pager has it.
+func (s *state) came(pid int) error {
+	s.Coming = 0
+	s.Tasks = append(s.Tasks, pid)
+	return s.write()
+}
+
+// zombie notes one before its message is taken; it may have been noted.
+func (s *state) zombie(pid int) error {
+	if slices.Contains(s.Zombies, pid) {
+		return nil
+	}
+	s.Zombies = append(s.Zombies, pid)
+	return s.write()
+}

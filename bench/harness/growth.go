@@ -135,8 +135,8 @@ func (e *Env) growthTurns(ctx context.Context, result *Result, program *workload
 	}
 	images := map[string]*image{}
 	for _, subject := range e.subjects() {
-		if wantsDisk(subject) {
-			continue // it is a question of the disk, not of the size
+		if remote(subject) {
+			continue // that is a question of the disk or of the network
 		}
 		s := result.measure(subject.Name(), size, "ns/op")
 		made := row{ttfi: s, imageSize: &Series{}, checkpointTime: &Series{}}
@@ -168,7 +168,7 @@ func growthRestores(ctx context.Context, env *Env) (*Result, error) {
 	images := map[string][]*image{}
 	var subjects []Subject
 	for _, subject := range env.subjects() {
-		if o, ok := subject.(*ours); ok && (o.eager || o.disk) {
+		if o, ok := subject.(*ours); ok && o.eager || remote(subject) {
 			continue
 		}
 		if c, ok := subject.(*criu); ok && !c.lazy {

@@ -48,10 +48,11 @@ func (l latencies) read(file string) error {
 // line is the share of the touches that took no longer than so and so.
 func (l latencies) line(name string) plot.Line {
 	line := plot.Line{Name: name}
-	for _, b := range l.CumulativeDistribution() {
-		if b.ValueAt > 0 && b.Quantile > 0 {
-			line.Points = append(line.Points, plot.Point{X: float64(b.ValueAt), Y: b.Quantile / 100})
-		}
+	for percent := range 100 {
+		line.Points = append(line.Points, plot.Point{X: float64(l.ValueAtQuantile(float64(percent))), Y: float64(percent) / 100})
+	}
+	for _, percent := range []float64{99.5, 99.9, 99.99, 100} {
+		line.Points = append(line.Points, plot.Point{X: float64(l.ValueAtQuantile(percent)), Y: percent / 100})
 	}
 	return line
 }

@@ -16,6 +16,7 @@ import (
 // A life is what there is to tell of one restore, times from the start of the
 // command on.
 type life struct {
+	began                time.Time     // when the command was started
 	ttfi, step, resident time.Duration // step and resident 0: none was seen
 	// pace is the time of a step once all is resident; 0 where steps do not say
 	// when they end.
@@ -40,7 +41,7 @@ func (e *Env) follow(ctx context.Context, subject Subject, img *image) (life, er
 }
 
 func (r *Restored) toTheEnd(ctx context.Context, subject Subject) (life, error) {
-	l := life{ttfi: r.TTFI}
+	l := life{began: r.restore.began, ttfi: r.TTFI}
 	program := r.image.process.Program
 	if program.Step != nil {
 		ends, err := r.awaitSteps(ctx, 1)

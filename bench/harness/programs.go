@@ -190,7 +190,11 @@ func (e *Env) subjects() []Subject {
 			eager, lazy, disk := base, base, base
 			eager.eager, eager.stats = true, ""
 			disk.disk, disk.stats = true, e.path("stats")
-			list = append(list, &eager, &lazy, &disk)
+			over := base
+			over.stats = e.path("stats")
+			slow := over
+			slow.stats = e.path("stats")
+			list = append(list, &eager, &lazy, &disk, &served{ours: over}, &served{ours: slow, link: &slowLink})
 		}
 	}
 	argv, err := findCRIU(e.opts.CRIU)
@@ -201,6 +205,13 @@ func (e *Env) subjects() []Subject {
 		err = ErrNoCRIU
 	}
 	return append(list, &absent{name: "criu", err: err})
+}
+
+// remote says that the memory of what a subject restores comes over a network,
+// or from a disk.
+func remote(subject Subject) bool {
+	_, over := subject.(*served)
+	return over || wantsDisk(subject)
 }
 
 func orOne(list []string, one string) []string {

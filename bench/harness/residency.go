@@ -40,13 +40,12 @@ func residency(ctx context.Context, env *Env) (*Result, error) {
 		img := images[subject.Format()]
 		turns = append(turns, &turn{series: row.ttfi, sample: func(ctx context.Context) (float64, error) {
 			watch := watchResident(img.process.Pid)
-			began := time.Now()
 			l, err := env.follow(ctx, subject, img)
 			c := watch.stop()
 			if err != nil {
 				return 0, err
 			}
-			curves[subject.Name()] = append(curves[subject.Name()], c.since(began, l.resident))
+			curves[subject.Name()] = append(curves[subject.Name()], c.since(l.began, l.resident))
 			row.add(l, 0)
 			return float64(l.ttfi.Nanoseconds()), nil
 		}})
@@ -118,12 +117,13 @@ func (w *residentWatch) since(began time.Time, resident time.Duration) curve {
 	c := curve{resident: resident}
 	last := resident + resident/20
 	step := last / 200
-	next := time.Duration(0)
+	next, most := time.Duration(0), 0.0
 	for i, at := range w.at {
 		t := at.Sub(began)
-		if t > last {
+		if t > last || w.size[i] < most/2 { // it has been ended
 			break
 		}
+		most = max(most, w.size[i])
 		if t >= next {
 			c.points = append(c.points, plot.Point{X: float64(t), Y: w.size[i]})
 			next = t + step

@@ -18,20 +18,22 @@ const (
 	top        = 16
 	rowHeight  = 20 // of the legend
 	barHeight  = 30
-	bottom     = 48 // ticks and the label of X
+	bottom     = 62 // ticks and the label of X
 )
 
 // Colours are numbered; after the last they begin again, with dashes.
-const colours = 8
+const colours = 12
 
 // style is the look of an SVG. The page that it lies in has the same variables;
 // alone it falls back on its own.
 const style = `
 .lr-plot{--lr-ink:#1c2430;--lr-dim:#5b6675;--lr-grid:#d9dee5;--lr-ground:#ffffff;
 --lr-0:#0062b8;--lr-1:#c2410c;--lr-2:#047857;--lr-3:#9333a5;--lr-4:#8a6d00;--lr-5:#be123c;--lr-6:#0e7490;--lr-7:#57534e;
+--lr-8:#4d7c0f;--lr-9:#7c2d12;--lr-10:#4338ca;--lr-11:#a16207;
 font:13px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
 @media (prefers-color-scheme:dark){.lr-plot{--lr-ink:#e6ebf2;--lr-dim:#a3aebd;--lr-grid:#36404d;--lr-ground:#14191f;
---lr-0:#5eb1ff;--lr-1:#ff9a62;--lr-2:#4ade9f;--lr-3:#dd8ff0;--lr-4:#e6c34a;--lr-5:#ff8096;--lr-6:#56cfe8;--lr-7:#c0b8b0}}
+--lr-0:#5eb1ff;--lr-1:#ff9a62;--lr-2:#4ade9f;--lr-3:#dd8ff0;--lr-4:#e6c34a;--lr-5:#ff8096;--lr-6:#56cfe8;--lr-7:#c0b8b0;
+--lr-8:#b5e05a;--lr-9:#e2a188;--lr-10:#a5a0ff;--lr-11:#f0d58a}}
 .lr-plot .ground{fill:var(--lr-ground)}
 .lr-plot text{fill:var(--lr-ink)}
 .lr-plot .tick,.lr-plot .dim{fill:var(--lr-dim);font-size:12px}

@@ -82,15 +82,17 @@ func (c *conn) serve() {
 	for err == nil {
 		err = c.next()
 	}
-	if !c.isClosing() {
-		c.explain(err)
-	}
 	var fatal *wire.Error
 	switch {
+	case c.isClosing():
 	case errors.As(err, &fatal):
+		c.explain(err)
 		c.farewell(fatal)
 	case errors.Is(err, wire.ErrMalformed):
+		c.explain(err)
 		c.farewell(&wire.Error{Code: wire.CodeMalformed, Text: err.Error()})
+	default:
+		c.cut(err)
 	}
 	_ = c.nc.Close()
 	c.stop()

@@ -2,6 +2,7 @@ package pageserver
 
 import (
 	"io"
+	"net"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
@@ -87,10 +88,19 @@ func (c *conn) endIfTold() {
 	}
 }
 
-// cut ends a connection that cannot be used any more.
+// cut ends a connection that cannot be used any more. What the client has not
+// taken is thrown away: the kernel would keep it for as long as the client is
+// there.
 func (c *conn) cut(err error) {
 	if c.stop() {
 		c.explain(err)
 	}
-	_ = c.nc.Close()
+	nc := c.nc
+	if outer, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = outer.NetConn() // beneath TLS
+	}
+	if tcp, ok := nc.(*net.TCPConn); ok && unacknowledged(tcp) {
+		_ = tcp.SetLinger(0)
+	}
+	_ = nc.Close()
 }

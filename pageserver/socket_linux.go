@@ -31,6 +31,18 @@ func (c *conn) prepareSocket() {
 	}
 }
 
+// unacknowledged reports whether the socket holds bytes that the peer has not
+// taken.
+func unacknowledged(nc *net.TCPConn) bool {
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return n > 0
+}
+
 // errShrunk is a file that has become shorter while it was being sent. The
 // client has been promised bytes that there are not, and is told nothing more.
 var errShrunk = errors.New("an object has become shorter while it was sent")

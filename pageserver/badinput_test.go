@@ -1,0 +1,290 @@
+package pageserver
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/pageserver/wire"
+)
+
+// A server that has been spoken to badly still serves the others.
+func stillServes(t *testing.T, s *site, addr net.Addr) {
+	t.Helper()
+	p := dial(t, addr)
+	p.greet(99)
+	got, err := p.mustOpen().read("process.bin", 0, 100_000, 0)
+	same(t, "another client", got, err, s.objects["process.bin"])
+	p.nc.Close()
+}
+
+func TestMalformed(t *testing.T) {
+	hello := wire.ClientHello{Version: wire.Version}.Append(nil)
+	random := make([]byte, 1<<20)
+	_, _ = rand.Read(random)
+	long := func(typ wire.Type, n uint32) []byte {
+		b := withType(wire.AppendPing(nil, 1), typ)
+		binary.LittleEndian.PutUint32(b, n)
+		return b
+	}
+	flipped := wire.Open{Image: 1, Name: "one"}.Append(nil, 1)
+	flipped[len(flipped)-1] ^= 1
+	version := wire.ClientHello{Version: 2}.Append(nil)
+	for _, tt := range []struct {
+		name string
+		say  []byte
+		code wire.Code
+	}{
+		{"random bytes", random, wire.CodeMalformed},
+		{"HTTP", []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"), wire.CodeMalformed},
+		{"TLS", []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefghijklmnop"), wire.CodeMalformed},
+		{"4 GiB of HELLO", long(wire.TypeHello, 1<<32-1), wire.CodeMalformed},
+		{"a request before HELLO", wire.AppendPing(nil, 1), wire.CodeMalformed},
+		{"another version", version, wire.CodeVersion},
+		{"4 GiB of READ", append(hello, long(wire.TypeRead, 1<<32-1)...), wire.CodeMalformed},
+		{"a flipped bit", append(hello, flipped...), wire.CodeMalformed},
+		{"a second HELLO", append(hello, wire.Seal(bytes.Clone(hello))...), wire.CodeMalformed},
+		{"request 0", append(hello, wire.AppendPing(nil, 0)...), wire.CodeMalformed},
+		{"half a body", append(hello, withType(wire.AppendPing(nil, 1), wire.TypeRead)...), wire.CodeMalformed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSite(t, ServerOptions{})
+			addr := s.listenTCP(t)
+			p := dial(t, addr)
+			p.write(bytes.Clone(tt.say))
+			m := p.next()
+			if m.Type == wire.TypeHello {
+				m = p.next()
+			}
+			wants(t, tt.name, p.failed(m), tt.code)
+			if m.ID != 0 {
+				t.Errorf("of request %d", m.ID)
+			}
+			p.ended()
+			stillServes(t, s, addr)
+			if st := s.Stats(); st.Malformed != 1 {
+				t.Errorf("%d malformed connections are counted, want 1", st.Malformed)
+			}
+		})
+	}
+}
+
+func TestTheSameIDTwice(t *testing.T) {
+	s := newSite(t, ServerOptions{})
+	p := dial(t, s.listenTCP(t))
+	p.greet(1)
+	p.mustOpen()
+	r := wire.Read{Image: 1, Length: 5 << 20, Object: "pages.lz4"}
+	p.write(r.Append(r.Append(r.Append(nil, 7, wire.FlagBackground), 8, wire.FlagBackground), 8, wire.FlagBackground))
+	for {
+		m := p.next()
+		if m.ID == 0 {
+			wants(t, "an id that is in flight", p.failed(m), wire.CodeMalformed)
+			return
+		}
+	}
+}
+
+// A message that stops half-way, or a client that says nothing, is waited for
+// only so long.
+func TestSilence(t *testing.T) {
+	hello := wire.ClientHello{Version: wire.Version}.Append(nil)
+	open := wire.Open{Image: 1, Name: "one"}.Append(nil, 1)
+	for _, tt := range []struct {
+		name string
+		say  []byte
+	}{
+		{"nothing", nil},
+		{"half a HELLO", hello[:20]},
+		{"only HELLO", hello},
+		{"half a header", append(bytes.Clone(hello), open[:5]...)},
+		{"half a body", append(bytes.Clone(hello), open[:20]...)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSite(t, ServerOptions{HelloTime: 50 * time.Millisecond, IdleTime: 100 * time.Millisecond})
+			p := dial(t, s.listenTCP(t))
+			p.write(tt.say)
+			for {
+				if _, err := p.d.Next(); err == io.EOF {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 { // the server counts before it closes
+				if st := s.Stats(); st.Silent != 1 {
+					t.Errorf("%d silent connections are counted, want 1", st.Silent)
+				}
+			}
+		})
+	}
+}
+
+// Who is waiting for an answer is not silent, and neither is who pings.
+func TestPing(t *testing.T) {
+	s := newSite(t, ServerOptions{IdleTime: 200 * time.Millisecond})
+	p := dial(t, s.listenTCP(t))
+	p.greet(1)
+	for begin := time.Now(); time.Since(begin) < 600*time.Millisecond; {
+		p.id++
+		p.write(wire.AppendPing(nil, p.id))
+		if m := p.next(); m.Type != wire.TypeDone || m.ID != p.id {
+			t.Fatalf("%+v", m)
+		}
+		time.Sleep(20 * time.Millisecond) // the time between pings is what is tested
+	}
+}
+
+// smallBuffers makes a connection that takes little.
+func smallBuffers(t *testing.T, addr net.Addr) *peer {
+	t.Helper()
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+	}}
+	nc, err := d.Dial(addr.Network(), addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newPeer(t, nc)
+}
+
+// Clients that do not take what they asked for keep nothing from the others,
+// and are cut in the end.
+func TestClientsThatStopReading(t *testing.T) {
+	for _, flags := range []uint8{0, wire.FlagBackground} {
+		s := newSite(t, ServerOptions{WriteTime: 2 * time.Second})
+		addr := s.listenTCP(t)
+		var stuck []*peer
+		for i := range 3 * runtime.NumCPU() { // more than there are turns
+			p := smallBuffers(t, addr)
+			p.greet(byte(i))
+			p.mustOpen()
+			for range 8 {
+				p.ask(wire.Read{Image: 1, Length: 5 << 20, Object: "pages.lz4"}, flags)
+			}
+			stuck = append(stuck, p)
+		}
+		begin := time.Now()
+		p := dial(t, addr)
+		p.greet(200)
+		p.mustOpen()
+		for _, flags := range []uint8{0, wire.FlagBackground} {
+			got, err := p.read("pages.lz4", 0, 5<<20, flags)
+			same(t, "a client that reads", got, err, s.objects["pages.lz4"][:5<<20])
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("another client waited for %v", took)
+		}
+		for _, p := range stuck {
+			if _, err := io.Copy(io.Discard, slow{p.nc}); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+				t.Error(err)
+			}
+		}
+		if st := s.Stats(); st.Silent != uint64(len(stuck)) {
+			t.Errorf("%d connections are counted as silent, want %d", st.Silent, len(stuck))
+		}
+	}
+}
+
+// slow waits until the other side has given up, and then reads what is there.
+type slow struct{ net.Conn }
+
+func (s slow) Read(p []byte) (int, error) {
+	raw, err := s.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	// A poll that wakes for the end of the connection, not for bytes.
+	_ = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		for {
+			if _, err := unix.Poll(fds, 10_000); !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	})
+	return s.Conn.Read(p)
+}
+
+// Ten thousand connections: some are served, the others are told or closed, and
+// then there is room again.
+func TestTooManyConnections(t *testing.T) {
+	const limit = 100
+	all := 10_000
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	all = min(all, int(files.Cur)/2-limit)
+	s := newSite(t, ServerOptions{MaxConns: limit})
+	addr := s.listenTCP(t)
+	hello := wire.ClientHello{Version: wire.Version}.Append(nil)
+	conns := make([]net.Conn, all)
+	for i := range conns {
+		nc, err := net.Dial(addr.Network(), addr.String())
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer nc.Close()
+		conns[i] = nc
+		_, _ = nc.Write(hello) // it may have been closed
+	}
+	served, told, closed := 0, 0, 0
+	for _, nc := range conns {
+		_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+		m, err := wire.NewDecoder(nc, wire.Client, 64).Next()
+		switch {
+		case err != nil:
+			closed++
+		case m.Type == wire.TypeHello:
+			served++
+		case m.Type == wire.TypeError:
+			told++
+			e, err := wire.ParseError(m.Body)
+			if err != nil || e.Code != wire.CodeBusy {
+				t.Fatalf("%v, %v", e, err)
+			}
+		}
+	}
+	t.Logf("of %d connections %d served, %d told, %d closed", all, served, told, closed)
+	if served != limit || told == 0 {
+		t.Errorf("%d served, want %d; %d told", served, limit, told)
+	}
+	if st := s.Stats(); st.Connections != limit || st.Refused != uint64(all-limit) {
+		t.Errorf("%+v", st)
+	}
+	for _, nc := range conns {
+		nc.Close()
+	}
+	for s.Stats().Connections == limit {
+		runtime.Gosched()
+	}
+	stillServes(t, s, addr)
+}
+
+// What peers do wrong is logged, but not without bound.
+func TestLogIsBounded(t *testing.T) {
+	var b strings.Builder
+	l := newLimitedLog(testLogger(&b))
+	for range 1000 {
+		l.Warn("a client misbehaves")
+	}
+	if n := strings.Count(b.String(), "misbehaves"); n != linesPerSecond {
+		t.Errorf("%d lines, want %d", n, linesPerSecond)
+	}
+	l.since = l.since.Add(-time.Hour)
+	l.Warn("a client misbehaves")
+	if !strings.Contains(b.String(), "count=980") {
+		t.Errorf("it does not say how many were left out: %s", b.String()[max(0, b.Len()-300):])
+	}
+}

@@ -1,0 +1,213 @@
+package pageserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pageset"
+)
+
+// firstPagesID is the number of the first pages file that a page server makes:
+// CRIU's own numbers them so, that they do not meet those that the dump makes.
+const firstPagesID = 0x10000 + 1
+
+// stagePrefix begins the name of the directory in which a dump is kept until it
+// is complete.
+const stagePrefix = ".page-server.tmp-"
+
+// Files is a Target that makes an image set as CRIU's page server does. The
+// files are put into the directory of the set when all of them are complete; until
+// then what was there before stays.
+type Files struct {
+	dir    *imgfile.Dir
+	link   string // to be made; "": none
+	parent parent
+
+	stage *imgfile.Dir
+	lock  *os.File // the stage
+	w     *imgfile.MemoryWriter
+	names []string // of complete files
+	next  uint32
+}
+
+// NewFiles starts an image set in the directory dir, which has to exist. If
+// prev is not empty, it is the set that this one builds on, relative to dir.
+func NewFiles(dir, prev string) (*Files, error) {
+	f := &Files{next: firstPagesID}
+	var err error
+	if f.dir, err = imgfile.Open(dir); err != nil {
+		return nil, err
+	}
+	if err := f.linkTo(prev); err != nil {
+		return nil, err
+	}
+	removeStages(f.dir.Path())
+	stage, err := os.MkdirTemp(f.dir.Path(), stagePrefix)
+	if err != nil {
+		return nil, err
+	}
+	if f.lock, err = lockDir(stage); err == nil {
+		f.stage, err = imgfile.Open(stage)
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(stage))
+	}
+	return f, nil
+}
+
+// linkTo finds the set that this one builds on: prev, or the one that the
+// directory already says.
+func (f *Files) linkTo(prev string) error {
+	there, err := os.Readlink(f.dir.File(imgfile.ParentLink))
+	switch {
+	case err == nil && prev != "" && there != prev:
+		return fmt.Errorf("%s is a link to %s, and the set is to build on %s", f.dir.File(imgfile.ParentLink), there, prev)
+	case err == nil:
+		prev = there
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	case prev == "":
+		return nil
+	default:
+		f.link = prev
+	}
+	path := prev
+	if !filepath.IsAbs(path) {
+		path = f.dir.File(path)
+	}
+	below, err := imgfile.Open(path)
+	if err != nil {
+		return fmt.Errorf("the image set to build on (--prev-images-dir): %w", err)
+	}
+	f.parent = newParent(pageset.OfFiles(below))
+	return nil
+}
+
+// lockDir marks a directory as in use.
+func lockDir(path string) (*os.File, error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// removeStages removes what killed servers have left.
+func removeStages(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), stagePrefix) {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if d, err := lockDir(path); err == nil {
+			os.RemoveAll(path) // what cannot be removed does no harm
+			d.Close()
+		}
+	}
+}
+
+// HasParent is Target's.
+func (f *Files) HasParent(ctx context.Context, id imgfile.MemoryID) (bool, error) {
+	return f.parent.has(ctx, id)
+}
+
+// Begin is Target's.
+func (f *Files) Begin(ctx context.Context, id imgfile.MemoryID) error {
+	if err := f.end(); err != nil {
+		return err
+	}
+	if err := f.parent.begin(ctx, id); err != nil {
+		return err
+	}
+	w, err := f.stage.CreateMemory(id, f.next)
+	if err != nil {
+		return err
+	}
+	f.w = w
+	// The pages file first: a set that has a pagemap has its pages.
+	f.names = append(f.names, imgfile.PagesName(f.next), id.File())
+	f.next++
+	return nil
+}
+
+// Add is Target's.
+func (f *Files) Add(_ context.Context, e imgfile.Entry, r io.Reader) error {
+	if err := checkFlags(e.Flags, true); err != nil {
+		return err
+	}
+	if e.Flags&imgfile.Parent != 0 {
+		if err := f.parent.check(e.Range); err != nil {
+			return err
+		}
+	}
+	if e.Flags&imgfile.Present != 0 {
+		return f.w.Write(e, r)
+	}
+	return f.w.Add(e)
+}
+
+// end completes the memory that was begun last.
+func (f *Files) end() error {
+	if f.w == nil {
+		return nil
+	}
+	w := f.w
+	f.w = nil
+	return errors.Join(w.Sync(), w.Close())
+}
+
+// Commit is Target's.
+func (f *Files) Commit(context.Context) error {
+	if err := f.end(); err != nil {
+		return err
+	}
+	for _, name := range f.names {
+		if err := os.Rename(f.stage.File(name), f.dir.File(name)); err != nil {
+			return err
+		}
+	}
+	if f.link != "" {
+		if err := f.dir.LinkParent(f.link); err != nil {
+			return err
+		}
+	}
+	d, err := os.Open(f.dir.Path())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return err
+	}
+	f.Abort() // nothing is left in it
+	return nil
+}
+
+// Abort is Target's.
+func (f *Files) Abort() {
+	if f.lock == nil {
+		return
+	}
+	if f.w != nil {
+		f.w.Close() // it is removed
+	}
+	os.RemoveAll(f.stage.Path()) // what cannot be removed the next server does
+	f.lock.Close()
+	f.parent.close()
+	f.lock = nil
+}

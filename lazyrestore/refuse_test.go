@@ -19,8 +19,10 @@ import (
 // refusals are scenes that no image can hold, with what the message has to
 // name.
 var refusals = []struct{ scene, names string }{
-	{"socket", `descriptor \d+ \(socket:\[\d+\]\).*descriptor \d+ \(socket:\[\d+\]\)`},
-	{"tcp", `descriptor \d+ \(socket:\[\d+\]\)`},
+	{"tcp", `descriptor \d+ \(socket:\[\d+\]\): it is connected.*descriptor \d+ \(socket:\[\d+\]\): it is connected`},
+	{"socket-rights", `descriptor \d+ \(socket:.*it has state that is not preserved: scm_fds: 1`},
+	{"netlink", `descriptor \d+ \(socket:.*sockets of this type \(family 16\)`},
+	{"pending-connection", `descriptor \d+ \(socket:.*1 connections were not accepted yet`},
 	{"child", `child process \d+`},
 	{"seccomp", `seccomp`},
 	{"thread-namespace", `thread \d+: it has a uts namespace of its own`},

@@ -28,7 +28,8 @@ type capture struct {
 	fds     *fdTable
 
 	displaced []displacement
-	memory    map[uint64]bool // by device: whether its files are in memory
+	pairs     [][2]*descriptor // of sockets: each, and its other end
+	memory    map[uint64]bool  // by device: whether its files are in memory
 
 	files   map[string]uint32 // path to index in st.Files
 	objects map[objectID]*object

@@ -127,6 +127,7 @@ func (c *capture) descriptors() error {
 		c.st.FDs = append(c.st.FDs, FD{Num: d.num, Open: d.open, CloExec: d.info.Flags&unix.O_CLOEXEC != 0})
 	}
 	c.noteDisplaced()
+	c.notePairs()
 	return nil
 }
 
@@ -146,6 +147,8 @@ func (c *capture) describe(d *descriptor) error {
 		c.describeDevice(d, &o)
 	case mode == unix.S_IFIFO:
 		err = c.describePipe(d, &o)
+	case mode == unix.S_IFSOCK:
+		err = c.describeSocket(d, &o)
 	case strings.HasPrefix(d.link, "anon_inode:"):
 		err = c.describeAnon(d, &o)
 	default:

@@ -23,11 +23,12 @@ func sampleSections() *State {
 	th.Sched = Sched{Flags: 1, Runtime: 2, Deadline: 3, Period: 4, UtilMin: 5, UtilMax: 6}
 	th.IOPriority, th.TimerSlack, th.MemPolicy = 7, 8, MemPolicy{Mode: 3, Nodes: []uint64{1}}
 	th.Switches = Switches{NoTSC: 1, NoCPUID: 1, MCEKill: 2, IOFlusher: 1, DeathSig: 9}
-	st.Opens = append(st.Opens, Open{Kind: OpenTimerFD, Count: 3, Owner: 1<<32 | 4711, Signal: 10}, Open{Kind: OpenInotify})
+	st.Opens = append(st.Opens, Open{Kind: OpenTimerFD, Count: 3, Owner: 1<<32 | 4711, Signal: 10}, Open{Kind: OpenInotify}, Open{Kind: OpenSocket})
 	st.Locks = []Lock{{Open: 1, Kind: LockOFD, Write: true, Start: 5, Len: 7}}
 	st.TimerFDs = []Timer{{Open: 2, Clock: 1, Flags: 1, Interval: 2, Value: 3, Wall: 4}}
 	st.FileWatches = []FileWatch{{Open: 3, WD: 2, Mask: 0x100, Path: "/tmp"}}
 	st.Displaced = []Displaced{{Open: 1, Index: 0, Target: 0}}
+	st.Sockets = []Socket{{Open: 4, Family: 1, Type: 2, Protocol: 3, Name: []byte{1, 0}, Backlog: 5, Pair: true, Shutdown: 3, Options: []SocketOption{{1, 2, []byte{3}}}, Queue: [][]byte{{1}}, Mode: 6, UID: 7, GID: 8}}
 	st.Policies = []RangePolicy{{st.VMAs[0].Range, MemPolicy{Mode: 2, Nodes: []uint64{1}}}}
 	st.Locked, st.LockFuture = []LockedRange{{st.VMAs[0].Range, true}}, futureOnFault
 	st.Shared[0].More = More{Seals: 3, Mode: 0o100640, UID: 1, GID: 2, Dir: "/d", Path: "/p", MTime: 5, Mapped: true}

@@ -139,7 +139,7 @@ func (c *capture) sharing(d *descriptor) (how sameness, stdio, matters bool) {
 	switch o.Kind {
 	case OpenDevice, OpenStdio, OpenNull:
 		return 0, false, false // nothing that is shared is kept
-	case OpenPipe:
+	case OpenPipe, OpenSocket:
 		return sameName, false, true
 	case OpenDeleted, OpenFIFO:
 		return sameInode, false, true

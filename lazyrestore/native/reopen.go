@@ -25,12 +25,13 @@ type reopener struct {
 	refused  reasons
 	warnings []string
 
-	owned  []int // descriptors to close when the process has them
-	opens  []int // of State.Opens
-	shared []int // of State.Shared
-	pipes  map[uint64]*pipeEnds
-	made   []string        // files that were not there
-	asWere map[string]bool // files that are as they were, whatever their times say
+	owned   []int // descriptors to close when the process has them
+	opens   []int // of State.Opens
+	shared  []int // of State.Shared
+	pipes   map[uint64]*pipeEnds
+	sockets map[uint32]int  // by description: those of pairs
+	made    []string        // files that were not there
+	asWere  map[string]bool // files that are as they were, whatever their times say
 }
 
 // lowest is the first descriptor number that the process does not use.
@@ -124,6 +125,8 @@ func (r *reopener) open(o *Open, index int) (int, error) {
 		return r.signalFD(o)
 	case OpenInotify:
 		return r.inotify(o, index)
+	case OpenSocket:
+		return r.socket(o, index)
 	}
 	return -1, fmt.Errorf("%w: descriptor of kind %d", errState, o.Kind)
 }

@@ -30,6 +30,7 @@ var sections = [...]section{
 	{5, (*coder).more},
 	{6, (*coder).policies},
 	{7, (*coder).locked},
+	{8, (*coder).sockets},
 	{64, (*coder).session},
 	{65, (*coder).schedulings},
 	{66, (*coder).switches},

@@ -63,3 +63,23 @@ func (c *coder) locked(st *State) {
 	list(c, &st.Locked, func(l *LockedRange) { c.span(&l.Range); c.flag(&l.OnFault) })
 	c.u64(&st.LockFuture)
 }
+
+func (c *coder) sockets(st *State) {
+	list(c, &st.Sockets, func(s *Socket) {
+		num(c, &s.Open)
+		for _, v := range []*int{&s.Family, &s.Type, &s.Protocol} {
+			num(c, v)
+		}
+		c.bytes(&s.Name)
+		c.flag(&s.Listen)
+		c.u64(&s.Backlog)
+		c.flag(&s.Pair)
+		num(c, &s.Peer)
+		c.u64(&s.Shutdown)
+		list(c, &s.Options, func(o *SocketOption) { num(c, &o.Level); num(c, &o.Name); c.bytes(&o.Value) })
+		list(c, &s.Queue, c.bytes)
+		num(c, &s.Mode)
+		num(c, &s.UID)
+		num(c, &s.GID)
+	})
+}

@@ -57,6 +57,7 @@ type State struct {
 	TimerFDs    []Timer     // ascending by Open
 	FileWatches []FileWatch // of inotify; ascending by Open, then WD
 	Displaced   []Displaced // watches of epoll
+	Sockets     []Socket    // ascending by Open
 	Policies    []RangePolicy
 	Locked      []LockedRange
 	LockFuture  uint64 // mlockall(MCL_FUTURE): futureLocked, futureOnFault, or 0
@@ -165,6 +166,7 @@ const (
 	OpenTimerFD                  // timerfd_create(2), see State.TimerFDs
 	OpenSignalFD                 // signalfd(2)
 	OpenInotify                  // inotify(7), see State.FileWatches
+	OpenSocket                   // see State.Sockets
 )
 
 // Open is one open file description; several descriptors may share it.

@@ -21,7 +21,7 @@ const (
 // validate checks all that the rebuild takes for granted: places in lists,
 // order, and bounds. Whoever decodes a state from bytes calls it.
 func (st *State) validate() error {
-	for _, check := range []func() error{st.validTasks, st.validMemory, st.validFiles, st.validLocks, st.validTimerFDs, st.validFileWatches, st.validDisplaced, st.validPolicies, st.validLocked} {
+	for _, check := range []func() error{st.validTasks, st.validMemory, st.validFiles, st.validLocks, st.validTimerFDs, st.validFileWatches, st.validDisplaced, st.validPolicies, st.validLocked, st.validSockets} {
 		if err := check(); err != nil {
 			return fmt.Errorf("%w: %w", errState, err)
 		}
@@ -155,7 +155,7 @@ func (st *State) validFiles() error {
 	for i := range st.Opens {
 		o := &st.Opens[i]
 		switch {
-		case o.Kind > OpenInotify, o.Kind == OpenStdio && o.Stdio > 2,
+		case o.Kind > OpenSocket, o.Kind == OpenStdio && o.Stdio > 2,
 			o.Kind == OpenDeleted && (o.Shared == 0 || uint64(o.Shared) > uint64(len(st.Shared))),
 			(o.Kind == OpenPipe || o.Kind == OpenFIFO) && (o.Size > maxPipe || uint64(len(o.Data)) > maxPipe):
 			return fmt.Errorf("open file description %d cannot be", i)

@@ -41,6 +41,8 @@ func (f *FDInfo) anon(key, v []byte, n *number) (known bool) {
 		f.Timer.Interval = n.pair("it_interval", v)
 	case "sigmask":
 		f.IsSignalFD, f.SigMask = true, n.uint("sigmask", v, 16)
+	case "scm_fds":
+		return string(v) == "0" // descriptors that are queued in a unix socket
 	default:
 		return false
 	}

@@ -1,5 +1,6 @@
 /* State that an image cannot hold. Each scene builds it and waits. */
 #include <asm/ldt.h>
+#include <arpa/inet.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/inotify.h>
@@ -12,16 +13,51 @@
 
 #include "subject.h"
 
-static void socket_(int argc, char **argv)
+/* Two that are connected, in one process. */
+static void connected_(int argc, char **argv)
 {
-	int p[2];
-	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0);
-	stop();
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	socklen_t n = sizeof a;
+	int l = socket(AF_INET, SOCK_STREAM, 0), c = socket(AF_INET, SOCK_STREAM, 0);
+	MUST(bind(l, (void *)&a, sizeof a) == 0 && listen(l, 1) == 0 && getsockname(l, (void *)&a, &n) == 0);
+	MUST(connect(c, (void *)&a, sizeof a) == 0 && accept(l, NULL, NULL) >= 0 && close(l) == 0);
 }
 
 static void tcp(int argc, char **argv)
 {
-	MUST(socket(AF_INET, SOCK_STREAM, 0) >= 0);
+	connected_(argc, argv);
+	stop();
+}
+
+/* A descriptor on its way. */
+static void socket_rights(int argc, char **argv)
+{
+	int p[2];
+	char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 1;
+	struct iovec iov = {&byte, 1};
+	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0);
+	c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &p[0], sizeof(int));
+	MUST(sendmsg(p[0], &message, 0) == 1);
+	stop();
+}
+
+static void netlink(int argc, char **argv)
+{
+	MUST(socket(AF_NETLINK, SOCK_RAW, 0) >= 0);
+	stop();
+}
+
+static void pending_connection(int argc, char **argv)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	socklen_t n = sizeof a;
+	int l = socket(AF_INET, SOCK_STREAM, 0);
+	MUST(bind(l, (void *)&a, sizeof a) == 0 && listen(l, 1) == 0 && getsockname(l, (void *)&a, &n) == 0);
+	int c = socket(AF_INET, SOCK_STREAM, 0);
+	MUST(connect(c, (void *)&a, sizeof a) == 0 && close(c) == 0);
 	stop();
 }
 
@@ -191,10 +227,9 @@ static void descriptor_table(int argc, char **argv)
 /* All in one message. */
 static void many_things(int argc, char **argv)
 {
-	int p[2];
 	pthread_t thread = part_thread();
 	segment_set();
-	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0);
+	connected_(argc, argv);
 	int shm = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
 	void *at = shmat(shm, NULL, 0);
 	MUST(shmctl(shm, IPC_RMID, NULL) == 0 && at != (void *)-1);
@@ -210,13 +245,14 @@ static void hugetlb_shared(int argc, char **argv)
 
 static void two(int argc, char **argv)
 {
-	int p[2];
-	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, p) == 0 && syscall(SYS_userfaultfd, O_CLOEXEC) >= 0);
+	connected_(argc, argv);
+	MUST(syscall(SYS_userfaultfd, O_CLOEXEC) >= 0);
 	stop();
 }
 
 const struct scene refused_scenes[] = {
-	{"socket", socket_}, {"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
+	{"socket-rights", socket_rights}, {"netlink", netlink}, {"pending-connection", pending_connection},
+	{"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
 	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},

@@ -1,0 +1,231 @@
+package native
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// socket makes the socket of a description anew.
+func (r *reopener) socket(o *Open, index int) (int, error) {
+	s := r.st.socket(uint32(index))
+	if s == nil {
+		return -1, fmt.Errorf("%w: a socket without its state", errState)
+	}
+	fd, err := r.newSocket(s)
+	if fd < 0 || err != nil {
+		return fd, err
+	}
+	if o.Flags&unix.O_NONBLOCK != 0 {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK)
+	}
+	return fd, err
+}
+
+func (r *reopener) newSocket(s *Socket) (int, error) {
+	if s.Pair {
+		return r.socketPair(s)
+	}
+	fd, err := r.raiseNew(unix.Socket(s.Family, s.Type, s.Protocol))
+	if err != nil {
+		return -1, fmt.Errorf("make a socket: %w", err)
+	}
+	if err := s.setOptions(fd); err != nil {
+		return -1, err
+	}
+	if len(s.Name) > 0 {
+		if ok, err := r.bind(s, fd); !ok || err != nil {
+			return -1, err
+		}
+	}
+	if s.Listen {
+		if err := unix.Listen(fd, int(s.Backlog)); err != nil {
+			r.refused.add(s.name(), "listen: "+err.Error(), "end whoever listens there")
+			return -1, nil
+		}
+	}
+	return fd, nil
+}
+
+// socketPair makes both ends of a pair when the first is asked for.
+func (r *reopener) socketPair(s *Socket) (int, error) {
+	if fd, made := r.sockets[s.Open]; made {
+		return fd, nil
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, s.Type, s.Protocol)
+	if err != nil {
+		return -1, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	for i := range fds {
+		if fds[i], err = r.raise(fds[i]); err != nil {
+			if i == 0 {
+				unix.Close(fds[1])
+			}
+			return -1, err
+		}
+	}
+	ends := []*Socket{s, nil}
+	if s.Peer != 0 {
+		if ends[1] = r.st.socket(s.Peer - 1); ends[1] == nil || ends[1].Peer != s.Open+1 {
+			return -1, fmt.Errorf("%w: the sockets of a pair do not know each other", errState)
+		}
+	}
+	for i, end := range ends {
+		if end == nil {
+			continue
+		}
+		if err := fillSocket(fds[1-i], end.Queue); err != nil {
+			return -1, err
+		}
+	}
+	for i, end := range ends {
+		if end == nil {
+			r.giveUp(fds[i])
+			continue
+		}
+		if err := end.setOptions(fds[i]); err != nil {
+			return -1, err
+		}
+		// The other end of one that is closed has been shut down by that.
+		if end.Shutdown != 0 && end.Peer != 0 {
+			if err := unix.Shutdown(fds[i], int(end.Shutdown)-1); err != nil {
+				return -1, fmt.Errorf("shut a socket down: %w", err)
+			}
+		}
+		if r.sockets == nil {
+			r.sockets = make(map[uint32]int)
+		}
+		r.sockets[end.Open] = fds[i]
+	}
+	return fds[0], nil
+}
+
+// giveUp closes a descriptor that the process is not to inherit.
+func (r *reopener) giveUp(fd int) {
+	for i, owned := range r.owned {
+		if owned == fd {
+			r.owned = append(r.owned[:i], r.owned[i+1:]...)
+			break
+		}
+	}
+	unix.Close(fd)
+}
+
+// fillSocket sends what was queued at the other end. Its own buffer is enlarged
+// for that, and is usual or as saved afterwards.
+func fillSocket(fd int, queue [][]byte) error {
+	if len(queue) == 0 {
+		return nil
+	}
+	usual, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil {
+		return err
+	}
+	size := 1 << 20
+	for _, m := range queue {
+		size += 2*len(m) + 4096
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size); err != nil {
+		return fmt.Errorf("enlarge the buffer of a socket: %w", err)
+	}
+	for _, m := range queue {
+		for sent := 0; ; {
+			n, err := unix.SendmsgN(fd, m[sent:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			if err != nil {
+				return fmt.Errorf("put %d bytes back into a socket: %w", len(m), err)
+			}
+			if sent += n; sent >= len(m) {
+				break
+			}
+		}
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, usual/2) // the kernel doubles it
+}
+
+func (s *Socket) setOptions(fd int) error {
+	for i := range s.Options {
+		o := &s.Options[i]
+		name, value := o.Name, o.Value
+		if o.Level == unix.SOL_SOCKET && len(value) == 4 && (name == unix.SO_RCVBUF || name == unix.SO_SNDBUF) {
+			// The kernel doubles what it is given, and bounds it for those who may not force it.
+			half := binary.NativeEndian.Uint32(value) / 2
+			name = map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE}[name]
+			value = binary.NativeEndian.AppendUint32(nil, half)
+		}
+		if err := unix.SetsockoptString(fd, o.Level, name, string(value)); err != nil {
+			return fmt.Errorf("set option %d of level %d of a socket: %w", o.Name, o.Level, err)
+		}
+	}
+	return nil
+}
+
+// bind binds a socket to its name. The file that a unix socket has left behind
+// is taken away, if nobody listens there.
+func (r *reopener) bind(s *Socket, fd int) (ok bool, err error) {
+	path := s.path()
+	if path != "" {
+		if why := leftBehind(path, s.Type); why != "" {
+			r.refused.add(s.name(), why, "end whoever listens there, or remove it")
+			return false, nil
+		}
+	}
+	if err := proc.BindName(fd, s.Name); err != nil {
+		r.refused.add(s.name(), "bind: "+err.Error(), "end whoever has the address")
+		return false, nil
+	}
+	if path == "" {
+		return true, nil
+	}
+	if err := os.Chmod(path, os.FileMode(s.Mode)); err != nil {
+		return false, err
+	}
+	if err := os.Lchown(path, int(s.UID), int(s.GID)); err != nil && !errors.Is(err, unix.EPERM) {
+		return false, err
+	}
+	return true, nil
+}
+
+// leftBehind removes a socket's file that nobody listens at, and says why where
+// it may not.
+func leftBehind(path string, typ int) (why string) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return ""
+	case err != nil:
+		return err.Error()
+	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
+		return "something that is no socket has its path"
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err.Error()
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); !errors.Is(err, unix.ECONNREFUSED) {
+		return "somebody has it"
+	}
+	if err := os.Remove(path); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// name is how a socket is called in a refusal.
+func (s *Socket) name() string {
+	switch {
+	case s.path() != "":
+		return "socket " + s.path()
+	case s.Family == unix.AF_UNIX && len(s.Name) > 3:
+		return "socket @" + string(s.Name[3:])
+	case len(s.Name) > 4:
+		return fmt.Sprintf("socket of port %d", binary.BigEndian.Uint16(s.Name[2:]))
+	}
+	return "socket"
+}

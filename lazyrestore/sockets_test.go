@@ -1,0 +1,68 @@
+package lazyrestore_test
+
+import (
+	"errors"
+	"net"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+)
+
+var socketScenes = []survival{
+	{scene: "socket-pairs"},
+	{scene: "listeners"},
+	{scene: "datagrams"},
+}
+
+func TestSocketsSurvive(t *testing.T) { survives(t, socketScenes) }
+
+// One end of a pair in another process, one connection: refused.
+func TestRefusesOutsideSocket(t *testing.T) {
+	t.Parallel()
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(p[0])
+	theirs := os.NewFile(uintptr(p[1]), "socket")
+	s := launch(t, startWith{scene: "outside-pipe", files: []*os.File{theirs}})
+	theirs.Close()
+	s.ready(1)
+	if err := s.refused(false); !regexp.MustCompile(`descriptor 3 \(socket:.*: its other end is in another process`).MatchString(err.Error()) {
+		t.Error(err)
+	}
+	s.release()
+	s.well()
+}
+
+// Somebody has taken the place of a listener: refused, and nothing is taken
+// from them.
+func TestRestoreRefusesTakenAddress(t *testing.T) {
+	t.Parallel()
+	s := start(t, "listeners")
+	s.checkpoint(plainest)
+	path := "/tmp/lr-subject-" + strconv.Itoa(s.pid)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	l := must(net.Listen("unix", path))(t)
+	err := s.tryRestore(filling)
+	var refused *lazyrestore.RefusedError
+	if !errors.As(err, &refused) || !contains(err.Error(), "socket "+path+": somebody has it") {
+		t.Errorf("%v, want a refusal that names the socket", err)
+	}
+	if c, err := net.Dial("unix", path); err != nil {
+		t.Errorf("the listener is gone: %v", err)
+	} else {
+		c.Close()
+	}
+	l.Close()
+	s.restore(filling)
+	s.release()
+	s.well()
+}

@@ -1,0 +1,141 @@
+/* Sockets that have nobody outside at their other end. */
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "subject.h"
+
+static char bytes[1 << 17], back[1 << 18];
+
+static int option(int fd, int level, int name)
+{
+	int v = -1;
+	socklen_t n = sizeof v;
+	return getsockopt(fd, level, name, &v, &n) == 0 ? v : -1;
+}
+
+static int set(int fd, int level, int name, int v) { return setsockopt(fd, level, name, &v, sizeof v); }
+
+static void pairs(int argc, char **argv)
+{
+	int s[2], d[2], q[2], ended[2], half[2];
+	struct timeval tv = {3, 0};
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = 9}, got;
+	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s) == 0 && socketpair(AF_UNIX, SOCK_DGRAM, 0, d) == 0);
+	MUST(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, q) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, ended) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, half) == 0);
+	fill(bytes, sizeof bytes, 4);
+	MUST(set(s[0], SOL_SOCKET, SO_SNDBUF, 300000) == 0);
+	for (int i = 0; i < 3; i++)
+		MUST(write(s[0], bytes + i * 40000, 40000) == 40000);
+	MUST(write(s[1], "back", 4) == 4);
+	MUST(send(d[0], "one", 3, 0) == 3 && send(d[0], "second", 6, 0) == 6 && send(q[1], "packet", 6, 0) == 6 && send(q[1], bytes, 50000, 0) == 50000);
+	MUST(write(ended[0], "last", 4) == 4 && close(ended[0]) == 0);
+	MUST(write(half[0], "end", 3) == 3 && shutdown(half[0], SHUT_WR) == 0);
+	MUST(setsockopt(s[1], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv) == 0 && set(d[1], SOL_SOCKET, SO_PASSCRED, 0) == 0);
+	int again = dup(s[0]), e = epoll_create1(0);
+	MUST(epoll_ctl(e, EPOLL_CTL_ADD, q[0], &event) == 0);
+	signal(SIGPIPE, SIG_IGN);
+	stop();
+	size_t n = 0;
+	while (n < 120000) {
+		ssize_t r = read(s[1], back + n, sizeof back - n);
+		MUST(r > 0);
+		n += r;
+	}
+	CHECK(n == 120000 && memcmp(back, bytes, n) == 0);
+	CHECK(recv(s[1], back, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+	CHECK(read(again, back, 10) == 4 && memcmp(back, "back", 4) == 0);
+	CHECK(option(s[0], SOL_SOCKET, SO_SNDBUF) == 600000);
+	socklen_t size = sizeof tv;
+	CHECK(getsockopt(s[1], SOL_SOCKET, SO_RCVTIMEO, &tv, &size) == 0 && tv.tv_sec == 3);
+	CHECK(read(d[1], back, 100) == 3 && memcmp(back, "one", 3) == 0 && read(d[1], back, 100) == 6 && memcmp(back, "second", 6) == 0);
+	CHECK(epoll_wait(e, &got, 1, 1000) == 1 && got.data.u64 == 9);
+	CHECK(read(q[0], back, sizeof back) == 6 && read(q[0], back, sizeof back) == 50000 && memcmp(back, bytes, 50000) == 0);
+	CHECK(read(q[0], back, 1) == -1 && errno == EAGAIN);
+	CHECK(read(ended[1], back, 10) == 4 && read(ended[1], back, 10) == 0 && write(ended[1], "x", 1) == -1 && errno == EPIPE);
+	CHECK(read(half[1], back, 10) == 3 && read(half[1], back, 10) == 0 && write(half[0], "x", 1) == -1 && errno == EPIPE);
+	CHECK(write(half[1], "ok", 2) == 2 && read(half[0], back, 10) == 2);
+	CHECK(fcntl(s[0], F_GETFD) == FD_CLOEXEC && (fcntl(s[0], F_GETFL) & O_NONBLOCK) == 0 && (fcntl(q[1], F_GETFL) & O_NONBLOCK));
+	CHECK(write(s[1], "more", 4) == 4 && read(s[0], back, 10) == 4);
+}
+
+static int port(int fd)
+{
+	struct sockaddr_storage a;
+	socklen_t n = sizeof a;
+	MUST(getsockname(fd, (struct sockaddr *)&a, &n) == 0);
+	return ntohs(a.ss_family == AF_INET ? ((struct sockaddr_in *)&a)->sin_port : ((struct sockaddr_in6 *)&a)->sin6_port);
+}
+
+/* Whether somebody answers at an address. */
+static int answers(int listener, const struct sockaddr *a, socklen_t n)
+{
+	int c = socket(a->sa_family, SOCK_STREAM, 0), got = -1;
+	if (connect(c, a, n) == 0)
+		got = accept(listener, NULL, NULL);
+	int ok = got >= 0 && write(c, "hi", 2) == 2 && read(got, back, 10) == 2;
+	close(c);
+	close(got);
+	return ok;
+}
+
+static void listeners(int argc, char **argv)
+{
+	struct sockaddr_in4 { int unused; };
+	struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	struct sockaddr_un path = {.sun_family = AF_UNIX}, name = {.sun_family = AF_UNIX};
+	int t4 = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), t6 = socket(AF_INET6, SOCK_STREAM, 0), u = socket(AF_UNIX, SOCK_STREAM, 0), abstract = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	int bound = socket(AF_INET, SOCK_STREAM, 0), fresh = socket(AF_INET, SOCK_STREAM, 0), plain = socket(AF_UNIX, SOCK_DGRAM, 0);
+	snprintf(path.sun_path, sizeof path.sun_path, "/tmp/lr-subject-%d", getpid());
+	unlink(path.sun_path);
+	snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "lr-subject-%d", getpid());
+	MUST(set(t4, SOL_SOCKET, SO_REUSEADDR, 1) == 0 && set(t4, IPPROTO_TCP, TCP_NODELAY, 1) == 0 && set(t4, IPPROTO_TCP, TCP_KEEPIDLE, 77) == 0 && set(t4, SOL_SOCKET, SO_KEEPALIVE, 1) == 0);
+	MUST(bind(t4, (void *)&a4, sizeof a4) == 0 && listen(t4, 7) == 0);
+	MUST(set(t6, IPPROTO_IPV6, IPV6_V6ONLY, 1) == 0 && bind(t6, (void *)&a6, sizeof a6) == 0 && listen(t6, 5) == 0);
+	MUST(bind(u, (void *)&path, sizeof path) == 0 && chmod(path.sun_path, 0610) == 0 && listen(u, 3) == 0);
+	socklen_t abstract_size = sizeof(sa_family_t) + 1 + strlen(name.sun_path + 1);
+	MUST(bind(abstract, (void *)&name, abstract_size) == 0 && listen(abstract, 3) == 0);
+	MUST(bind(bound, (void *)&a4, sizeof a4) == 0 && set(fresh, SOL_SOCKET, SO_RCVBUF, 50000) == 0 && plain >= 0);
+	int p4 = port(t4), p6 = port(t6), pb = port(bound);
+	stop();
+	struct stat st;
+	CHECK(port(t4) == p4 && port(t6) == p6 && port(bound) == pb);
+	CHECK(option(t4, SOL_SOCKET, SO_REUSEADDR) == 1 && option(t4, IPPROTO_TCP, TCP_NODELAY) == 1 && option(t4, IPPROTO_TCP, TCP_KEEPIDLE) == 77 && option(t4, SOL_SOCKET, SO_KEEPALIVE) == 1);
+	CHECK(option(t6, IPPROTO_IPV6, IPV6_V6ONLY) == 1 && option(fresh, SOL_SOCKET, SO_RCVBUF) == 100000);
+	CHECK(accept(t4, NULL, NULL) == -1 && errno == EAGAIN);
+	struct tcp_info info;
+	socklen_t n = sizeof info;
+	CHECK(getsockopt(t4, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 && info.tcpi_sacked == 7);
+	a4.sin_port = htons(p4);
+	a6.sin6_port = htons(p6);
+	int flags = fcntl(t4, F_GETFL);
+	CHECK((flags & O_NONBLOCK) && fcntl(t4, F_SETFL, flags & ~O_NONBLOCK) == 0);
+	CHECK(answers(t4, (void *)&a4, sizeof a4));
+	CHECK(answers(t6, (void *)&a6, sizeof a6));
+	CHECK(answers(u, (void *)&path, sizeof path));
+	CHECK(stat(path.sun_path, &st) == 0 && (st.st_mode & 07777) == 0610);
+	int c = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	CHECK(connect(c, (void *)&name, abstract_size) == 0);
+	CHECK(listen(bound, 1) == 0);
+	unlink(path.sun_path);
+}
+
+static void datagrams(int argc, char **argv)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	int in = socket(AF_INET, SOCK_DGRAM, 0), out = socket(AF_INET, SOCK_DGRAM, 0), six = socket(AF_INET6, SOCK_DGRAM, 0);
+	MUST(bind(in, (void *)&a, sizeof a) == 0 && set(in, SOL_SOCKET, SO_RCVBUF, 60000) == 0 && set(out, SOL_SOCKET, SO_BROADCAST, 1) == 0 && set(out, IPPROTO_IP, IP_TTL, 7) == 0 && six >= 0);
+	a.sin_port = htons(port(in));
+	stop();
+	CHECK(port(in) == ntohs(a.sin_port) && option(in, SOL_SOCKET, SO_RCVBUF) == 120000);
+	CHECK(option(out, SOL_SOCKET, SO_BROADCAST) == 1 && option(out, IPPROTO_IP, IP_TTL) == 7);
+	CHECK(sendto(out, "hello", 5, 0, (void *)&a, sizeof a) == 5 && recv(in, back, 10, 0) == 5);
+}
+
+const struct scene socket_scenes[] = {
+	{"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {NULL, NULL},
+};

@@ -44,8 +44,9 @@ type startWith struct {
 	cred  *syscall.Credential
 	exe   string // another executable; empty: the subject
 	stdin *os.File
-	cwd   string               // empty: a directory of its own
-	attr  *syscall.SysProcAttr // nil: a session of its own, and cred
+	cwd   string                         // empty: a directory of its own
+	attr  *syscall.SysProcAttr           // nil: a session of its own, and cred
+	lay   func(t testing.TB, dir string) // its files; nil: none
 }
 
 // start runs a scene to its first stop.
@@ -75,6 +76,9 @@ func launch(t testing.TB, with startWith) *subject {
 		if err := os.Chmod(dir, 0o777); err != nil { // for subjects of other users
 			t.Fatal(err)
 		}
+	}
+	if with.lay != nil {
+		with.lay(t, s.dir)
 	}
 	out, err := os.OpenFile(filepath.Join(s.dir, "out"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
 	if err != nil {

@@ -66,6 +66,7 @@ var threadScenes = []survival{
 	{scene: "robust-mutexes"},
 	{scene: "restartable-sequences"},
 	{scene: "scheduling"},
+	{scene: "crowd"},
 }
 
 func TestThreadsSurvive(t *testing.T) { survives(t, threadScenes) }

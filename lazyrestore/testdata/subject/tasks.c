@@ -434,7 +434,106 @@ static void layout(int argc, char **argv)
 		bad("mapped at %p, and %p now", (void *)before, (void *)after);
 }
 
+/* Five hundred threads, each with something of its own, that all wait for one
+   word. */
+enum { CROWD = 500 };
+static pthread_mutex_t crowd_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t crowd_word = PTHREAD_COND_INITIALIZER;
+static int crowd_there, crowd_told, crowd_sum;
+static __thread uint64_t of_my_own[64];
+
+static void *one_of_many(void *argument)
+{
+	int number = (intptr_t)argument;
+	uint64_t local[64];
+	fill(of_my_own, sizeof of_my_own, number);
+	fill(local, sizeof local, number + 1000);
+	pthread_mutex_lock(&crowd_lock);
+	crowd_there++;
+	while (!crowd_told)
+		CHECK(pthread_cond_wait(&crowd_word, &crowd_lock) == 0);
+	crowd_sum += number;
+	pthread_mutex_unlock(&crowd_lock);
+	CHECK(differs(of_my_own, sizeof of_my_own, number) == -1);
+	CHECK(differs(local, sizeof local, number + 1000) == -1);
+	return argument;
+}
+
+static void crowd(int argc, char **argv)
+{
+	static pthread_t thread[CROWD];
+	pthread_attr_t small;
+	void *result;
+	MUST(pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, 64 << 10) == 0);
+	for (intptr_t i = 0; i < CROWD; i++)
+		MUST(pthread_create(&thread[i], &small, one_of_many, (void *)i) == 0);
+	for (int there = 0; there < CROWD; usleep(1000)) {
+		pthread_mutex_lock(&crowd_lock);
+		there = crowd_there;
+		pthread_mutex_unlock(&crowd_lock);
+	}
+	stop();
+	pthread_mutex_lock(&crowd_lock);
+	crowd_told = 1;
+	pthread_cond_broadcast(&crowd_word);
+	pthread_mutex_unlock(&crowd_lock);
+	for (int i = 0; i < CROWD; i++)
+		CHECK(pthread_join(thread[i], &result) == 0 && (intptr_t)result == i);
+	CHECK(crowd_sum == CROWD * (CROWD - 1) / 2);
+}
+
+/* Threads at work that has one result, and hand each other what they have by a
+   pipe, while the process is saved and brought back again and again. */
+enum { BLOCK = 4096 };
+static int handed[2], rounds;
+static volatile int work_ends;
+
+static uint64_t round_of(uint64_t x, uint64_t *block)
+{
+	for (int i = 0; i < BLOCK; i++)
+		x = block[i] = (x ^ block[i]) * 0x9e3779b97f4a7c15u + (x >> 29);
+	return x;
+}
+
+static void *maker(void *block)
+{
+	uint64_t x = 1;
+	for (; !work_ends; rounds++) {
+		x = round_of(x, block);
+		CHECK(write(handed[1], &x, sizeof x) == sizeof x);
+		usleep(100);
+	}
+	close(handed[1]);
+	return NULL;
+}
+
+static void *taker(void *sum)
+{
+	uint64_t x;
+	while (read(handed[0], &x, sizeof x) == sizeof x) {
+		*(uint64_t *)sum = *(uint64_t *)sum * 31 + x;
+	}
+	return NULL;
+}
+
+static void at_work(int argc, char **argv)
+{
+	static uint64_t block[BLOCK], again[BLOCK], sum, want, x = 1;
+	pthread_t a, b;
+	MUST(pipe(handed) == 0);
+	MUST(pthread_create(&a, NULL, maker, block) == 0 && pthread_create(&b, NULL, taker, &sum) == 0);
+	stop();
+	work_ends = 1;
+	CHECK(pthread_join(a, NULL) == 0 && pthread_join(b, NULL) == 0);
+	for (int i = 0; i < rounds; i++) {
+		x = round_of(x, again);
+		want = want * 31 + x;
+	}
+	CHECK(sum == want && memcmp(block, again, sizeof block) == 0);
+}
+
 const struct scene task_scenes[] = {
+	{"crowd", crowd}, {"at-work", at_work},
 	{"credentials", credentials}, {"pending-without-entry", pending_without_entry}, {"many-pending", many_pending},
 	{"death-signal", death_signal}, {"layout", layout},
 	{"posix-timers", posix_timers}, {"clocks", clocks},

@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strconv"
@@ -74,7 +75,7 @@ func run(s *settings, address string) error {
 	if server.Network == "tcp" {
 		return handOver(peer, conn.(*net.TCPConn))
 	}
-	pair, err := tlsfiles.Open(s.files, nil)
+	pair, err := tlsfiles.Open(s.files, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ type conn struct {
 	limit    int    // requests in flight
 	idle     time.Duration
 	opened   bool
+	proved   bool // it has answered something
 	leaving  bool
 	filling  *request // whose buffer the reader writes to
 	why      error    // the first reason to close
@@ -97,7 +98,7 @@ func (k *conn) add(dst []byte, r *request) []byte {
 	for k.inflight[k.last] != nil {
 		k.last++
 	}
-	r.on, r.id, r.server = k, k.last, k.server
+	r.on, r.id, r.server, r.had = k, k.last, k.server, r.n
 	k.inflight[r.id] = r
 	return r.append(dst, imageID, k.lane.background)
 }
@@ -332,6 +333,10 @@ func (k *conn) end(r *request, m *wire.Message) error {
 	k.filling = nil
 	l.client.traffic[l.kind].Add(uint64(m.Data.Length))
 	last := m.Flags&wire.FlagLast != 0
+	if last && !k.proved {
+		k.proved = true
+		l.client.servers.well(k.server)
+	}
 	short := r.n < len(r.p)
 	if last && short && r.short {
 		r.p = r.p[:r.n]

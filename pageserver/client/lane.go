@@ -154,12 +154,24 @@ func (l *lane) lost(k *conn, err error) {
 		l.conn = nil
 	}
 	k.filling = nil
+	if k.opened && !l.closed {
+		l.client.servers.failed(k.server, err)
+	}
 	back := make([]*request, 0, len(k.inflight))
 	for _, r := range k.inflight {
-		if r.ping {
+		r.on = nil
+		if r.lost++; r.n > r.had {
+			r.lost = 0
+		}
+		switch {
+		case r.ping:
 			close(r.done)
-		} else {
-			r.on = nil
+		case r.lost > lostTries*len(l.client.servers.list):
+			// It may be the request that servers do not survive; and whoever
+			// waits for it has to hear of it at some time.
+			r.err = l.client.servers.unavailable(l.client.addr)
+			close(r.done)
+		default:
 			back = append(back, r)
 		}
 	}
@@ -174,7 +186,6 @@ func (l *lane) lost(k *conn, err error) {
 		return
 	}
 	if k.opened {
-		l.client.servers.failed(k.server, err)
 		l.client.opts.Logger.Info("connection to a page server lost", "server", k.server.String(), "lane", l.kind.String(),
 			"again", len(back), "error", err)
 	}
@@ -182,6 +193,10 @@ func (l *lane) lost(k *conn, err error) {
 		l.wake()
 	}
 }
+
+// lostTries is how often each server gets a request and is lost before it
+// answers, until the request fails.
+const lostTries = 2
 
 // run keeps the lane connected while there is something to ask, until ctx is
 // done.
@@ -253,7 +268,7 @@ func (l *lane) round(ctx context.Context) error {
 		}
 		err := l.connect(ctx, s)
 		if err == nil {
-			l.client.servers.well(s)
+			l.client.servers.opened(s)
 			return nil
 		}
 		if ctx.Err() != nil {

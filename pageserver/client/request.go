@@ -16,7 +16,9 @@ type request struct {
 	ping   bool   // no range at all
 
 	on     *conn  // the connection that it was sent on; nil while it waits
-	id     uint32 // on that connection
+	had    int    // bytes that had come when it was sent
+	lost   int    // connections lost in a row without one more byte
+	id     uint32 // on its connection
 	server *server
 	done   chan struct{}
 	err    error // once done is closed

@@ -103,12 +103,18 @@ func (ss *servers) failed(s *server, err error) {
 	s.next = time.Now().Add(pause)
 }
 
-// well notes that s has the image open.
+// opened notes that s has the image open.
+func (ss *servers) opened(s *server) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.latest = s.index
+}
+
+// well notes that s answers.
 func (ss *servers) well(s *server) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	s.failures, s.err, s.next = 0, nil, time.Time{}
-	ss.latest = s.index
 }
 
 // damaging notes that s gave damaged bytes, and reports whether there is a

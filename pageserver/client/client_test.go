@@ -22,7 +22,12 @@ import (
 	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// noLeaks has the test fail if a goroutine of it outlives it.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	current := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, current) })
+}
 
 // testLog is what a peer says, in the test's own log.
 func testLog(t testing.TB) *slog.Logger {
@@ -140,6 +145,7 @@ func open(t testing.TB, addr client.Address, opts client.Options) *client.Client
 
 // A client is a source like any other.
 func TestConformance(t *testing.T) {
+	noLeaks(t)
 	for _, whole := range []bool{false, true} {
 		t.Run("whole="+strconv.FormatBool(whole), func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T, objects storetest.Objects) image.Source {
@@ -153,6 +159,7 @@ func TestConformance(t *testing.T) {
 
 // No server, no image, another image: the error names each server.
 func TestUnavailable(t *testing.T) {
+	noLeaks(t)
 	root, other := t.TempDir(), t.TempDir()
 	objects := storetest.Objects{}
 	put(t, root, "img", objects)
@@ -189,6 +196,7 @@ func make64() []byte {
 }
 
 func TestList(t *testing.T) {
+	noLeaks(t)
 	root := t.TempDir()
 	var last storetest.Objects
 	for i := range 3 {
@@ -207,6 +215,7 @@ func TestList(t *testing.T) {
 }
 
 func TestUnixSocket(t *testing.T) {
+	noLeaks(t)
 	root := t.TempDir()
 	put(t, root, "img", storetest.Objects{"a.bin": []byte("abc")})
 	catalog, err := pageserver.NewCatalog(root)

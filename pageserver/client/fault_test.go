@@ -209,6 +209,7 @@ func (p *corrupter) pass(to io.Writer, from io.Reader, r *rand.Rand) {
 // Bits that turn over on the way are found: in messages by the protocol, in
 // pages by whoever checks them.
 func TestCorruptingProxy(t *testing.T) {
+	noLeaks(t)
 	root := t.TempDir()
 	want := content(2, 3<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
@@ -246,6 +247,7 @@ func TestCorruptingProxy(t *testing.T) {
 // The server is stopped and started anew again and again while many clients
 // read: none of them notices but by waiting.
 func TestServerRestarts(t *testing.T) {
+	noLeaks(t)
 	root := t.TempDir()
 	want := content(3, 2<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
@@ -275,6 +277,7 @@ func TestServerRestarts(t *testing.T) {
 // An image that was replaced is not ours, whatever its name: its server is no
 // longer asked.
 func TestReplacedImage(t *testing.T) {
+	noLeaks(t)
 	root, other := t.TempDir(), t.TempDir()
 	want := content(4, 1<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
@@ -351,6 +354,7 @@ func opened(objects ...wire.Object) []byte {
 // A server that makes no sense is an error that says so, in time; with another
 // server nobody notices.
 func TestImpostors(t *testing.T) {
+	noLeaks(t)
 	root := t.TempDir()
 	want := content(6, 300_000)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})

@@ -21,8 +21,10 @@ type Figure struct {
 	Bound, Aim float64
 	// Higher says that a higher ratio is better.
 	Higher bool
-	// Absolute says that the value is no ratio but bytes.
+	// Absolute says that the value is no ratio but bytes, or of another unit.
 	Absolute bool
+	// Unit is that of an absolute value; bytes when empty.
+	Unit string
 	// Limit is how long it may take.
 	Limit time.Duration
 

@@ -11,6 +11,7 @@ func Figures() []*Figure {
 		touchFigures(),
 		checkpointFigures(),
 		growthFigures(),
+		objectFigures(),
 		phaseFigures(),
 		residencyFigures(),
 		latencyFigures(),

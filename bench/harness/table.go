@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -150,7 +151,7 @@ func (r *Result) Samples(w io.Writer) {
 // Show writes a value of the figure.
 func (f *Figure) Show(v float64) string {
 	if f.Absolute {
-		return show(v, "B")
+		return show(v, cmp.Or(f.Unit, "B"))
 	}
 	return show(v, "")
 }

@@ -42,6 +42,8 @@ type MappingsOptions struct {
 	Touches int
 	// Threads is how many threads sleep besides.
 	Threads int
+	// Descriptors is how many descriptors of all kinds are open besides.
+	Descriptors int
 }
 
 // Mappings is c/mappings.c: memory in many mappings. It runs until SIGUSR2;
@@ -59,7 +61,7 @@ func (b *Builder) Mappings(ctx context.Context, opts MappingsOptions) (*Program,
 		Name: fmt.Sprintf("mappings%d-%dMiB", opts.Mappings, opts.MiB),
 		Args: []string{
 			bin, "-m", strconv.Itoa(opts.Mappings), "-s", strconv.Itoa(opts.MiB),
-			"-t", strconv.Itoa(opts.Touches), "-j", strconv.Itoa(opts.Threads),
+			"-t", strconv.Itoa(opts.Touches), "-j", strconv.Itoa(opts.Threads), "-d", strconv.Itoa(opts.Descriptors),
 		},
 		Ready:  regexp.MustCompile(`(?m)^ready$`),
 		Result: resultLine,

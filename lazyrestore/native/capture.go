@@ -30,6 +30,7 @@ type capture struct {
 	displaced []displacement
 	pairs     [][2]*descriptor // of sockets: each, and its other end
 	memory    map[uint64]bool  // by device: whether its files are in memory
+	pipes     map[uint64]bool  // whose content is noted
 
 	files   map[string]uint32 // path to index in st.Files
 	objects map[objectID]*object

@@ -39,9 +39,13 @@ func (c *capture) describePipe(d *descriptor, o *Open) error {
 			c.describeStdio(d, o, "its other end is in another process")
 			return nil
 		}
-		if slices.ContainsFunc(c.st.Opens, func(e Open) bool { return e.Kind == o.Kind && e.Pipe == o.Pipe && e.Size != 0 }) {
+		if c.pipes[o.Pipe] {
 			return nil // what is in it is noted already
 		}
+		if c.pipes == nil {
+			c.pipes = make(map[uint64]bool)
+		}
+		c.pipes[o.Pipe] = true
 		var err error
 		if o.Data, o.Size, err = pipeContent(d, fd); err != nil {
 			return fmt.Errorf("copy the content of pipe %d: %w", d.num, err)
@@ -96,7 +100,7 @@ func (r *reopener) pipe(o *Open) (int, error) {
 			return -1, fmt.Errorf("make a pipe: %w", err)
 		}
 		var err error
-		if p, err = r.newPipe(fds, OpenPipe, o.Pipe); err != nil {
+		if p, err = r.newPipe(fds, o.Pipe); err != nil {
 			return -1, err
 		}
 	}
@@ -119,7 +123,7 @@ func (r *reopener) pipe(o *Open) (int, error) {
 }
 
 // newPipe fills a pipe, of whose ends it takes ownership.
-func (r *reopener) newPipe(fds [2]int, kind OpenKind, id uint64) (*pipeEnds, error) {
+func (r *reopener) newPipe(fds [2]int, id uint64) (*pipeEnds, error) {
 	p := new(pipeEnds)
 	for i, fd := range fds {
 		up, err := r.raise(fd)
@@ -133,13 +137,18 @@ func (r *reopener) newPipe(fds [2]int, kind OpenKind, id uint64) (*pipeEnds, err
 	}
 	if r.pipes == nil {
 		r.pipes = make(map[uint64]*pipeEnds)
+		r.contents = make(map[uint64]*Open)
+		for i := range r.st.Opens {
+			if o := &r.st.Opens[i]; (o.Kind == OpenPipe || o.Kind == OpenFIFO) && o.Size != 0 {
+				r.contents[o.Pipe] = o
+			}
+		}
 	}
 	r.pipes[id] = p
-	i := slices.IndexFunc(r.st.Opens, func(o Open) bool { return o.Kind == kind && o.Pipe == id && o.Size != 0 })
-	if i < 0 {
-		return p, nil
+	if o := r.contents[id]; o != nil {
+		return p, fillPipe(p.fds[1], o)
 	}
-	return p, fillPipe(p.fds[1], &r.st.Opens[i])
+	return p, nil
 }
 
 // fifo opens a FIFO. Both its ends are held until all are open, so that no
@@ -168,7 +177,7 @@ func (r *reopener) fifo(o *Open) (int, error) {
 			unix.Close(fd)
 			return -1, err
 		}
-		if _, err := r.newPipe([2]int{fd, second}, OpenFIFO, o.Pipe); err != nil {
+		if _, err := r.newPipe([2]int{fd, second}, o.Pipe); err != nil {
 			return -1, err
 		}
 	}

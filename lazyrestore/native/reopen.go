@@ -25,13 +25,14 @@ type reopener struct {
 	refused  reasons
 	warnings []string
 
-	owned   []int // descriptors to close when the process has them
-	opens   []int // of State.Opens
-	shared  []int // of State.Shared
-	pipes   map[uint64]*pipeEnds
-	sockets map[uint32]int  // by description: those of pairs
-	made    []string        // files that were not there
-	asWere  map[string]bool // files that are as they were, whatever their times say
+	owned    []int // descriptors to close when the process has them
+	opens    []int // of State.Opens
+	shared   []int // of State.Shared
+	pipes    map[uint64]*pipeEnds
+	contents map[uint64]*Open // of pipes
+	sockets  map[uint32]int   // by description: those of pairs
+	made     []string         // files that were not there
+	asWere   map[string]bool  // files that are as they were, whatever their times say
 }
 
 // lowest is the first descriptor number that the process does not use.

@@ -2,7 +2,7 @@
  * mappings: memory of a given size in a given number of mappings, a loop that
  * reads the clock, and on request touches of that memory, each one timed.
  *
- *   mappings [-m MAPPINGS] [-s MIB] [-t TOUCHES] [-j THREADS] [-r SEED]
+ *   mappings [-m MAPPINGS] [-s MIB] [-t TOUCHES] [-j THREADS] [-d DESCRIPTORS] [-r SEED]
  *
  * Prints "ready" when all memory is written, then reads the clock into the
  * ring `stamp` in its directory (stamp.h) until a signal comes:
@@ -20,6 +20,14 @@
 #define _GNU_SOURCE
 #include "stamp.h"
 
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -28,7 +36,7 @@
 
 enum { PAGE = 4096, LINE = 64 };
 
-static size_t mappings = 100, mib = 256, touches = 2000, threads, pages_each, pages;
+static size_t mappings = 100, mib = 256, touches = 2000, threads, descriptors, pages_each, pages;
 static uint64_t seed = 1;
 static unsigned char **maps;
 static uint32_t *took;
@@ -186,12 +194,13 @@ static size_t number(const char *s)
 static void options(int argc, char **argv)
 {
 	int c;
-	while ((c = getopt(argc, argv, "m:s:t:j:r:")) != -1)
+	while ((c = getopt(argc, argv, "m:s:t:j:d:r:")) != -1)
 		switch (c) {
 		case 'm': mappings = number(optarg); break;
 		case 's': mib = number(optarg); break;
 		case 't': touches = number(optarg); break;
 		case 'j': threads = number(optarg); break;
+		case 'd': descriptors = number(optarg); break;
 		case 'r': seed = number(optarg); break;
 		default: exit(2);
 		}
@@ -227,6 +236,38 @@ static void start_threads(void)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
+/* Descriptors of ten kinds, which a restore opens again. */
+static void open_descriptors(void)
+{
+	struct itimerspec hour = {.it_value = {3600, 0}};
+	struct epoll_event in = {.events = EPOLLIN};
+	struct rlimit limit = {descriptors + 100, descriptors + 100};
+	sigset_t set;
+	int e = -1, p[2], fd;
+
+	if (descriptors == 0)
+		return;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	sigemptyset(&set);
+	for (size_t i = 0; i < descriptors; i++) {
+		switch (i % 10) {
+		case 0: fd = e = epoll_create1(0); break;
+		case 1: fd = eventfd(i, 0); epoll_ctl(e, EPOLL_CTL_ADD, fd, &in); break;
+		case 2: fd = timerfd_create(CLOCK_MONOTONIC, 0); timerfd_settime(fd, 0, &hour, NULL); break;
+		case 3: fd = signalfd(-1, &set, 0); break;
+		case 4: fd = pipe(p); i++; break;
+		case 6: fd = open("/proc/self/exe", O_RDONLY); break;
+		case 7: fd = open("/dev/null", O_RDWR); break;
+		case 8: fd = socketpair(AF_UNIX, SOCK_STREAM, 0, p); i++; break;
+		default: fd = -1;
+		}
+		if (fd < 0) {
+			perror("descriptors");
+			exit(1);
+		}
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct stamp ring;
@@ -236,6 +277,7 @@ int main(int argc, char **argv)
 	signal(SIGUSR1, on_usr1);
 	signal(SIGUSR2, on_usr2);
 	start_threads();
+	open_descriptors();
 	stamp_open(&ring, "stamp");
 	printf("ready\n");
 	fflush(stdout);

@@ -16,5 +16,6 @@ func Figures() []*Figure {
 		residencyFigures(),
 		latencyFigures(),
 		programFigures(),
+		remoteFigures(),
 	)
 }

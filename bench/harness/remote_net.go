@@ -1,0 +1,377 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+// bareTCP is the mean time of a request and its reply of so many bytes, on
+// loopback, with blocking calls and nothing else, in nanoseconds.
+func bareTCP(ctx context.Context, reply, count int) (float64, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	const request = 64
+	go func() {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		answer(conn, request, reply)
+	}()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		return 0, err
+	}
+	fd, err := blocking(conn)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	ask, got := make([]byte, request), make([]byte, reply)
+	begin := time.Now()
+	for range count {
+		if _, err := unix.Write(fd, ask); err != nil {
+			return 0, err
+		}
+		if err := fill(fd, got); err != nil {
+			return 0, err
+		}
+	}
+	return float64(time.Since(begin).Nanoseconds()) / float64(count), nil
+}
+
+// answer replies to requests until the connection ends.
+func answer(conn net.Conn, request, reply int) {
+	fd, err := blocking(conn)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	ask, bytes := make([]byte, request), make([]byte, reply)
+	for fill(fd, ask) == nil {
+		if _, err := unix.Write(fd, bytes); err != nil {
+			return
+		}
+	}
+}
+
+// blocking takes a connection out of Go's hands.
+func blocking(conn net.Conn) (int, error) {
+	defer conn.Close()
+	f, err := conn.(*net.TCPConn).File()
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	return fd, unix.SetNonblock(fd, false)
+}
+
+func fill(fd int, p []byte) error {
+	for len(p) > 0 {
+		n, err := unix.Read(fd, p)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return errors.Join(err, io.ErrUnexpectedEOF)
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// A gigabit is a network namespace at the other end of a link of 1 Gbit/s.
+type gigabit struct {
+	name      string
+	here, far string // addresses
+}
+
+const gigabitRate = "1gbit"
+
+// newGigabit makes one. It needs root, ip and tc.
+func newGigabit() (*gigabit, error) {
+	id := strconv.Itoa(os.Getpid())
+	g := &gigabit{name: "lrbench" + id, here: "10.213.77.1", far: "10.213.77.2"}
+	a, b := "lrb"+id, "lrc"+id
+	tbf := " root tbf rate " + gigabitRate + " burst 64kb latency 20ms"
+	for _, line := range []string{
+		"ip netns add " + g.name,
+		"ip link add " + a + " type veth peer name " + b + " netns " + g.name,
+		"ip address add " + g.here + "/24 dev " + a,
+		"ip link set " + a + " up",
+		"ip -n " + g.name + " address add " + g.far + "/24 dev " + b,
+		"ip -n " + g.name + " link set " + b + " up",
+		"ip -n " + g.name + " link set lo up",
+		"tc qdisc add dev " + a + tbf,
+		"tc -n " + g.name + " qdisc add dev " + b + tbf,
+	} {
+		words := strings.Fields(line)
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w: %s", line, err, out), g.close())
+		}
+	}
+	return g, nil
+}
+
+func (g *gigabit) close() error { return exec.Command("ip", "netns", "delete", g.name).Run() }
+
+// across is lazyrestore with its server at the other end.
+type across struct {
+	served
+	net *gigabit
+}
+
+func (a *across) Name() string { return a.ours.Name() + "-gigabit" }
+
+// Prepare starts the server.
+func (a *across) Prepare(ctx context.Context, dir string) ([]*command, error) {
+	if _, err := a.ours.Prepare(ctx, dir); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", a.net.name, a.bin, "serve", "--quiet", "--json",
+		"--insecure", "--address", a.net.far, "--port", "0", dir)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	server, err := launch("lazyrestore serve", cmd)
+	if err != nil {
+		return nil, err
+	}
+	var said struct{ Addresses []string }
+	if err := json.NewDecoder(stdout).Decode(&said); err != nil || len(said.Addresses) == 0 {
+		return []*command{server}, fmt.Errorf("wait for the page server: %w", errors.Join(err, errors.New(server.said.String())))
+	}
+	a.address = said.Addresses[0]
+	return []*command{server}, nil
+}
+
+// copyRate is what a plain copy of a file over the link comes to, in bytes a
+// second.
+func (g *gigabit) copyRate(ctx context.Context, file string) (float64, error) {
+	ln, err := net.Listen("tcp", g.here+":0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	host, port, _ := net.SplitHostPort(ln.Addr().String())
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", g.name, "bash", "-c", "cat "+file+" > /dev/tcp/"+host+"/"+port)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	conn, err := ln.Accept()
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	n, err := io.Copy(io.Discard, conn)
+	took := time.Since(begin)
+	conn.Close()
+	return float64(n) / took.Seconds(), errors.Join(err, cmd.Wait())
+}
+
+// remoteFill has programs filled over the link, and copies the same bytes.
+func remoteFill(ctx context.Context, env *Env) (_ *Result, err error) {
+	g, err := newGigabit()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, g.close()) }()
+	mib := env.mib(512)
+	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: mib, Touches: -1})
+	if err != nil {
+		return nil, err
+	}
+	subject := &across{served: served{ours: ours{bin: env.opts.Lazyrestore, stats: env.path("fill.json")}}, net: g}
+	result := &Result{}
+	own, plain := result.series(subject.Name(), "B/s"), result.series("plain-tcp-copy", "B/s")
+	var frames string
+	env.rounds(ctx, env.runs(5),
+		env.turnOf(ctx, subject, program, own, func(ctx context.Context, img *image) (float64, error) {
+			frames = filepath.Join(img.dir, "pages.lz4")
+			restored, err := env.restore(ctx, subject, img)
+			if err != nil {
+				return 0, err
+			}
+			values, err := restored.statsOf(ctx, subject.stats)
+			if stopped := restored.Stop(); err == nil {
+				err = stopped
+			}
+			if err != nil {
+				return 0, err
+			}
+			// Of the bytes as they are stored, so that it stands beside the copy.
+			info, err := os.Stat(frames)
+			if err != nil {
+				return 0, err
+			}
+			return float64(info.Size()) / (values["resident_ms"].(float64) / 1000), nil
+		}),
+		&turn{series: plain, sample: func(ctx context.Context) (float64, error) { return g.copyRate(ctx, frames) }})
+	return result.divide(own, plain), nil
+}
+
+// manyRestores is how many programs come back at once.
+const manyRestores = 32
+
+// remoteMany restores distinct programs, for each has its own process id.
+func remoteMany(ctx context.Context, env *Env) (*Result, error) {
+	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: env.mib(64), Mappings: 20, Touches: -1})
+	if err != nil {
+		return nil, err
+	}
+	own := ours{bin: env.opts.Lazyrestore}
+	root := env.path("images")
+	if err := os.Mkdir(root, 0o700); err != nil {
+		return nil, err
+	}
+	images := make([]*image, manyRestores)
+	var stored int64
+	for i := range images {
+		if images[i], err = env.hold(ctx, &own, program); err != nil {
+			return nil, err
+		}
+		at := filepath.Join(root, strconv.Itoa(i))
+		if err := os.Rename(images[i].dir, at); err != nil {
+			return nil, err
+		}
+		images[i].dir = at
+		info, err := os.Stat(filepath.Join(at, "pages.lz4"))
+		if err != nil {
+			return nil, err
+		}
+		stored += info.Size()
+	}
+	subject := &served{ours: own}
+	result := &Result{}
+	ours, plain := result.series("ours-32-served", "B/s"), result.series("plain-tcp-copy", "B/s")
+	env.rounds(ctx, env.runs(3),
+		&turn{series: ours, sample: func(ctx context.Context) (float64, error) {
+			took, err := env.restoreAll(ctx, subject, root, images)
+			return float64(stored) / took.Seconds(), err
+		}},
+		&turn{series: plain, sample: func(ctx context.Context) (float64, error) {
+			took, err := copyAll(images)
+			return float64(stored) / took.Seconds(), err
+		}})
+	return result.divide(ours, plain), nil
+}
+
+// restoreAll restores all images from one server, and gives the time until the
+// last one is resident.
+func (e *Env) restoreAll(ctx context.Context, s *served, root string, images []*image) (took time.Duration, err error) {
+	helpers, err := s.Prepare(ctx, root)
+	defer func() {
+		for _, h := range helpers {
+			err = errors.Join(err, h.Stop())
+		}
+	}()
+	if err != nil {
+		return 0, err
+	}
+	type end struct {
+		err error
+		cmd *command
+	}
+	ends := make(chan end, len(images))
+	begin := time.Now()
+	for i, img := range images {
+		if err := img.process.Rewind(); err != nil {
+			return 0, err
+		}
+		stats := filepath.Join(root, "stats"+strconv.Itoa(i))
+		_ = os.Remove(stats)
+		cmd, err := launch("restore", exec.CommandContext(ctx, s.bin, "restore", "--stats", stats, "tcp://"+s.address+"/"+strconv.Itoa(i)))
+		if err != nil {
+			return 0, err
+		}
+		go func() {
+			for {
+				if _, err := os.Stat(stats); err == nil {
+					ends <- end{nil, cmd}
+					return
+				}
+				select {
+				case <-cmd.ended:
+					ends <- end{fmt.Errorf("restore %d: %w: %s", i, cmd.err, cmd.said.String()), cmd}
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+			}
+		}()
+	}
+	var failed []error
+	for range images {
+		failed = append(failed, (<-ends).err)
+	}
+	took = time.Since(begin)
+	for _, img := range images {
+		if h, err := holdDescendant(img.process.Pid); err == nil {
+			failed = append(failed, h.end())
+		}
+	}
+	return took, errors.Join(failed...)
+}
+
+// copyAll copies the frames of all images over connections of their own, all
+// at once.
+func copyAll(images []*image) (time.Duration, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	errs := make(chan error, 2*len(images))
+	begin := time.Now()
+	for _, img := range images {
+		go func() {
+			conn, err := net.Dial("tcp", ln.Addr().String())
+			if err == nil {
+				var f *os.File
+				if f, err = os.Open(filepath.Join(img.dir, "pages.lz4")); err == nil {
+					_, err = io.Copy(conn, f) // sendfile
+					f.Close()
+				}
+				conn.Close()
+			}
+			errs <- err
+		}()
+		conn, err := ln.Accept()
+		if err != nil {
+			return 0, err
+		}
+		go func() {
+			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{conn}, make([]byte, 256<<10))
+			conn.Close()
+			errs <- err
+		}()
+	}
+	var failed []error
+	for range 2 * len(images) {
+		failed = append(failed, <-errs)
+	}
+	return time.Since(begin), errors.Join(failed...)
+}

@@ -44,7 +44,7 @@ func (b *builder) memory(t *table) {
 	t.call("disable huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, 1)
 
 	eager := page.SetOf(eagerRanges(b.st.Eager)...)
-	opened := -1 // which file is open as b.low
+	opened := -1 // which file is open as descriptor 0
 	for i := range b.st.VMAs {
 		v := &b.st.VMAs[i]
 		prot := uint64(v.Prot)

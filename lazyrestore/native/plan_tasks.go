@@ -144,7 +144,7 @@ func (b *builder) last(t *table) {
 	if st.Dumpable <= 1 && !b.lateDumpable() {
 		t.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, st.Dumpable)
 	}
-	t.call("close what the restore had open", unix.SYS_CLOSE_RANGE, uint64(b.low), 1<<32-1, 0)
+	b.closeOwn(t)
 	b.owners(t)
 	b.recordLocks(t)
 	b.lockAll(t)

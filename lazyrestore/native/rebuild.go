@@ -74,7 +74,6 @@ type builder struct {
 	re        *reopener
 	prog      *program
 	features  uffd.Features
-	low       int // first descriptor number that is the restore's own
 	eagerFD   int
 	sharedFDs []int
 	socket    int // the end of a socket pair that the process sends from
@@ -105,7 +104,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	applyStdio(st, opts.Stdio)
-	re := &reopener{st: st, opts: &opts, low: lowest(st)}
+	re := &reopener{st: st, opts: &opts, places: placesBeside(st)}
 	defer re.close()
 	p := &Process{PID: st.PID, PIDFD: -1, Mappings: st.mappings()}
 	reopened := opts.Trace.Begin(0, "open files and shared objects")
@@ -115,7 +114,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	}
 	p.made = re.made
 	reopened()
-	b := &builder{st: st, re: re, low: re.low, sharedFDs: re.shared, features: Features, trace: opts.Trace}
+	b := &builder{st: st, re: re, sharedFDs: re.shared, features: Features, trace: opts.Trace}
 	pair, err := b.open(opts.Eager)
 	if err != nil {
 		re.unmake()
@@ -142,7 +141,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 // no process. It gives the warnings that the Rebuild would.
 func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings []string, err error) {
 	applyStdio(st, opts.Stdio)
-	re := &reopener{st: st, opts: &opts, low: lowest(st)}
+	re := &reopener{st: st, opts: &opts, places: placesBeside(st)}
 	defer re.close()
 	defer re.unmake()
 	if err := unix.Kill(st.PID, 0); !errors.Is(err, unix.ESRCH) {
@@ -315,7 +314,7 @@ func (b *builder) plan() error {
 	copy(first, proc.LoopCode(proc.EndTrap))
 	t := &table{}
 	b.main = t
-	t.call("clear the low descriptors", unix.SYS_CLOSE_RANGE, 0, uint64(b.low-1), 0)
+	b.closeOthers(t)
 	t.part("memory")
 	b.memory(t)
 	t.part("userfaultfd")

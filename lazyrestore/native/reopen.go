@@ -16,12 +16,12 @@ const atFDCWD = 0xffffffffffffff9c // AT_FDCWD, sign-extended
 
 // reopener makes the open file descriptions of a process anew, here, where
 // each failure can be told in words; the process inherits them and only has to
-// put them into their places. All of them have numbers from low upwards, above
-// every number that the process itself uses.
+// put them into their places. All of them have numbers that the process itself
+// does not use.
 type reopener struct {
 	st       *State
 	opts     *RebuildOptions
-	low      int
+	places   *places
 	refused  reasons
 	warnings []string
 
@@ -35,18 +35,6 @@ type reopener struct {
 	asWere   map[string]bool  // files that are as they were, whatever their times say
 }
 
-// lowest is the first descriptor number that the process does not use.
-func lowest(st *State) int {
-	low := 3
-	for _, f := range st.FDs {
-		low = max(low, f.Num+1)
-	}
-	for _, w := range st.Displaced {
-		low = max(low, st.Opens[w.Open].Watches[w.Index].FD+1)
-	}
-	return low
-}
-
 // raise moves fd to a number that the process does not use; it will be
 // inherited. fd itself is closed.
 func (r *reopener) raise(fd int) (int, error) {
@@ -57,9 +45,9 @@ func (r *reopener) raise(fd int) (int, error) {
 
 // share is raise without the closing.
 func (r *reopener) share(fd int) (int, error) {
-	up, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD, r.low)
+	up, err := r.places.dup(fd)
 	if err != nil {
-		return -1, fmt.Errorf("duplicate descriptor %d above %d: %w", fd, r.low, err)
+		return -1, err
 	}
 	r.owned = append(r.owned, up)
 	return up, nil
@@ -75,6 +63,7 @@ func (r *reopener) close() {
 
 func (r *reopener) all(ctx context.Context) error {
 	r.mapCount()
+	r.places.reserve(len(r.st.Opens) + len(r.st.Shared) + 8) // a few are the restore's own
 	for i := range r.st.Shared {
 		fd, err := r.sharedObject(&r.st.Shared[i], uint32(i+1))
 		if err != nil {

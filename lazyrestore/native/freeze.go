@@ -179,7 +179,7 @@ func (f *Frozen) Manifest() image.Manifest {
 // threads reads every thread, the leader first, and asks the process what only
 // it can answer.
 func (f *Frozen) threads(ctx context.Context) error {
-	st := f.c.st
+	st, stopped := f.c.st, f.tracer.GroupStopped(f.pid)
 	for _, tid := range f.tids {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -191,7 +191,7 @@ func (f *Frozen) threads(ctx context.Context) error {
 		st.Threads = append(st.Threads, th)
 	}
 	f.c.timerClocks()
-	st.stopped(f.tracer.GroupStopped(f.pid))
+	st.stopped(stopped)
 	return f.ask()
 }
 
@@ -202,6 +202,9 @@ func (f *Frozen) thread(th *Thread) error {
 		return err
 	}
 	if th.XState, err = tr.GetXState(tid); err != nil {
+		return err
+	}
+	if err := f.sleep(th); err != nil {
 		return err
 	}
 	f.c.st.XFeatures |= xfeatures(th.XState)

@@ -33,10 +33,7 @@ const (
 // let it: a system call that was interrupted is made again, from its two-byte
 // instruction, with its own arguments. A relative sleep begins anew.
 func resume(r proc.Regs) proc.Regs {
-	const (
-		restartSyscall = 219 // restart_syscall(2)
-		eintr          = 4
-	)
+	const eintr = 4
 	if r[proc.OrigRAX] == restartSyscall && -int64(r[proc.RAX]) == restartBlock {
 		// Interrupted for the second time: which call it was only its kernel knew.
 		r[proc.RAX], r[proc.OrigRAX] = ^uint64(eintr-1), proc.NoSyscall

@@ -67,7 +67,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 			return nil, fmt.Errorf("end process %d: %w", pid, err)
 		}
 	}
-	frozen.Release()
+	frozen.Thaw()
 	res.FrozenMS = milliseconds(time.Since(frozenAt))
 	res.TotalMS = milliseconds(time.Since(begin))
 	return res, nil

@@ -46,7 +46,16 @@ func Freeze(ctx context.Context, pid int) (*Frozen, error) {
 	return f, nil
 }
 
-// Release lets the process run on where it was. It may be called again.
+// Thaw lets the process run on where it was, and does no more: Release follows,
+// which may take longer.
+func (f *Frozen) Thaw() {
+	if !f.ended {
+		_ = f.tracer.DetachAll()
+	}
+}
+
+// Release lets the process run on where it was, and gives up what was held for
+// it. It may be called again.
 func (f *Frozen) Release() {
 	if f.ended {
 		return
@@ -78,7 +87,8 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 	if err := f.c.fromProc(); err != nil {
 		return err
 	}
-	if err := f.threads(ctx); err != nil {
+	// On the tracer's thread: each of a thousand requests would else go there and back.
+	if err := f.tracer.Do(func() error { return f.threads(ctx) }); err != nil {
 		return err
 	}
 	scan, err := proc.NewPageScanner(f.pid)

@@ -31,7 +31,7 @@ const (
 
 // resume is the registers with which a thread goes on as the kernel would have
 // let it: a system call that was interrupted is made again, from its two-byte
-// instruction, with its own arguments. A relative sleep begins anew.
+// instruction, with its own arguments.
 func resume(r proc.Regs) proc.Regs {
 	const eintr = 4
 	if r[proc.OrigRAX] == restartSyscall && -int64(r[proc.RAX]) == restartBlock {

@@ -37,7 +37,7 @@ func (t *Tracer) Resleep(tid int) (s Sleep, err error) {
 		if k == nil || !k.stopped {
 			return ErrNoProcess
 		}
-		timers, perr := openTimers(tid)
+		timers, perr := t.listen(tid)
 		if perr == nil {
 			defer timers.close()
 		}
@@ -62,6 +62,21 @@ func (t *Tracer) Resleep(tid int) (s Sleep, err error) {
 		err = fmt.Errorf("look at the sleep of task %d: %w", tid, err)
 	}
 	return s, err
+}
+
+// listen listens to the timers that a task sets. The first time takes
+// milliseconds, and so does the end of the last that listens, for the kernel
+// changes its code: so that one listens from the first time until Close, after
+// the tasks were let go.
+func (t *Tracer) listen(tid int) (*timerEvents, error) {
+	if t.timers == nil {
+		keep, err := openTimers(t.tid)
+		if err != nil {
+			return nil, err
+		}
+		t.timers = keep
+	}
+	return openTimers(tid)
 }
 
 // sleepOn lets a task sleep on for a moment.

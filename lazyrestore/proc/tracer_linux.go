@@ -30,6 +30,8 @@ type Tracer struct {
 	tasks map[int]*task // by id; used on the tracer's thread only
 	child int           // what Start made, until it is reaped; 0: nothing
 	pidfd int           // of child
+
+	timers *timerEvents // of the tracer's own thread, or nil; see listen
 }
 
 // task is what a tracer knows of a task that it traces.
@@ -127,6 +129,10 @@ func (t *Tracer) Do(f func() error) error {
 // nothing.
 func (t *Tracer) Close() error {
 	err := t.DetachAll()
+	if t.timers != nil {
+		t.timers.close()
+		t.timers = nil
+	}
 	if t.work == nil {
 		if t.tid == unix.Gettid() {
 			t.tid = 0

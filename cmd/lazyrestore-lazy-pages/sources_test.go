@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/criutest"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pageserver"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pageset"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pagetls"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pagetls/pagetlstest"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+)
+
+// importSet makes an image of ours of a set.
+func importSet(t *testing.T, images string, codec chunk.Codec) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "image")
+	dir, err := imgfile.Open(images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.CreateDir(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := image.NewWriter(st, image.WriterOptions{Spec: chunk.Spec{Codec: codec}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := convert.Import(t.Context(), dir, w)
+	if err != nil {
+		w.Abort()
+		t.Fatal(err)
+	}
+	if _, err := w.Finish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// CRIU restores from an image that was made of its set, and the lazy pages come
+// out of its compressed chunks.
+func TestRestoreFromACompressedImage(t *testing.T) {
+	criutest.Need(t)
+	for _, codec := range []chunk.Codec{chunk.LZ4, chunk.Zstd} {
+		t.Run(codec.String(), func(t *testing.T) {
+			images := t.TempDir()
+			s := criutest.Start(t, "tree", 8)
+			s.Dump(t, images)
+			made := importSet(t, images, codec)
+			d := start(t, made)
+			s.Restore(t, made, "--lazy-pages")
+			s.Tell(t, "go")
+			s.Wait(t)
+			d.wait(t)
+		})
+	}
+}
+
+// The same with the daemon killed in between.
+func TestKillAndResumeFromACompressedImage(t *testing.T) {
+	criutest.Need(t)
+	images := t.TempDir()
+	s := criutest.Start(t, "remap", 8)
+	s.Dump(t, images)
+	made := importSet(t, images, chunk.LZ4)
+	d := start(t, made, "--background", "none")
+	s.Restore(t, made, "--lazy-pages")
+	s.Tell(t, "go")
+	s.Await(t, "done")
+	d.kill(t)
+	s.Tell(t, "check")
+	d = start(t, made, "--resume")
+	s.Wait(t)
+	d.wait(t)
+}
+
+// servePages gives the pages of a set, until the test ends, at the port that
+// it returns.
+func servePages(t *testing.T, images string, secure *tls.Config) string {
+	t.Helper()
+	dir, err := imgfile.Open(images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	if secure != nil {
+		l = tls.NewListener(l, secure)
+	}
+	set := pageset.OfFiles(dir)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- pageserver.Serve(ctx, l, set, pageserver.Options{}) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		set.Close()
+	})
+	return port
+}
+
+func TestRestoreFromAPageServer(t *testing.T) {
+	criutest.Need(t)
+	for _, tt := range []struct {
+		scene, dialect string
+		secure         bool
+	}{{"tree", "4.1", false}, {"changes", "4.2", false}, {"plain", "4.1", true}} {
+		t.Run(tt.scene+" "+tt.dialect, func(t *testing.T) {
+			images := t.TempDir()
+			s := criutest.Start(t, tt.scene, 8)
+			s.Dump(t, images)
+			args := []string{"--page-server", "--address", "localhost", "--dialect", tt.dialect}
+			var config *tls.Config
+			if tt.secure {
+				ca := pagetlstest.New(t)
+				server, own := ca.Pair(t, "localhost"), ca.Pair(t, "")
+				var err error
+				if config, err = (pagetls.Options{CACert: ca.CACert, Cert: server.Cert, Key: server.Key}).Server(); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args, "--tls", "--tls-cacert", ca.CACert, "--tls-cert", own.Cert, "--tls-key", own.Key)
+			}
+			d := start(t, images, append(args, "--port", servePages(t, images, config))...)
+			s.Restore(t, images, "--lazy-pages")
+			s.Tell(t, "go")
+			s.Wait(t)
+			d.wait(t)
+		})
+	}
+}
+
+// With a page server that takes another connection, a daemon that is killed can
+// be followed by another.
+func TestKillAndResumeFromAPageServer(t *testing.T) {
+	criutest.Need(t)
+	images := t.TempDir()
+	s := criutest.Start(t, "fork", 8)
+	s.Dump(t, images)
+	args := []string{"--page-server", "--port", servePages(t, images, nil)}
+	d := start(t, images, append(args, "--background", "none")...)
+	s.Restore(t, images, "--lazy-pages")
+	s.Tell(t, "go")
+	s.Await(t, "done")
+	d.kill(t)
+	s.Tell(t, "check")
+	d = start(t, images, append(args, "--resume")...)
+	s.Wait(t)
+	d.wait(t)
+}

@@ -22,6 +22,7 @@ type FrameReader struct {
 	im     *Image
 	ix     *Index
 	now    Immediate // nil where the source is none
+	soon   Prompt    // the same
 	dec    *chunk.Decoder
 	stored []byte
 	plain  []byte
@@ -34,7 +35,8 @@ type FrameReader struct {
 // NewFrameReader is a reader for the image's frames, as ix lists them.
 func (im *Image) NewFrameReader(ix *Index) *FrameReader {
 	now, _ := im.src.(Immediate)
-	return &FrameReader{im: im, ix: ix, now: now, dec: chunk.NewDecoder(im.codec)}
+	soon, _ := im.src.(Prompt)
+	return &FrameReader{im: im, ix: ix, now: now, soon: soon, dec: chunk.NewDecoder(im.codec)}
 }
 
 // Read gives the plain data of a frame, every byte of it checked. The data is
@@ -59,7 +61,8 @@ func (r *FrameReader) ReadSpan(ctx context.Context, first, n int, lane Lane) ([]
 	return r.decode(first, n)
 }
 
-// ReadNow is Read where the source has the frame in memory; where it has not,
+// ReadNow is Read where the source has the frame in memory, or gives it within
+// moments (Prompt); where it has not,
 // or cannot tell, ok is false.
 func (r *FrameReader) ReadNow(frame int) (plain []byte, ok bool, err error) {
 	if r.now == nil {
@@ -68,6 +71,9 @@ func (r *FrameReader) ReadNow(frame int) (plain []byte, ok bool, err error) {
 	off, size := r.span(frame, 1)
 	r.stored = fit(r.stored, size)
 	ok, err = r.now.ReadNow(r.im.pages, r.stored, off)
+	if !ok && err == nil && r.soon != nil {
+		ok, err = r.soon.ReadSoon(r.im.pages, r.stored, off)
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("read frame %d: %w", frame, readError(r.im.pages, off, err))
 	}

@@ -49,6 +49,14 @@ type Immediate interface {
 	ReadNow(object string, p []byte, off int64) (ok bool, err error)
 }
 
+// A Prompt is a Source that can often give bytes sooner than a thread is woken
+// that waits for them: within some hundred microseconds. ReadSoon fills p and
+// reports true, or reports false where it takes longer, and then p is not
+// written to any more. The caller's thread is busy meanwhile.
+type Prompt interface {
+	ReadSoon(object string, p []byte, off int64) (ok bool, err error)
+}
+
 // A Filer is a Source whose objects are local files. The caller closes the
 // file, which is open for reading.
 type Filer interface {

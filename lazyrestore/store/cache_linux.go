@@ -61,6 +61,7 @@ type Cache struct {
 var (
 	_ image.Source    = (*Cache)(nil)
 	_ image.Immediate = (*Cache)(nil)
+	_ image.Prompt    = (*Cache)(nil)
 	_ image.Rejecter  = (*Cache)(nil)
 )
 
@@ -192,6 +193,24 @@ func (c *Cache) ReadNow(object string, p []byte, off int64) (bool, error) {
 	ok, err := under.ReadNow(object, p, off)
 	if ok && o != nil {
 		c.keep(o, p, off)
+	}
+	return ok, err
+}
+
+// ReadSoon is image.Prompt's: what is not here is the source's, if that is one.
+func (c *Cache) ReadSoon(object string, p []byte, off int64) (bool, error) {
+	under, ok := c.under.(image.Prompt)
+	if !ok {
+		return false, nil
+	}
+	ok, err := under.ReadSoon(object, p, off)
+	if ok {
+		c.mu.Lock()
+		o := c.objects[object]
+		c.mu.Unlock()
+		if o != nil && o.within(p, off) {
+			c.keep(o, p, off)
+		}
 	}
 	return ok, err
 }

@@ -62,8 +62,10 @@ type Client struct {
 	servers *servers
 	early   early
 	ahead   ahead
+	prompt  prompt
 	reject  rejected
 	traffic [2]atomic.Uint64 // payload bytes, by lane
+	ctx     context.Context  // of the client's own goroutines
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
@@ -111,10 +113,12 @@ func Open(ctx context.Context, addr Address, opts Options) (*Client, error) {
 		c.lanes[image.Demand].close()
 		return nil, err
 	}
-	running, stop := context.WithCancel(context.Background())
-	c.stop = stop
+	c.ctx, c.stop = context.WithCancel(context.Background())
 	for _, l := range c.lanes {
-		c.running.Go(func() { l.run(running) })
+		c.running.Go(func() { l.run(c.ctx) })
+	}
+	if opts.Whole {
+		c.openPrompt()
 	}
 	return c, nil
 }
@@ -258,6 +262,9 @@ func (c *Client) Close() error {
 		l.close()
 	}
 	c.running.Wait()
+	c.prompt.busy.Lock()
+	defer c.prompt.busy.Unlock()
+	c.prompt.close()
 	return nil
 }
 

@@ -124,6 +124,11 @@ func (c *Client) Reject(object string, off, n int64, err error) {
 	if !better {
 		return
 	}
+	c.prompt.busy.Lock()
+	if c.prompt.server == s {
+		c.prompt.close()
+	}
+	c.prompt.busy.Unlock()
 	for _, l := range c.lanes {
 		l.mu.Lock()
 		k := l.conn

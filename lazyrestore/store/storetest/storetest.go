@@ -36,6 +36,7 @@ func Run(t *testing.T, mk Make) {
 		{"Cancelled", cancelled},
 		{"Concurrent", concurrent},
 		{"Immediate", immediate},
+		{"Prompt", prompt},
 		{"Filer", filer},
 	}
 	for _, p := range parts {
@@ -191,6 +192,31 @@ func immediate(t *testing.T, src image.Source, objects Objects) {
 	}
 	if ok, err := now.ReadNow("no-such.bin", make([]byte, 1), 0); ok || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("read now of a missing object: %v, %v", ok, err)
+	}
+}
+
+func prompt(t *testing.T, src image.Source, objects Objects) {
+	soon, ok := src.(image.Prompt)
+	if !ok {
+		return
+	}
+	for name, want := range objects {
+		for _, r := range ranges(len(want)) {
+			p := make([]byte, r[1])
+			ok, err := soon.ReadSoon(name, p, int64(r[0]))
+			if err != nil {
+				t.Fatalf("read soon %d bytes of %s at %d: %v", r[1], name, r[0], err)
+			}
+			if ok && !bytes.Equal(p, want[r[0]:r[0]+r[1]]) {
+				t.Fatalf("read soon %d bytes of %s at %d: they differ", r[1], name, r[0])
+			}
+		}
+		if ok, err := soon.ReadSoon(name, make([]byte, 2), int64(len(want))-1); ok {
+			t.Errorf("read soon past the end of %s: %v, %v", name, ok, err)
+		}
+	}
+	if ok, err := soon.ReadSoon("no-such.bin", make([]byte, 1), 0); ok || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("read soon of a missing object: %v, %v", ok, err)
 	}
 }
 

@@ -49,7 +49,7 @@ before criu restore, with the same -D and -W.
       --pidfile FILE       where a daemon's pid is written
       --status-fd FD       a zero byte is written there once the socket is there
   -o, --log-file FILE      default: standard error
-  -vNUM, -v                1 errors, 2 warnings (default), 3 information, 4 all
+  -v, --verbosity N        -vN: 1 errors, 2 warnings (default), 3 information, 4 all
       --display-stats      print what was done at the end
       --config FILE, --no-default-config
                            CRIU's configuration files
@@ -75,6 +75,9 @@ var own = []criucli.Own{
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if criucli.Asked(args, stdout, "lazy-pages", "serve pages to criu restore --lazy-pages", help) {
+		return 0
+	}
 	o, err := criucli.Parse(args[1:], own...)
 	switch {
 	case errors.Is(err, criucli.ErrHelp):

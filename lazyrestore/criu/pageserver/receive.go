@@ -71,8 +71,10 @@ func Receive(ctx context.Context, l net.Listener, t Target, opts Options) error 
 		return nil
 	case failure != nil:
 		err = failure
-	case err == nil:
+	case err == nil && ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case err == nil:
+		err = errGivenUp // the listener has given all the connections that it had
 	}
 	t.Abort()
 	return err

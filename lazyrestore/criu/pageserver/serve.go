@@ -3,6 +3,7 @@ package pageserver
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -89,6 +90,15 @@ func (c *client) give(ctx context.Context, d pagexfer.Dialect, h pagexfer.Header
 	h = pagexfer.Header{Command: pagexfer.AddF, Flags: pagexfer.Present, Pages: r.Pages(), Addr: r.Start, ID: h.ID}
 	if c.buf, err = d.Append(c.buf[:0], h); err != nil {
 		return err
+	}
+	if _, records := c.conn.(*tls.Conn); records {
+		// CRIU reads the header and then waits for the connection to become
+		// readable, which what its TLS has read already does not make it: so
+		// header and pages must not come in one record.
+		if err := send(c.conn, c.buf); err != nil {
+			return err
+		}
+		c.buf = c.buf[:0]
 	}
 	for !r.Empty() {
 		at, n := len(c.buf), int(min(r.Len(), replyBytes))

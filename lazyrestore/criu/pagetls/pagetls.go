@@ -50,8 +50,10 @@ func (o Options) Server() (*tls.Config, error) {
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
 		// Checked by VerifyConnection: what a certificate is for does not
 		// matter to CRIU, which uses one for both sides.
-		ClientAuth:       tls.RequireAnyClientCert,
-		VerifyConnection: func(c tls.ConnectionState) error { return v.check(c, "") },
+		ClientAuth: tls.RequireAnyClientCert,
+		// CRIU takes a ticket that comes after the handshake for an error.
+		SessionTicketsDisabled: true,
+		VerifyConnection:       func(c tls.ConnectionState) error { return v.check(c, "") },
 	}, nil
 }
 

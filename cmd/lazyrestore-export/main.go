@@ -1,0 +1,90 @@
+// Command lazyrestore-export is the verb export of lazyrestore, which executes
+// it from beside itself: it makes the CRIU image set again that an image was
+// made of.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+)
+
+func main() { os.Exit(verb.External(exportVerb, os.Args[1:], os.Stdout, os.Stderr)) }
+
+type exporter struct {
+	*verb.Command
+	digest string
+}
+
+func exportVerb(c *verb.Command) *cli.Command {
+	v := &exporter{Command: c}
+	flags := []cli.Flag{{
+		Name: "image-digest", Arg: "SHA256", Value: cli.String(&v.digest),
+		Usage: "Refuse an image with another digest: with it, every byte that is exported is the one that was written",
+	}}
+	return &cli.Command{
+		Name: "export", Args: "IMAGE SET", MinArgs: 2, MaxArgs: 2, Operand: cli.OperandDirectory,
+		Short: "make CRIU's images of an image",
+		Long: `Makes the image set that IMAGE was made of, by lazyrestore import or lazyrestore page-server --codec, in the
+			directory SET, which is absent or empty before. IMAGE is a directory, or tcp://HOST:PORT/NAME of a lazyrestore
+			serve. The files are those that CRIU wrote, to the byte, but where the set built on others: it then holds
+			all pages itself.
+
+			Every byte is checked on the way; on an error nothing is left in SET.`,
+		Flags: append(flags, c.Flags()...),
+		Examples: []cli.Example{
+			{Line: "lazyrestore export image/ dump/", Does: "make a directory that criu restore -D dump/ takes"},
+		},
+		Run: v.run,
+	}
+}
+
+func (v *exporter) run(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	src, err := lazyrestore.OpenSource(ctx, args[0], lazyrestore.SourceOptions{}, v.Logger(v.Stderr))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	im, err := image.Open(ctx, src, image.OpenOptions{Digest: v.digest})
+	if err != nil {
+		return err
+	}
+	staging, err := store.CreateDir(args[1])
+	if err != nil {
+		return err
+	}
+	if err := convert.Export(ctx, im, staging); err != nil {
+		return errors.Join(damaged(err), staging.Abort())
+	}
+	if err := staging.Commit(); err != nil {
+		return err
+	}
+	if v.JSON {
+		return verb.WriteJSON(v.Stdout, map[string]any{"set": args[1], "digest": im.Digest()})
+	}
+	return nil
+}
+
+// damaged makes an error about a damaged set one of the exit code for damage.
+func damaged(err error) error {
+	if errors.Is(err, imgfile.ErrDamaged) {
+		return damagedError{err}
+	}
+	return err
+}
+
+type damagedError struct{ error }
+
+func (e damagedError) Unwrap() []error { return []error{image.ErrDamaged, e.error} }

@@ -1,0 +1,143 @@
+// Command lazyrestore-import is the verb import of lazyrestore, which executes
+// it from beside itself: it makes an image of a CRIU image set.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+)
+
+func main() { os.Exit(verb.External(importVerb, os.Args[1:], os.Stdout, os.Stderr)) }
+
+// buildVersion is set by the linker, as lazyrestore's own is.
+var buildVersion = "devel"
+
+const (
+	mostWorkers = 1024
+)
+
+type importer struct {
+	*verb.Command
+	codec string
+	opts  image.WriterOptions
+}
+
+func importVerb(c *verb.Command) *cli.Command {
+	v := &importer{Command: c, codec: chunk.DefaultSpec.String()}
+	v.opts.ChunkSize = chunk.DefaultSize
+	flags := []cli.Flag{
+		{
+			Name: "codec", Arg: "zstd[:LEVEL]|s2|lz4|none", Choices: []string{"zstd", "s2", "lz4", "none"}, Value: cli.String(&v.codec),
+			Usage: "How chunks are compressed: zstd is smallest, lz4 quickest to restore from",
+		},
+		{
+			Name: "chunk-size", Arg: "SIZE", Value: cli.Size(&v.opts.ChunkSize),
+			Usage: "The memory that is compressed, checked and fetched as one: a power of two from 4 KiB to 4 MiB",
+		},
+		{
+			Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, mostWorkers),
+			Usage: "How many chunks are compressed at once; one for each CPU if not given",
+		},
+	}
+	return &cli.Command{
+		Name: "import", Args: "SET IMAGE", MinArgs: 2, MaxArgs: 2, Operand: cli.OperandDirectory,
+		Short: "make an image of CRIU's images",
+		Long: `Makes the image IMAGE, a directory that is absent or empty, of the image set SET, a directory in which criu
+			dump left its images. The set stays as it is. If it builds on others (criu dump --prev-images-dir), the pages
+			that are in those come into the image, which stands alone.
+
+			All files of the set are in the image, so that criu restore --lazy-pages starts directly from it, while
+			lazyrestore lazy-pages, on the same directory, gives the pages from compressed chunks. Only with
+			--lazy-pages: without it, CRIU finds no bytes for the lazy pages, and does not end. lazyrestore export makes
+			the set again, to the byte.`,
+		Flags: append(flags, c.Flags()...),
+		Examples: []cli.Example{
+			{Line: "lazyrestore import dump/ image/", Does: "make a compressed image of what criu dump -D dump/ left"},
+			{Line: "lazyrestore lazy-pages -D image/ & criu restore -D image/ --lazy-pages", Does: "restore from it"},
+		},
+		Run: v.run,
+	}
+}
+
+// A result is what --json prints.
+type result struct {
+	Image  string `json:"image"`
+	Digest string `json:"digest"`
+	Memory uint64 `json:"memory_bytes"` // lazy pages
+	Zero   uint64 `json:"zero_bytes"`   // of them zero
+	Stored uint64 `json:"stored_bytes"` // what the rest takes
+}
+
+func (v *importer) run(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	var err error
+	if v.opts.Spec, err = chunk.ParseSpec(v.codec); err != nil {
+		return &cli.UsageError{Problem: "--codec " + v.codec, Hint: err.Error()}
+	}
+	if !chunk.ValidSize(v.opts.ChunkSize) {
+		return &cli.UsageError{Problem: "--chunk-size " + strconv.Itoa(v.opts.ChunkSize), Hint: "it is a power of two from 4 KiB to 4 MiB"}
+	}
+	set, err := imgfile.Open(args[0])
+	if err != nil {
+		return err
+	}
+	res, err := v.convert(ctx, set, args[1])
+	if err != nil {
+		return damaged(err)
+	}
+	if v.JSON {
+		return verb.WriteJSON(v.Stdout, result{args[1], res.Digest, res.MemoryBytes, res.ZeroBytes, res.StoredBytes})
+	}
+	v.Logger(v.Stderr).Info("image written", "digest", res.Digest, "memory_bytes", res.MemoryBytes, "stored_bytes", res.StoredBytes)
+	return nil
+}
+
+// convert writes the image, of which nothing is left on an error.
+func (v *importer) convert(ctx context.Context, set *imgfile.Dir, path string) (image.Result, error) {
+	var none image.Result
+	staging, err := store.CreateDir(path)
+	if err != nil {
+		return none, err
+	}
+	w, err := image.NewWriter(staging, v.opts)
+	if err != nil {
+		return none, errors.Join(err, staging.Abort())
+	}
+	m, err := convert.Import(ctx, set, w)
+	if err != nil {
+		w.Abort()
+		return none, errors.Join(err, staging.Abort())
+	}
+	m.Writer, m.Machine.Arch = "lazyrestore "+buildVersion, runtime.GOARCH
+	res, err := w.Finish(ctx, m)
+	if err != nil {
+		return none, errors.Join(err, staging.Abort())
+	}
+	return res, staging.Commit()
+}
+
+// damaged makes an error about a damaged set one of the exit code for damage.
+func damaged(err error) error {
+	if errors.Is(err, imgfile.ErrDamaged) {
+		return damagedError{err}
+	}
+	return err
+}
+
+type damagedError struct{ error }
+
+func (e damagedError) Unwrap() []error { return []error{image.ErrDamaged, e.error} }

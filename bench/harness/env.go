@@ -1,11 +1,13 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +46,9 @@ type Options struct {
 	// MiB is the memory of the program where the figure leaves it open; 0 is
 	// the figure's own.
 	MiB int
+	// ReadyTime is how long a program has until it is in the middle of its work;
+	// five minutes when 0.
+	ReadyTime time.Duration
 	// Quick asks for few samples of small programs.
 	Quick bool
 	// Extra names subjects that are shown beside the figure's own.
@@ -248,7 +253,9 @@ func (e *Env) rounds(ctx context.Context, n int, turns ...*turn) {
 				e.logf("%s: %v", t.series.Name, t.series.Err)
 				continue
 			}
-			t.series.add(value)
+			if !math.IsNaN(value) { // the sample was of other things alone
+				t.series.add(value)
+			}
 		}
 	}
 }
@@ -260,16 +267,31 @@ func (p runningProgram) Stop() error { p.Kill(); return nil }
 
 // start starts a program and waits until it is in the middle of its work.
 func (e *Env) start(ctx context.Context, program *workload.Program) (*workload.Process, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, e.readyTime())
 	defer cancel()
 	process, err := program.Start(e.path(program.Name))
 	if err != nil {
-		return nil, err
+		return nil, &programError{err}
 	}
 	e.keep(runningProgram{process})
 	e.logf("%s runs as pid %d", program.Name, process.Pid)
-	return process, process.Ready(ctx)
+	if err := process.Ready(ctx); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: it has %v for that (--ready-timeout), and shows it by a line of its output (--ready)", err, e.readyTime())
+		}
+		return nil, &programError{errors.Join(err, e.stop(process))}
+	}
+	return process, nil
 }
+
+func (e *Env) readyTime() time.Duration { return cmp.Or(e.opts.ReadyTime, 5*time.Minute) }
+
+// programError is that of a program which does not get to the middle of its
+// work, whoever would checkpoint it there.
+type programError struct{ err error }
+
+func (e *programError) Error() string { return e.err.Error() }
+func (e *programError) Unwrap() error { return e.err }
 
 // stop ends a program that start started and forgets it.
 func (e *Env) stop(process *workload.Process) error {
@@ -293,6 +315,9 @@ func (e *Env) hold(ctx context.Context, subject Subject, program *workload.Progr
 		return nil, err
 	}
 	img := &image{dir: e.path(subject.Name() + ".image"), process: process}
+	if err := e.room(process.Pid); err != nil {
+		return nil, errors.Join(err, e.stop(process))
+	}
 	if wantsDisk(subject) {
 		if img.dir, err = e.diskPath(subject.Name() + ".image"); err != nil {
 			return nil, errors.Join(err, e.stop(process))

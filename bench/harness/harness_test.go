@@ -1,12 +1,17 @@
 package harness
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -192,5 +197,87 @@ func TestOutputIsBenchmarkFormat(t *testing.T) {
 func TestHoldDescendant(t *testing.T) {
 	if h, err := holdDescendant(1); err == nil {
 		t.Errorf("took hold of pid %d", h.pid)
+	}
+}
+
+// What a program needs beside itself is looked at before it is checkpointed.
+func TestFits(t *testing.T) {
+	if err := fits(1<<30, 2<<30); err != nil {
+		t.Error(err)
+	}
+	if err := fits(1<<30, 1<<30); err == nil || !strings.Contains(err.Error(), "--dir") {
+		t.Errorf("%v, want a word about --dir", err)
+	}
+}
+
+// The first row of a comparison that fails does not take the others with it.
+func TestVerdictWithoutCRIU(t *testing.T) {
+	r := &Result{Figure: &Figure{Bound: 3}, Err: fmt.Errorf("ttfi: %w", ErrNoCRIU)}
+	if got := r.Verdict(); got != "skipped" {
+		t.Errorf("verdict %q, want it skipped", got)
+	}
+	run := &Run{Results: []*Result{r}}
+	if err := run.Failed(true); err != nil {
+		t.Errorf("%v, want nothing failed", err)
+	}
+}
+
+// All connections together get no more than the link carries, later.
+func TestLink(t *testing.T) {
+	l := &lane{link: &link{bytesSecond: 1e6, delay: 10 * time.Millisecond}}
+	began := time.Now()
+	l.send(1000)
+	last := l.send(4000)
+	if took := last.Sub(began); took < 15*time.Millisecond || took > 16*time.Millisecond {
+		t.Errorf("5,000 bytes at 1 MB/s with a delay of 10 ms arrive after %v, want 15 ms", took)
+	}
+}
+
+// What goes through a link comes out as it was.
+func TestLinkCarries(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		conn, err := server.Accept()
+		if err == nil {
+			_, _ = io.Copy(conn, conn)
+			conn.Close()
+		}
+	}()
+	listener, err := (&link{name: "test", bytesSecond: 1e9, delay: time.Millisecond}).listen(server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	want := bytes.Repeat([]byte("0123456789abcde"), 20000)
+	go func() { _, _ = conn.Write(want) }()
+	got := make([]byte, len(want))
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v, or other bytes than were sent", err)
+	}
+}
+
+func TestSteps(t *testing.T) {
+	step := regexp.MustCompile(`(?m)^step.*$`)
+	ends := stepEndsIn("ready\nstep 1 end_ns=1000\nstep 2 end_ns=3000 answer 7\nstep 3 end_ns=9000\n", step)
+	if len(ends) != 3 || ends[2].UnixNano() != 9000 {
+		t.Errorf("steps end at %v", ends)
+	}
+	if got := paceOf(ends); got != 4000 {
+		t.Errorf("a step takes %v, want 4µs", got)
+	}
+	if got := stepEndsIn("step 1\n", step); got != nil {
+		t.Errorf("%v of steps that do not say when", got)
 	}
 }

@@ -24,6 +24,10 @@ type life struct {
 	cost cost
 }
 
+// stepPatience is how long a step may take. The user's own program may be
+// one that says nothing for longer.
+const stepPatience = 30 * time.Second
+
 // paceSteps is how many steps the pace is taken from.
 const paceSteps = 4
 
@@ -44,11 +48,15 @@ func (r *Restored) toTheEnd(ctx context.Context, subject Subject) (life, error) 
 	l := life{began: r.restore.began, ttfi: r.TTFI}
 	program := r.image.process.Program
 	if program.Step != nil {
-		ends, err := r.awaitSteps(ctx, 1)
-		if err != nil {
+		waiting, cancel := context.WithTimeout(ctx, stepPatience)
+		ends, err := r.awaitSteps(waiting, 1)
+		cancel()
+		switch {
+		case err == nil:
+			l.step = ends[0].Sub(r.restore.began)
+		case !program.InHere || waiting.Err() == nil || ctx.Err() != nil:
 			return l, err
 		}
-		l.step = ends[0].Sub(r.restore.began)
 	}
 	resident, err := r.awaitResident(ctx, subject)
 	if err != nil {

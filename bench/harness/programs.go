@@ -3,7 +3,7 @@ package harness
 import (
 	"context"
 	"errors"
-	"fmt"
+	"math"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
@@ -95,9 +95,16 @@ func (e *Env) sideBySide(ctx context.Context, program *workload.Program, runs in
 	var turns []*turn
 	cold := result.row("cold start").step
 	turns = append(turns, &turn{series: cold, sample: func(ctx context.Context) (float64, error) { return e.cold(ctx, program) }})
+	var broken *programError
 	for _, subject := range e.subjects() {
 		row := result.row(subject.Name())
-		if e.hold1(ctx, subject, program, images, row); row.ttfi.Err != nil {
+		if broken == nil {
+			e.hold1(ctx, subject, program, images, row)
+		} else {
+			row.ttfi.Err = broken // it would not get there another time
+		}
+		if row.ttfi.Err != nil {
+			errors.As(row.ttfi.Err, &broken)
 			continue
 		}
 		img := images[subject.Format()]
@@ -107,13 +114,16 @@ func (e *Env) sideBySide(ctx context.Context, program *workload.Program, runs in
 				return 0, err
 			}
 			row.add(l, paceBefore(img.process))
+			if program.Unseen {
+				return math.NaN(), nil
+			}
 			return float64(l.ttfi.Nanoseconds()), nil
 		}})
 	}
-	e.rounds(ctx, runs, turns...)
-	if cold.Err != nil && len(cold.Values) == 0 && len(images) == 0 {
-		return result, fmt.Errorf("%s: %w", program.Name, cold.Err)
+	if broken != nil {
+		cold.Err = broken
 	}
+	e.rounds(ctx, runs, turns...)
 	result.dropEmpty()
 	return result, nil
 }

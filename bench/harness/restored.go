@@ -106,7 +106,7 @@ func (e *Env) restore(ctx context.Context, subject Subject, img *image) (*Restor
 	before := clocks()
 	r.restore, err = launch(subject.Name()+": restore", subject.Restore(ctx, img.dir))
 	if err == nil {
-		err = r.awaitFirst(ctx)
+		err = r.awaitProgram(ctx)
 	}
 	if err == nil {
 		r.process, err = holdDescendant(img.process.Pid)
@@ -117,8 +117,33 @@ func (e *Env) restore(ctx context.Context, subject Subject, img *image) (*Restor
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w%s", err, logOf(img.dir)), r.Stop())
 	}
-	r.TTFI = r.First.Sub(r.restore.began)
+	if !r.First.IsZero() {
+		r.TTFI = r.First.Sub(r.restore.began)
+	}
 	return r, nil
+}
+
+// awaitProgram waits for the program's first instruction; where that cannot be
+// seen, for the process.
+func (r *Restored) awaitProgram(ctx context.Context) error {
+	if !r.image.process.Program.Unseen {
+		return r.awaitFirst(ctx)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if syscall.Kill(r.image.process.Pid, 0) == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-r.restore.ended:
+			return fmt.Errorf("%s: it ended before there was a process: %w", r.restore.name,
+				errors.Join(r.restore.err, errors.New(r.restore.said.String())))
+		case <-ctx.Done():
+			return fmt.Errorf("%s: wait for the process: %w", r.restore.name, ctx.Err())
+		}
+	}
 }
 
 // awaitFirst looks for the first stamp after the start of the command.

@@ -57,6 +57,11 @@ func (p *Program) Start(dir string) (*Process, error) {
 	}
 	cmd := exec.Command(p.Args[0], p.Args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = dir, stdout, stderr, environment(p.Env)
+	if p.InHere {
+		// The ring of clock readings is not for the caller's directory.
+		cmd.Dir = ""
+		cmd.Env = append(cmd.Env, stampVariable+filepath.Join(dir, stampFile))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	started.Started = time.Now()
 	if err := cmd.Start(); err != nil {

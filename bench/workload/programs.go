@@ -24,6 +24,9 @@ type Program struct {
 	// clock. OnRequest says that a step is done for each SIGUSR1.
 	Step      *regexp.Regexp
 	OnRequest bool
+	// InHere has it run in the caller's directory; its output still goes to its
+	// own. Unseen says that it does not read the clock for the harness.
+	InHere, Unseen bool
 }
 
 var (
@@ -100,7 +103,7 @@ func (b *Builder) GCLoad(ctx context.Context, mib, steps int) (*Program, error) 
 	return &Program{
 		Name:   "gcload",
 		Args:   []string{bin, "-mib", strconv.Itoa(orDefault(mib, 256)), "-steps", strconv.Itoa(steps)},
-		Env:    []string{"LAZYRESTORE_STAMP=" + stampFile},
+		Env:    []string{stampVariable + stampFile},
 		Ready:  stepLine(max(steps/4, 1)),
 		Result: resultLine,
 	}, nil
@@ -186,6 +189,9 @@ func (b *Builder) LAMMPS(ctx context.Context, opts LAMMPSOptions) (*Program, err
 // stampFile is where a program writes its clock readings, in its directory.
 const stampFile = "stamp"
 
+// stampVariable names the file to programs that do not know it.
+const stampVariable = "LAZYRESTORE_STAMP="
+
 // stamps is the environment that makes a program of others read the clock, in
 // a thread that is loaded into it.
 func (b *Builder) stamps(ctx context.Context) ([]string, error) {
@@ -193,7 +199,7 @@ func (b *Builder) stamps(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{"LD_PRELOAD=" + object, "LAZYRESTORE_STAMP=" + stampFile}, nil
+	return []string{"LD_PRELOAD=" + object, stampVariable + stampFile}, nil
 }
 
 // oneProcess makes a program of Open MPI run without mpirun and without a

@@ -4,59 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/bench/harness"
+	"github.com/lazyrestore/lazyrestore/bench/report"
+	"github.com/lazyrestore/lazyrestore/bench/workload"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 )
 
-// A verb is one run of the command.
-type verb struct {
-	ctx            context.Context
-	stdout, stderr io.Writer
-
+// benchVerb is a run of the verb.
+type benchVerb struct {
+	*verb.Command
 	opts    harness.Options
 	program []string // the user's own, after "--"
+	ready   string
+	pid     int
 	also    string
 	codecs  string
 	chunks  string
 	report  string
 	list    bool
 	check   bool
-	json    bool
 	samples bool
-	quiet   bool
 }
 
-func (v *verb) command() *cli.Command {
+func bench(c *verb.Command, program []string) *cli.Command {
+	v := &benchVerb{Command: c, program: program}
 	v.opts.Cache = harness.CacheWarm
+	v.opts.ReadyTime = 5 * time.Minute
 	return &cli.Command{
-		Name: "bench", Args: "[FIGURE...|demo|real [PROGRAM...]]", MaxArgs: -1,
+		Name: "bench", Args: "[FIGURE...|demo|real [PROGRAM...]|-- PROGRAM [ARGUMENT]...]", MaxArgs: -1,
 		Short: "measure restores on this machine",
 		Long: `Measures restores on this machine, side by side with a cold start of the program, with CRIU where there is one, and with
 			what the machine could do at best. All subjects of a figure take turns, so that a busy machine hits them alike.
 
-			Without arguments it takes all figures; --list names them. The word demo has a program stopped and brought
+			Without arguments it takes all figures; --list names them. With -- PROGRAM it has a program of your own, which it
+			starts as often as need be, brought back in each way; with --pid it measures checkpoints of a process that
+			runs, and goes on. The word demo has a program stopped and brought
 			back, with times; real has real programs interrupted and compares what they end with to an uninterrupted run.
 
 			What cannot be measured here is a row that says why, and the rest goes on; the exit code is 1 then. It needs root, as
 			restores do.`,
-		Flags: v.flags(),
+		Flags: append(v.flags(), c.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore bench ttfi sweep", Does: "Take two figures."},
 			{Line: "lazyrestore bench --report /tmp/report", Does: "Take all, and write a page with plots."},
+			{Line: "lazyrestore bench --ready '^step 100' -- ./solver input", Does: "Measure a program of your own: it is checkpointed once a line of its output begins with step 100."},
 			{Line: "lazyrestore bench --samples ttfi >new.txt; benchstat old.txt new.txt", Does: "Compare with an earlier run."},
 		},
 		Run: v.run,
 	}
 }
 
-func (v *verb) flags() []cli.Flag {
+func (v *benchVerb) flags() []cli.Flag {
 	o := &v.opts
 	return []cli.Flag{
 		{Name: "list", Short: 'l', Value: cli.Bool(&v.list), Usage: "List the figures and end"},
@@ -77,30 +86,33 @@ func (v *verb) flags() []cli.Flag {
 		{Name: "lazyrestore", Arg: "PATH", Value: cli.String(&o.Lazyrestore), Operand: cli.OperandFile, Usage: "The command under test; the one beside this one if not given"},
 		{Name: "programs", Arg: "DIR", Value: cli.String(&o.Programs), Operand: cli.OperandDirectory, Usage: "Build the programs that are restored into DIR; kept in the user's cache if not given"},
 		{Name: "samples", Value: cli.Bool(&v.samples), Usage: "Print every sample too, in the benchmark format of Go, for benchstat"},
+		{Name: "ready", Arg: "PATTERN", Value: cli.String(&v.ready), Usage: "Your own program is in the middle of its work once its output matches PATTERN, a regular expression of Go, in which ^ and $ are ends of lines; any line will do if not given"},
+		{Name: "ready-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.ReadyTime, time.Second), Usage: "How long a program has to get there"},
+		{Name: "pid", Arg: "PID", Value: cli.Int(&v.pid, 1, 1<<30), Operand: cli.OperandPID, Usage: "Measure checkpoints of a process that runs already, and goes on"},
 		{Name: "report", Arg: "DIR", Value: cli.String(&v.report), Operand: cli.OperandDirectory, Usage: "Write DIR/index.html, a page with plots, and each plot as an SVG file"},
 		{Name: "check", Value: cli.Bool(&v.check), Usage: "End with code 1 if a figure is beyond its bound, too"},
-		{Name: "json", Value: cli.Bool(&v.json), Usage: "Print one JSON object to standard output"},
-		{Name: "quiet", Short: 'q', Value: cli.Bool(&v.quiet), Usage: "Do not tell on standard error what is done"},
 	}
 }
 
-func (v *verb) run(args []string) error {
+func (v *benchVerb) run(args []string) error {
 	if v.list {
 		for _, figure := range harness.Figures() {
-			fmt.Fprintf(v.stdout, "%-14s %s\n", figure.Name, figure.Title)
+			fmt.Fprintf(v.Stdout, "%-14s %s\n", figure.Name, figure.Title)
 		}
 		return nil
 	}
 	v.opts.Extra, v.opts.Codecs, v.opts.Chunks = words(v.also), words(v.codecs), words(v.chunks)
-	if v.json && v.samples {
+	if v.JSON && v.samples {
 		return &cli.UsageError{Problem: "--json and --samples contradict each other", Hint: "the JSON object has all samples"}
 	}
-	work, err := v.work(args)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	work, err := v.work(ctx, args)
 	if err != nil {
 		return err
 	}
-	if !v.quiet {
-		v.opts.Log = v.stderr
+	if !v.Quiet {
+		v.opts.Log = v.Stderr
 	}
 	if v.opts.Lazyrestore == "" {
 		v.opts.Lazyrestore = besideUs()
@@ -113,23 +125,48 @@ func (v *verb) run(args []string) error {
 }
 
 // work is what the arguments ask for.
-func (v *verb) work(args []string) (func(*harness.Env) error, error) {
+func (v *benchVerb) work(ctx context.Context, args []string) (func(*harness.Env) error, error) {
 	switch {
-	case len(v.program) > 0:
-		return nil, &cli.UsageError{Problem: "a program of one's own cannot be measured yet", Hint: "see --list"}
+	case len(v.program) > 0 || v.pid != 0:
+		return v.own(ctx, args)
+	case v.ready != "":
+		return nil, &cli.UsageError{Problem: "--ready is for a program of your own", Hint: "name it behind --"}
 	case slices.Equal(args, []string{"demo"}):
-		return func(env *harness.Env) error { return env.Demo(v.ctx, v.stdout) }, nil
+		return func(env *harness.Env) error { return env.Demo(ctx, v.Stdout) }, nil
 	case len(args) > 0 && args[0] == "real":
 		if err := known("program", args[1:], harness.RealPrograms()); err != nil {
 			return nil, err
 		}
-		return func(env *harness.Env) error { return env.Real(v.ctx, v.stdout, args[1:]) }, nil
+		return func(env *harness.Env) error { return env.Real(ctx, v.Stdout, args[1:]) }, nil
 	}
 	figures, err := choose(args)
 	if err != nil {
 		return nil, err
 	}
-	return func(env *harness.Env) error { return v.measure(env, figures) }, nil
+	return func(env *harness.Env) error { return v.measure(ctx, env, figures) }, nil
+}
+
+// own is the user's own program or process.
+func (v *benchVerb) own(ctx context.Context, args []string) (func(*harness.Env) error, error) {
+	switch {
+	case len(args) > 0:
+		return nil, &cli.UsageError{Problem: "figures and a program of your own are measured one after the other", Hint: "leave out " + args[0]}
+	case v.pid != 0 && len(v.program) > 0:
+		return nil, &cli.UsageError{Problem: "--pid and -- PROGRAM contradict each other", Hint: "give one of them"}
+	case v.pid != 0:
+		return func(env *harness.Env) error {
+			return v.measure(ctx, env, []*harness.Figure{harness.OwnProcess(v.pid)})
+		}, nil
+	}
+	opts := workload.OwnOptions{Args: v.program}
+	if v.ready != "" {
+		pattern, err := regexp.Compile("(?m)" + v.ready)
+		if err != nil {
+			return nil, &cli.UsageError{Problem: "--ready: " + err.Error(), Hint: "it is a regular expression of Go"}
+		}
+		opts.Ready = pattern
+	}
+	return func(env *harness.Env) error { return v.measure(ctx, env, []*harness.Figure{harness.Own(opts)}) }, nil
 }
 
 // known looks whether all words are among those that there are.
@@ -168,8 +205,8 @@ func choose(names []string) ([]*harness.Figure, error) {
 }
 
 // measure takes figures and shows what they came to.
-func (v *verb) measure(env *harness.Env, figures []*harness.Figure) error {
-	run, err := env.Measure(v.ctx, figures)
+func (v *benchVerb) measure(ctx context.Context, env *harness.Env, figures []*harness.Figure) error {
+	run, err := env.Measure(ctx, figures)
 	if err != nil {
 		return err
 	}
@@ -182,6 +219,26 @@ func (v *verb) measure(env *harness.Env, figures []*harness.Figure) error {
 // words are the parts of a list with commas; none of an empty one.
 func words(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
+}
+
+// show writes a run in the forms that were asked for.
+func (v *benchVerb) show(run *harness.Run) error {
+	if v.report != "" {
+		if err := report.Write(v.report, run); err != nil {
+			return err
+		}
+		v.Note("report: " + filepath.Join(v.report, "index.html"))
+	}
+	if v.JSON {
+		return run.WriteJSON(v.Stdout)
+	}
+	if v.samples {
+		run.Samples(v.Stdout)
+	} else {
+		run.Machine.Describe(v.Stdout)
+	}
+	fmt.Fprintln(v.Stdout)
+	return harness.Table(v.Stdout, run.Results)
 }
 
 // besideUs is lazyrestore beside this executable, else what make builds, else

@@ -1,0 +1,141 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"github.com/lazyrestore/lazyrestore/bench/workload"
+)
+
+// Own is the figure of a program of the user's: every subject brings it back,
+// beside a cold start.
+func Own(opts workload.OwnOptions) *Figure {
+	return &Figure{
+		Name: "own", Title: opts.Args[0] + ": what each way to have it running costs", Limit: 30 * time.Minute,
+		measure: func(ctx context.Context, e *Env) (*Result, error) {
+			program, err := e.builder.Own(ctx, opts)
+			switch {
+			case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+				return nil, fmt.Errorf("the program is not there: %w", err)
+			case err != nil:
+				return nil, err
+			}
+			result, err := e.sideBySide(ctx, program, e.runs(programRuns))
+			if result != nil && program.Unseen {
+				result.Notes = append(result.Notes, "the program is linked statically: its first instruction cannot be seen, its first line of output can")
+			}
+			return result, err
+		},
+	}
+}
+
+// OwnProcess is the figure of a process of the user's that runs already. It is
+// checkpointed again and again and goes on; to be restored it would have to
+// end, which is not for a benchmark to decide.
+func OwnProcess(pid int) *Figure {
+	return &Figure{
+		Name: "own", Title: fmt.Sprintf("process %d: what checkpoints of it cost, which leave it running", pid), Limit: 30 * time.Minute,
+		measure: func(ctx context.Context, e *Env) (*Result, error) { return e.checkpoints(ctx, pid) },
+	}
+}
+
+// checkpoints has every subject with a format of its own write the process.
+func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
+	if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err != nil {
+		return nil, fmt.Errorf("process %d: there is none", pid)
+	}
+	if err := e.room(pid); err != nil {
+		return nil, err
+	}
+	memory, err := residentOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	result := &Result{Notes: []string{
+		fmt.Sprintf("%s of its memory was there; restores are measured of programs that bench starts itself: lazyrestore bench -- PROGRAM", show(float64(memory), "B")),
+	}}
+	seen := map[string]bool{}
+	var turns []*turn
+	for _, subject := range e.subjects() {
+		if seen[subject.Format()] || wantsDisk(subject) {
+			continue
+		}
+		seen[subject.Format()] = true
+		took := result.measure(subject.Format(), measureCheckpoint, "ns/op")
+		if missing, ok := subject.(*absent); ok {
+			took.Err = missing.err
+			continue
+		}
+		rate, size := result.measure(subject.Format(), "throughput", "B/s"), result.measure(subject.Format(), measureImage, "B")
+		turns = append(turns, &turn{series: took, sample: func(ctx context.Context) (float64, error) {
+			dir := e.path(subject.Format())
+			taken, err := e.checkpoint(ctx, subject, pid, dir, true)
+			if err != nil {
+				return 0, errors.Join(err, os.RemoveAll(dir))
+			}
+			bytes, err := sizeOf(dir)
+			size.add(float64(bytes))
+			rate.add(float64(memory) / taken.wall.Seconds())
+			return float64(taken.wall.Nanoseconds()), errors.Join(err, os.RemoveAll(dir))
+		}})
+	}
+	e.rounds(ctx, e.runs(programRuns), turns...)
+	return result, nil
+}
+
+// room is an error if the images of a process would not fit into memory, where
+// that is where they are put.
+func (e *Env) room(pid int) error {
+	need, err := residentOf(pid)
+	if err != nil {
+		return err
+	}
+	free, err := availableMemory()
+	if err != nil || !e.onTmpfs() {
+		return err
+	}
+	return fits(need, free)
+}
+
+// fits is an error if so much memory and an image of it beside would be too much.
+func fits(need, free uint64) error {
+	if need+need/4 < free {
+		return nil
+	}
+	return fmt.Errorf("the program has %s of memory, and an image of it would not fit into the %s that are free: --dir names a directory on a disk",
+		show(float64(need), "B"), show(float64(free), "B"))
+}
+
+// residentOf is the resident set of a process, in bytes.
+func residentOf(pid int) (uint64, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+	if err != nil {
+		return 0, fmt.Errorf("memory of pid %d: %w", pid, err)
+	}
+	var total, resident uint64
+	if _, err := fmt.Fscan(bytes.NewReader(text), &total, &resident); err != nil {
+		return 0, fmt.Errorf("memory of pid %d: %w", pid, err)
+	}
+	return resident * uint64(os.Getpagesize()), nil
+}
+
+// availableMemory is what could be had without swapping, in bytes.
+func availableMemory() (uint64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, found := bytes.Cut(text, []byte("MemAvailable:"))
+	var kib uint64
+	if _, err := fmt.Fscan(bytes.NewReader(rest), &kib); err != nil || !found {
+		return 0, fmt.Errorf("/proc/meminfo says nothing of what is available: %w", err)
+	}
+	return kib << 10, nil
+}

@@ -209,8 +209,8 @@ func (e *Env) mib(own int) int {
 }
 
 const (
-	quickRuns = 3
-	quickMiB  = 256
+	quickRuns = 2
+	quickMiB  = 64
 )
 
 // A turn is one subject's part in a round: it gives one sample.
@@ -281,7 +281,23 @@ func (e *Env) start(ctx context.Context, program *workload.Program) (*workload.P
 		}
 		return nil, &programError{errors.Join(err, e.stop(process))}
 	}
+	if program.InHere && !program.Unseen {
+		program.Unseen = !readsClock(process)
+	}
 	return process, nil
+}
+
+// readsClock reports whether the thread that was loaded into a program of the
+// user's runs there: a script may have replaced itself since.
+func readsClock(process *workload.Process) bool {
+	since := time.Now()
+	for time.Since(since) < 500*time.Millisecond {
+		if first, err := firstStamp(process.Stamps(), since); err == nil && !first.IsZero() {
+			return true
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return false
 }
 
 func (e *Env) readyTime() time.Duration { return cmp.Or(e.opts.ReadyTime, 5*time.Minute) }

@@ -29,7 +29,7 @@ func Own(opts workload.OwnOptions) *Figure {
 			}
 			result, err := e.sideBySide(ctx, program, e.runs(programRuns))
 			if result != nil && program.Unseen {
-				result.Notes = append(result.Notes, "the program is linked statically: its first instruction cannot be seen, its first line of output can")
+				result.Notes = append(result.Notes, "no thread that reads the clock could be loaded into the program (it is linked statically, or was started by a script): its first instruction cannot be seen, its first line of output can")
 			}
 			return result, err
 		},

@@ -29,7 +29,11 @@ func programFigures() []*Figure {
 			return e.builder.Service(ctx, e.mib(programMiB))
 		}},
 		{"lammps", "LAMMPS, Lennard-Jones, a line of output at each step", func(ctx context.Context, e *Env) (*workload.Program, error) {
-			return e.builder.LAMMPS(ctx, workload.LAMMPSOptions{Steps: 100000})
+			opts := workload.LAMMPSOptions{Steps: 100000}
+			if e.opts.Quick {
+				opts.Size, opts.Ready = 20, 3
+			}
+			return e.builder.LAMMPS(ctx, opts)
 		}},
 	} {
 		list = append(list, &Figure{

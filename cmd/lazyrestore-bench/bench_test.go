@@ -87,7 +87,7 @@ func (r *result) subjects() (list []string) {
 // measure runs the command on a program and reads what it says.
 func measure(t *testing.T, args ...string) (code int, r result) {
 	t.Helper()
-	uffdtest.Need(t, "root", "uffd", "ptrace", "cmd:gcc")
+	uffdtest.Need(t, "root", "uffd", "ptrace", "cmd:gcc", "cmd:/usr/bin/python3")
 	bin, err := commands()
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestBadPrograms(t *testing.T) {
 
 // A CRIU that does not work takes nobody's row but its own.
 func TestBrokenCRIU(t *testing.T) {
-	code, r := measure(t, "--criu", "/bin/false", "--ready", "^step 3$", "--", "python3", "-c", `
+	code, r := measure(t, "--criu", "/bin/false", "--ready", "^step 3$", "--", "/usr/bin/python3", "-c", `
 import itertools, time
 for i in itertools.count(1):
     print("step", i, flush=True)

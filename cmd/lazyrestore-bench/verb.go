@@ -87,7 +87,7 @@ func (v *benchVerb) flags() []cli.Flag {
 		{Name: "programs", Arg: "DIR", Value: cli.String(&o.Programs), Operand: cli.OperandDirectory, Usage: "Build the programs that are restored into DIR; kept in the user's cache if not given"},
 		{Name: "samples", Value: cli.Bool(&v.samples), Usage: "Print every sample too, in the benchmark format of Go, for benchstat"},
 		{Name: "ready", Arg: "PATTERN", Value: cli.String(&v.ready), Usage: "Your own program is in the middle of its work once its output matches PATTERN, a regular expression of Go, in which ^ and $ are ends of lines; any line will do if not given"},
-		{Name: "ready-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.ReadyTime, time.Second), Usage: "How long a program has to get there"},
+		{Name: "ready-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.ReadyTime, 100*time.Millisecond), Usage: "How long a program has to get there"},
 		{Name: "pid", Arg: "PID", Value: cli.Int(&v.pid, 1, 1<<30), Operand: cli.OperandPID, Usage: "Measure checkpoints of a process that runs already, and goes on"},
 		{Name: "report", Arg: "DIR", Value: cli.String(&v.report), Operand: cli.OperandDirectory, Usage: "Write DIR/index.html, a page with plots, and each plot as an SVG file"},
 		{Name: "check", Value: cli.Bool(&v.check), Usage: "End with code 1 if a figure is beyond its bound, too"},
@@ -213,7 +213,13 @@ func (v *benchVerb) measure(ctx context.Context, env *harness.Env, figures []*ha
 	if err := v.show(run); err != nil {
 		return err
 	}
-	return run.Failed(v.check)
+	if err := run.Failed(v.check); err != nil {
+		if !v.JSON { // the object says it
+			verb.Tell(v.Stderr, "bench", err)
+		}
+		return verb.Status(verb.Failed)
+	}
+	return nil
 }
 
 // words are the parts of a list with commas; none of an empty one.

@@ -64,7 +64,7 @@ demo: build ## stop a program with 1 GiB of state and bring it back
 
 test: build ## run all tests
 	@.ci/setup test
-	$(GO) test -timeout 15m ./...
+	$(GO) test $(TESTFLAGS) -timeout 15m ./...
 
 race: export CGO_ENABLED = 1
 race: ## run all tests with the race detector

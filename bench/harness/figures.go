@@ -12,6 +12,7 @@ func Figures() []*Figure {
 		checkpointFigures(),
 		growthFigures(),
 		objectFigures(),
+		stateFigures(),
 		phaseFigures(),
 		residencyFigures(),
 		latencyFigures(),

@@ -254,8 +254,15 @@ func (t *Tracer) detach(tid int) error {
 	if k.seized && k.stop.Kind == StopSignal && !k.ours {
 		sig = k.stop.Signal
 	}
+	err := ptrace(unix.PTRACE_DETACH, tid, 0, uintptr(sig))
+	if errors.Is(err, unix.ESRCH) && tid != k.pid {
+		// It was killed. As long as nobody waits for it, its process does not end;
+		// the first thread's end is for the parent to see.
+		t.bury(tid)
+		return nil
+	}
 	delete(t.tasks, tid)
-	return gone(taskError("detach", tid, ptrace(unix.PTRACE_DETACH, tid, 0, uintptr(sig))))
+	return gone(taskError("detach", tid, err))
 }
 
 // halt stops a task that runs.

@@ -361,3 +361,31 @@ func TestStepSyscall(t *testing.T) {
 	}
 	p.waitProgress()
 }
+
+// A process that is killed while all of its threads are traced ends, although
+// the tracer lives on: it has waited for the threads that it could not let go.
+func TestKilledBeforeDetach(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	p := startTarget(t, compile(t, "target.c"), "spin", "spin", "spin")
+	tr := TracerHere()
+	if _, err := tr.SeizeAll(context.Background(), p.pid()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.DetachAll(); err != nil {
+		t.Error(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = p.cmd.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("it does not end")
+	}
+	_ = tr.Close()
+}

@@ -169,7 +169,5 @@ func TestRefuses32BitCode(t *testing.T) {
 	if err := s.refused(false); !contains(err.Error(), "32-bit code") {
 		t.Error(err)
 	}
-	if state := statField(t, s.pid, 3); state != "S" {
-		t.Errorf("the process is in state %s after the refusal", state)
-	}
+	s.await("pause again", func() bool { return statField(t, s.pid, 3) == "S" })
 }

@@ -105,13 +105,13 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 	if err := f.c.holders(); err != nil {
 		return err
 	}
+	// What is found next may be a reason, too: all of them are one message. An
+	// error behind a reason may come of what the reason is about.
+	err = f.content.find()
 	if err := f.c.refused.err(); err != nil {
 		return err
 	}
-	if err := f.content.find(); err != nil {
-		return err
-	}
-	if err := f.c.refused.err(); err != nil {
+	if err != nil {
 		return err
 	}
 	// What a restore would not take must not cost the process its life: an

@@ -104,14 +104,23 @@ func (b *builder) inItsTime(pid int) error {
 	if err != nil {
 		return err
 	}
-	theirs, err := proc.ReadLink(pid, "ns/time")
-	if err == nil && own == theirs {
-		err = errors.New("this kernel does not change the time namespace at an execve (Linux 6.3 does)")
+	for {
+		// The execve is not over when its child lets us go on; it is when the
+		// stub sleeps at its gate.
+		stat, err := proc.ReadStat(pid)
+		if err != nil {
+			return err
+		}
+		theirs, err := proc.ReadLink(pid, "ns/time")
+		switch {
+		case err != nil:
+			return err
+		case theirs != own:
+			return nil
+		case strings.ContainsRune("SZX", rune(stat.State)): // asleep, or ended
+			return b.backwards(errors.New("this kernel does not change the time namespace at an execve (Linux 6.3 does)"))
+		}
 	}
-	if err != nil {
-		return b.backwards(err)
-	}
-	return nil
 }
 
 // backwards refuses to have the clocks run backwards.

@@ -121,6 +121,12 @@ type restorer struct {
 func (r *restorer) open(ctx context.Context) error {
 	defer r.opts.Trace.Begin(0, "read "+image.ProcessObject)()
 	size, err := r.src.Size(ctx, image.ProcessObject)
+	if errors.Is(err, os.ErrNotExist) && r.ofCRIU(ctx) {
+		return &RefusedError{Reasons: []Reason{{
+			What: "the image", Why: "it was made of CRIU's images, which hold more than our own engine restores",
+			Help: "start lazyrestore lazy-pages -D on it, then criu restore --lazy-pages -D on it",
+		}}}
+	}
 	if err != nil {
 		return objectError(image.ProcessObject, err)
 	}
@@ -140,6 +146,13 @@ func (r *restorer) open(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// ofCRIU reports whether the image was made of an image set of CRIU's, whose
+// process tree is an object of it.
+func (r *restorer) ofCRIU(ctx context.Context) bool {
+	_, err := r.src.Size(ctx, "pstree.img")
+	return err == nil
 }
 
 // check reads the manifest and compares with it what open has read.

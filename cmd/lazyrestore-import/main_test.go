@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/criutest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
@@ -126,6 +128,9 @@ func TestRestoreFromImport(t *testing.T) {
 			subject.Dump(t, set)
 			if res, code, said := convertSet(t, "--codec", c.codec, set, img); code != 0 || res.Digest == "" || res.Memory == 0 {
 				t.Fatalf("import: exit code %d, %+v; %s", code, res, said)
+			}
+			if _, err := lazyrestore.Restore(context.Background(), img, lazyrestore.RestoreOptions{}); !errors.As(err, new(*lazyrestore.RefusedError)) {
+				t.Errorf("our own engine: %v", err)
 			}
 			export(t, img, back)
 			compare(t, set, back)

@@ -19,7 +19,7 @@ type inspection struct {
 	Image    string          `json:"image"`
 	Digest   string          `json:"digest"`
 	Manifest *image.Manifest `json:"manifest"`
-	State    *native.State   `json:"state"` // what process.bin holds
+	State    *native.State   `json:"state"` // what process.bin holds; null for an image made of CRIU's
 }
 
 func (c *command) inspect() *cli.Command {
@@ -58,12 +58,14 @@ func (c *command) inspectImage(path string, r *remote) error {
 		return verb.AboutImage(path, err)
 	}
 	found := inspection{Image: path, Digest: img.Digest(), Manifest: img.Manifest()}
-	text, err := img.ReadObject(ctx, image.ProcessObject)
-	if err == nil {
-		found.State, err = native.DecodeState(text)
-	}
-	if err != nil {
-		return verb.AboutImage(path, err)
+	if _, ours := found.Manifest.Objects[image.ProcessObject]; ours {
+		text, err := img.ReadObject(ctx, image.ProcessObject)
+		if err == nil {
+			found.State, err = native.DecodeState(text)
+		}
+		if err != nil {
+			return verb.AboutImage(path, err)
+		}
 	}
 	if c.JSON {
 		c.PrintJSON(found)

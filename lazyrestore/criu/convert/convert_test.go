@@ -429,3 +429,22 @@ func TestPagesetOfBoth(t *testing.T) {
 		}
 	}
 }
+
+// What is below in a chain comes late where its VMA may, to the page.
+func TestStanding(t *testing.T) {
+	at := func(from, to page.Addr, f imgfile.Flags) imgfile.Entry {
+		return imgfile.Entry{Range: page.Range{Start: from << page.Shift, End: to << page.Shift}, Flags: f}
+	}
+	late := page.SetOf(page.Range{Start: 12 << page.Shift, End: 14 << page.Shift}, page.Range{Start: 20 << page.Shift, End: 40 << page.Shift})
+	got := standing([]imgfile.Entry{
+		at(1, 3, lazy), at(3, 4, present), at(10, 16, imgfile.Parent), at(16, 17, present),
+		at(19, 22, imgfile.Parent), at(22, 23, lazy), at(23, 24, parent), at(50, 51, parent), at(51, 52, imgfile.Parent),
+	}, &late)
+	want := []imgfile.Entry{
+		at(1, 3, imgfile.Lazy), at(3, 4, present), at(10, 12, present), at(12, 14, imgfile.Lazy), at(14, 17, present),
+		at(19, 20, present), at(20, 24, imgfile.Lazy), at(50, 51, imgfile.Lazy), at(51, 52, present),
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v\nnot %v", got, want)
+	}
+}

@@ -107,7 +107,12 @@ func (im *importer) memory(ctx context.Context, m source) error {
 	if err != nil {
 		return err
 	}
-	if err := im.pagemap(m); err != nil {
+	late, err := mayBeLate(im.dir, m.id)
+	if err != nil {
+		return err
+	}
+	entries := standing(m.pm.Entries, &late)
+	if err := im.pagemap(m, entries); err != nil {
 		return err
 	}
 	eager, err := im.w.Object(imgfile.PagesName(m.pm.PagesID))
@@ -115,18 +120,18 @@ func (im *importer) memory(ctx context.Context, m source) error {
 		return err
 	}
 	whole := int64(0)
-	for r, lazy := range from.Parts {
-		if int64(r.Len()) > imgfile.MaxPagesBytes-whole {
+	for _, e := range entries {
+		if int64(e.Len()) > imgfile.MaxPagesBytes-whole {
 			return unfit(m.id.File(), "it has more than %d bytes of memory", int64(imgfile.MaxPagesBytes))
 		}
 		to := (io.Writer)(nil)
-		if !lazy {
+		if e.Flags&imgfile.Lazy == 0 {
 			to = eager
 		}
-		if err := im.run(ctx, from, r, imgfile.ImageAddr(m.pm.PagesID, whole), to); err != nil {
+		if err := im.run(ctx, from, e.Range, imgfile.ImageAddr(m.pm.PagesID, whole), to); err != nil {
 			return err
 		}
-		whole += int64(r.Len())
+		whole += int64(e.Len())
 	}
 	return eager.Close()
 }
@@ -179,14 +184,15 @@ func (im *importer) check(m source) error {
 	return nil
 }
 
-// pagemap writes the pagemap of a memory as the image has it.
-func (im *importer) pagemap(m source) error {
+// pagemap writes the pagemap of a memory as the image has it: with the entries
+// given if the set builds on another.
+func (im *importer) pagemap(m source, entries []imgfile.Entry) error {
 	w, err := im.w.Object(m.id.File())
 	if err != nil {
 		return err
 	}
 	if slices.ContainsFunc(m.pm.Entries, func(e imgfile.Entry) bool { return e.Flags&imgfile.Parent != 0 }) {
-		err = flatten(w, m.pm)
+		err = writePagemap(w, m.pm.PagesID, entries)
 	} else {
 		err = im.patch(w, m.id)
 	}
@@ -231,35 +237,13 @@ func patchPagemap(b []byte, name string, present bool) error {
 	}
 }
 
-// flatten writes a pagemap for a set that stands alone.
-func flatten(w io.Writer, pm *imgfile.Pagemap) error {
-	pw, err := imgfile.NewPagemapWriter(w, pm.PagesID)
-	if err != nil {
-		return err
+// writePagemap writes a pagemap anew.
+func writePagemap(w io.Writer, pagesID uint32, entries []imgfile.Entry) error {
+	pw, err := imgfile.NewPagemapWriter(w, pagesID)
+	for i := 0; err == nil && i < len(entries); i++ {
+		err = pw.Write(entries[i])
 	}
-	var last imgfile.Entry
-	for _, e := range append(slices.Clone(pm.Entries), imgfile.Entry{}) {
-		e.Flags = standing(e.Flags)
-		if !last.Empty() && e.Start == last.End && e.Flags == last.Flags {
-			last.End = e.End
-			continue
-		}
-		if !last.Empty() {
-			if err := pw.Write(last); err != nil {
-				return err
-			}
-		}
-		last = e
-	}
-	return nil
-}
-
-// standing is what the flags of pages of a set become in an image.
-func standing(f imgfile.Flags) imgfile.Flags {
-	if f&imgfile.Lazy != 0 {
-		return imgfile.Lazy
-	}
-	return imgfile.Present
+	return err
 }
 
 // others copies the files of the set that are not about memory.

@@ -148,12 +148,14 @@ type VMAStatus uint32
 // The bits of a VMAStatus that matter to who gives the memory's pages.
 const (
 	VMARegular     VMAStatus = 1 << 0 // dumped and restored as memory
+	VMAVsyscall    VMAStatus = 1 << 2
 	VMAVDSO        VMAStatus = 1 << 3
 	VMAFilePrivate VMAStatus = 1 << 6
 	VMAFileShared  VMAStatus = 1 << 7
 	VMAAnonShared  VMAStatus = 1 << 8
 	VMAAnonPrivate VMAStatus = 1 << 9
 	VMASysVIPC     VMAStatus = 1 << 10
+	VMAVVAR        VMAStatus = 1 << 12
 	VMAAIORing     VMAStatus = 1 << 13
 	VMAMemfd       VMAStatus = 1 << 14
 	VMAGuard       VMAStatus = 1 << 16 // guard regions inside of other VMAs

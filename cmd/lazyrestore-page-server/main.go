@@ -106,7 +106,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
 	if err := serve(ctx, o, logger); err != nil {
-		logger.Error(err.Error())
+		logger.Error("failed", "error", err)
 		if o.LogFile != "" && o.LogFile != "-" {
 			return criucli.Exit(stderr, name, err)
 		}

@@ -124,7 +124,7 @@ func (im *importer) memory(ctx context.Context, m source) error {
 		if int64(e.Len()) > imgfile.MaxPagesBytes-whole {
 			return unfit(m.id.File(), "it has more than %d bytes of memory", int64(imgfile.MaxPagesBytes))
 		}
-		to := (io.Writer)(nil)
+		var to io.Writer
 		if e.Flags&imgfile.Lazy == 0 {
 			to = eager
 		}

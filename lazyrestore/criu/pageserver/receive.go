@@ -143,6 +143,7 @@ func (s *session) one(ctx context.Context, h pagexfer.Header) error {
 			return err
 		}
 		return send(s.conn, []byte{flag(has)})
+	default: // pages
 	}
 	if id != s.current {
 		if err := s.begin(ctx, id); err != nil {
@@ -189,8 +190,9 @@ func flagsOf(h pagexfer.Header) imgfile.Flags {
 		return imgfile.Present
 	case pagexfer.Hole:
 		return imgfile.Parent
+	default:
+		return imgfile.Flags(h.Flags)
 	}
-	return imgfile.Flags(h.Flags)
 }
 
 func flag(b bool) byte {

@@ -43,7 +43,7 @@ func Detect(first []byte) (Dialect, error) {
 		}
 	case Close, ForceClose:
 		return V41, nil
-	case tlsHello:
+	case Command(tlsHello):
 		return 0, fmt.Errorf("%w: the client speaks TLS, and this server has not been told to", ErrProtocol)
 	default:
 		return 0, fmt.Errorf("%w: %s cannot come first", ErrProtocol, Command(word))
@@ -53,4 +53,4 @@ func Detect(first []byte) (Dialect, error) {
 
 // tlsHello is how a TLS record with a handshake begins: its type and the
 // first half of its version.
-const tlsHello Command = 0x0316
+const tlsHello = 0x0316

@@ -62,7 +62,7 @@ func FuzzDecoder(f *testing.F) {
 		for {
 			h, err := dec.Next()
 			if err != nil {
-				if err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrProtocol) {
+				if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrProtocol) {
 					t.Fatalf("error of another kind: %v", err)
 				}
 				return

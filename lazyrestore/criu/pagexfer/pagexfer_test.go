@@ -168,7 +168,7 @@ func TestDecoderEnds(t *testing.T) {
 		whole := header(t, d, samples[0])
 		for n := range len(whole) {
 			_, err := NewDecoder(bytes.NewReader(whole[:n])).Next()
-			if n == 0 && err != io.EOF || n > 0 && !errors.Is(err, io.ErrUnexpectedEOF) {
+			if n == 0 && !errors.Is(err, io.EOF) || n > 0 && !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("%s cut at %d: %v", d, n, err)
 			}
 		}
@@ -242,7 +242,7 @@ func TestClientOfUnknownPage(t *testing.T) {
 	if err := c.Request(Request{1, 0x1000, 1}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := c.Receive(pages(1)); err != io.EOF {
+	if _, _, err := c.Receive(pages(1)); !errors.Is(err, io.EOF) {
 		t.Errorf("a closed connection: %v", err)
 	}
 }

@@ -118,7 +118,7 @@ func (o *cached) readNow(p []byte, off int64) bool {
 	}
 	first, last := off/cacheBlock, (off+int64(len(p))-1)/cacheBlock
 	var room [64]byte
-	marks := room[:]
+	var marks []byte
 	if n := last - first + 1; n <= int64(len(room)) {
 		marks = room[:n]
 	} else {

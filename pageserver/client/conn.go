@@ -37,8 +37,7 @@ type conn struct {
 	ready  chan struct{} // closed when the image is open, or never will be
 	gone   chan struct{} // closed when the reader has ended
 
-	writing sync.Mutex
-	out     []byte // guarded by writing
+	writing sync.Mutex // held while something is written
 
 	// Guarded by lane.mu.
 	inflight map[uint32]*request

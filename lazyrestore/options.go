@@ -128,6 +128,7 @@ type Stats struct {
 	FaultMaxMicros float64 `json:"fault_max_us"`
 	FetchedBytes   uint64  `json:"fetched_bytes"`
 	ReceivedBytes  uint64  `json:"received_bytes"` // of the image, over the network
+	CachedBytes    uint64  `json:"cached_bytes"`   // of the image, out of the cache
 	InstalledBytes uint64  `json:"installed_bytes"`
 	MissingBytes   uint64  `json:"missing_bytes"`
 	ResidentMS     float64 `json:"resident_ms"` // from the first instruction until all was there; 0: not yet

@@ -93,13 +93,10 @@ func (p *Process) Stats() Stats {
 		return Stats{}
 	}
 	s := p.pager.Stats()
-	var received uint64
-	if remote, ok := p.src.(interface{ Traffic() (uint64, uint64) }); ok {
-		demand, background := remote.Traffic()
-		received = demand + background
-	}
+	received, cached := traffic(p.src)
 	return Stats{
 		ReceivedBytes:  received,
+		CachedBytes:    cached,
 		Faults:         s.Faults,
 		FaultP50Micros: micros(s.FaultP50),
 		FaultP99Micros: micros(s.FaultP99),

@@ -133,12 +133,15 @@ func TestRemoteCache(t *testing.T) {
 		}
 	}
 	t.Logf("received %d bytes", received)
-	if received[1] > received[0]/4 {
+	if received[0] < 1<<20 || received[1] > received[0]/4 {
 		t.Errorf("the second restore received %d bytes, the first %d", received[1], received[0])
 	}
 	s.restore(opts)
 	s.release()
 	s.well()
+	if s.proc != nil && s.proc.Stats().CachedBytes < 1<<20 {
+		t.Errorf("only %d bytes came out of the cache", s.proc.Stats().CachedBytes)
+	}
 }
 
 // The server is stopped and started anew in the middle of many restores: the

@@ -116,3 +116,16 @@ func objectFile(ctx context.Context, src image.Source, object string) (*os.File,
 	}
 	return f, nil
 }
+
+// traffic is how many bytes a source has received over the network, and how
+// many a cache before it had.
+func traffic(src image.Source) (received, cached uint64) {
+	if c, ok := src.(*store.Cache); ok {
+		src, cached = c.Under(), c.Hits()
+	}
+	if c, ok := src.(*client.Client); ok {
+		demand, background := c.Traffic()
+		received = demand + background
+	}
+	return received, cached
+}

@@ -25,6 +25,8 @@ type Figure struct {
 	Absolute bool
 	// Unit is that of an absolute value; bytes when empty.
 	Unit string
+	// Long says that a quick run of all figures leaves it out.
+	Long bool
 	// Limit is how long it may take.
 	Limit time.Duration
 
@@ -110,7 +112,9 @@ func (f *Figure) Measure(ctx context.Context, env *Env) *Result {
 	limited, cancel := context.WithTimeout(ctx, f.Limit)
 	defer cancel()
 	env.logf("== %s: %s", f.Name, f.Title)
+	began := time.Now()
 	result, err := f.measure(limited, env)
+	env.logf("== %s took %v", f.Name, time.Since(began).Round(100*time.Millisecond))
 	if result == nil {
 		result = &Result{Value: math.NaN(), Low: math.NaN(), High: math.NaN()}
 	}

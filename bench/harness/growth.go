@@ -32,7 +32,7 @@ func growthFigures() []*Figure {
 		},
 		{
 			Name: "growth-restores", Title: "time until the last of several programs of 64 MiB runs, all restored at once",
-			Limit: 10 * time.Minute, measure: growthRestores,
+			Long: true, Limit: 10 * time.Minute, measure: growthRestores,
 		},
 	}
 }
@@ -121,7 +121,7 @@ func (e *Env) growth(ctx context.Context, sizes []size, p plot.Plot, cold bool) 
 		}
 	}
 	for _, name := range result.Subjects() {
-		p.Lines = append(p.Lines, plot.Line{Name: name, Points: lines[name]})
+		p.Lines = append(p.Lines, plot.Line{Name: name, Colour: colourOf(name), Points: lines[name]})
 	}
 	result.Plots = append(result.Plots, &p)
 	return result, nil
@@ -203,7 +203,7 @@ func growthRestores(ctx context.Context, env *Env) (*Result, error) {
 		}
 	}
 	for _, name := range result.Subjects() {
-		p.Lines = append(p.Lines, plot.Line{Name: name, Points: lines[name]})
+		p.Lines = append(p.Lines, plot.Line{Name: name, Colour: colourOf(name), Points: lines[name]})
 	}
 	result.Plots = append(result.Plots, p)
 	return result, nil

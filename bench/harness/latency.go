@@ -47,7 +47,7 @@ func (l latencies) read(file string) error {
 
 // line is the share of the touches that took no longer than so and so.
 func (l latencies) line(name string) plot.Line {
-	line := plot.Line{Name: name}
+	line := plot.Line{Name: name, Colour: colourOf(name)}
 	for percent := range 100 {
 		line.Points = append(line.Points, plot.Point{X: float64(l.ValueAtQuantile(float64(percent))), Y: float64(percent) / 100})
 	}

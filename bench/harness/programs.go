@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
@@ -38,6 +39,7 @@ func programFigures() []*Figure {
 	} {
 		list = append(list, &Figure{
 			Name: p.name, Title: p.title + ": what each way to have it running costs", Limit: 15 * time.Minute,
+			Long: p.name != "stencil" && p.name != "service",
 			measure: func(ctx context.Context, e *Env) (*Result, error) {
 				program, err := p.program(ctx, e)
 				if err != nil {
@@ -183,6 +185,15 @@ func (r *Result) dropEmpty() {
 		}
 	}
 	r.Series = kept
+}
+
+// colourOf is the colour of a subject in all plots; 0 of those that are in one
+// alone.
+func colourOf(subject string) int {
+	return 1 + slices.Index([]string{
+		"ours-lazy", "ours-eager", "criu-lazy", "criu-eager", "cold start", "ours-lazy-disk", "ours-lazy-served", "ours-lazy-1Gbit",
+		"c-spinning-handler", "ours-lazy-nofill", "ours-lazy-nofill-none-4KiB", "ours-lazy-nofill-zstd-64KiB",
+	}, subject)
 }
 
 // An absent subject is one that this machine does not have: a row that says so.

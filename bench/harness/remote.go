@@ -28,15 +28,15 @@ func remoteFigures() []*Figure {
 			Bound: 2, Aim: 1.2, Limit: 10 * time.Minute, measure: remoteTouch,
 		},
 		{
-			Name: "remote-busy", Title: "99th percentile of faults from a page server on loopback: while the fill streams over without",
+			Name: "remote-busy", Long: true, Title: "99th percentile of faults from a page server on loopback: while the fill streams over without",
 			Bound: 3, Aim: 1.5, Limit: 10 * time.Minute, measure: remoteBusy,
 		},
 		{
-			Name: "remote-fill", Title: "fill from a page server over a link of 1 Gbit/s: our rate over that of a plain TCP copy times the compression",
+			Name: "remote-fill", Long: true, Title: "fill from a page server over a link of 1 Gbit/s: our rate over that of a plain TCP copy times the compression",
 			Bound: 0.95, Aim: 0.98, Higher: true, Limit: 10 * time.Minute, measure: remoteFill,
 		},
 		{
-			Name: "remote-many", Title: "32 restores at once from one page server on loopback: bytes of images a second, over a plain TCP copy of the same",
+			Name: "remote-many", Long: true, Title: "32 restores at once from one page server on loopback: bytes of images a second, over a plain TCP copy of the same",
 			Bound: 0.6, Aim: 0.9, Higher: true, Limit: 10 * time.Minute, measure: remoteMany,
 		},
 	}

@@ -61,7 +61,7 @@ func residency(ctx context.Context, env *Env) (*Result, error) {
 	for _, name := range result.Subjects() {
 		if all := curves[name]; len(all) > 0 {
 			sort.Slice(all, func(i, j int) bool { return all[i].resident < all[j].resident })
-			p.Lines = append(p.Lines, plot.Line{Name: name, Points: all[len(all)/2].points})
+			p.Lines = append(p.Lines, plot.Line{Name: name, Colour: colourOf(name), Points: all[len(all)/2].points})
 		}
 	}
 	result.Plots = append(result.Plots, p)

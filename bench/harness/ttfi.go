@@ -18,7 +18,7 @@ func ttfiFigures() []*Figure {
 			Bound: 3, Aim: 5, Higher: true, Limit: 15 * time.Minute, measure: ttfiMappings,
 		},
 		{
-			Name: "ttfi-lammps", Title: "TTFI, LAMMPS: criu restore --lazy-pages over ours",
+			Name: "ttfi-lammps", Long: true, Title: "TTFI, LAMMPS: criu restore --lazy-pages over ours",
 			Bound: 5, Aim: 12, Higher: true, Limit: 15 * time.Minute, measure: ttfiLAMMPS,
 		},
 		{

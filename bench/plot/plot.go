@@ -38,6 +38,9 @@ const (
 type Line struct {
 	Name   string  `json:"name"`
 	Points []Point `json:"points"`
+	// Colour is that number of the palette, from 1 on; 0 is by its place. What
+	// is the same thing in several plots is to look the same.
+	Colour int `json:"colour,omitempty"`
 	// Step says that the value holds until the next point.
 	Step bool `json:"step,omitempty"`
 }

@@ -118,10 +118,18 @@ func (p *Plot) lines(c *canvas, offset float64) (height float64, names []string)
 	p.xAxis(c, &x, offset+top, offset+top+bodyHeight)
 	c.text(14, offset+top+4, "dim", "start", p.Y.Label)
 	for i, l := range p.Lines {
-		p.line(c, &x, &y, i, l)
+		p.line(c, &x, &y, l.number(i), l)
 		names = append(names, l.Name)
 	}
 	return offset + top + bodyHeight + bottom, names
+}
+
+// number is that of a line's colour; i is its place.
+func (l *Line) number(i int) int {
+	if l.Colour > 0 {
+		return l.Colour - 1
+	}
+	return i
 }
 
 func (p *Plot) line(c *canvas, x, y *scale, i int, l Line) {
@@ -213,7 +221,8 @@ func (p *Plot) legend(c *canvas, names []string, y float64) float64 {
 		if len(p.Bars) > 0 {
 			c.add(`<rect class="f%d" x="%.1f" y="%.1f" width="18" height="10"/>`, i%colours, x, y-9)
 		} else {
-			c.add(`<path class="line c%d"%s d="M%.1f %.1fh18"/>`, i%colours, dashes(i), x, y-4)
+			n := p.Lines[i].number(i)
+			c.add(`<path class="line c%d"%s d="M%.1f %.1fh18"/>`, n%colours, dashes(n), x, y-4)
 		}
 		c.text(x+24, y, "", "start", name)
 		x += w

@@ -69,7 +69,7 @@ func (v *benchVerb) flags() []cli.Flag {
 	o := &v.opts
 	return []cli.Flag{
 		{Name: "list", Short: 'l', Value: cli.Bool(&v.list), Usage: "List the figures and end"},
-		{Name: "quick", Value: cli.Bool(&o.Quick), Usage: "Take fewer samples of smaller programs: to see that all works, not to quote"},
+		{Name: "quick", Value: cli.Bool(&o.Quick), Usage: "Take fewer samples of smaller programs, and without figures named leave out some that take long: to see that all works, not to quote"},
 		{Name: "runs", Short: 'n', Arg: "N", Value: cli.Int(&o.Runs, 1, 10000), Usage: "Measure each subject N times; each figure has its own number if not given"},
 		{Name: "mib", Arg: "N", Value: cli.Int(&o.MiB, 1, 1<<24), Usage: "Memory of the program in MiB, where the figure leaves it open"},
 		{Name: "also", Arg: "SUBJECT,...", Value: cli.String(&v.also), Usage: "Show these beside, where a figure compares restores: criu-eager, ours-eager, ours-zstd, cold"},
@@ -139,7 +139,7 @@ func (v *benchVerb) work(ctx context.Context, args []string) (func(*harness.Env)
 		}
 		return func(env *harness.Env) error { return env.Real(ctx, v.Stdout, args[1:]) }, nil
 	}
-	figures, err := choose(args)
+	figures, err := choose(args, v.opts.Quick)
 	if err != nil {
 		return nil, err
 	}
@@ -184,11 +184,12 @@ func known(what string, words, all []string) error {
 	return nil
 }
 
-// choose finds the figures by name; no names are all figures.
-func choose(names []string) ([]*harness.Figure, error) {
+// choose finds the figures by name; no names are all figures, those that take
+// long not if it is to be quick.
+func choose(names []string, quick bool) ([]*harness.Figure, error) {
 	all := harness.Figures()
 	if len(names) == 0 {
-		return all, nil
+		return slices.DeleteFunc(all, func(f *harness.Figure) bool { return quick && f.Long }), nil
 	}
 	var have []string
 	for _, f := range all {
@@ -206,12 +207,12 @@ func choose(names []string) ([]*harness.Figure, error) {
 
 // measure takes figures and shows what they came to.
 func (v *benchVerb) measure(ctx context.Context, env *harness.Env, figures []*harness.Figure) error {
-	run, err := env.Measure(ctx, figures)
-	if err != nil {
-		return err
-	}
+	run, interrupted := env.Measure(ctx, figures)
 	if err := v.show(run); err != nil {
 		return err
+	}
+	if interrupted != nil {
+		return fmt.Errorf("interrupted; what was measured until then is shown: %w", interrupted)
 	}
 	if err := run.Failed(v.check); err != nil {
 		if !v.JSON { // the object says it

@@ -18,5 +18,6 @@ func Figures() []*Figure {
 		latencyFigures(),
 		programFigures(),
 		remoteFigures(),
+		serveFigures(),
 	)
 }

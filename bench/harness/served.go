@@ -2,9 +2,6 @@ package harness
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -33,21 +30,12 @@ func (s *served) Prepare(ctx context.Context, dir string) ([]*command, error) {
 	if _, err := s.ours.Prepare(ctx, dir); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, s.bin, "serve", "--quiet", "--json", "--port", "0", dir)
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	server, err := launch("lazyrestore serve", cmd)
+	server, address, err := serveDirectory(ctx, s.bin, dir)
 	if err != nil {
 		return nil, err
 	}
 	helpers := []*command{server}
-	var said struct{ Addresses []string }
-	if err := json.NewDecoder(stdout).Decode(&said); err != nil || len(said.Addresses) == 0 {
-		return helpers, fmt.Errorf("wait for the page server: %w", errors.Join(err, errors.New(server.said.String())))
-	}
-	s.address = said.Addresses[0]
+	s.address = address
 	if s.link == nil {
 		return helpers, nil
 	}

@@ -23,6 +23,8 @@ type conn struct {
 	key    clientKey
 	client *client // nil before its HELLO
 
+	writeUntil time.Time // a deadline, of who has the outlet
+
 	answers sync.WaitGroup // goroutines that answer
 
 	// The reader's own.
@@ -31,7 +33,8 @@ type conn struct {
 
 	mu        sync.Mutex
 	room      sync.Cond           // of mu: a request is answered
-	flights   map[uint32]*request // under mu, by id
+	flights   map[uint32]*request // under mu, by id: those whose last message has not been begun
+	inFlight  int                 // under mu: requests that are not finished
 	waiting   []*request          // under mu: background, the next one first
 	streaming bool                // under mu: a goroutine answers those
 	state     connState           // under mu
@@ -234,7 +237,7 @@ func (c *conn) extend() error {
 func (c *conn) busy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.flights) > 0 && c.state != closing
+	return c.inFlight > 0 && c.state != closing
 }
 
 // send writes a short message.
@@ -246,11 +249,22 @@ func (c *conn) send(b []byte) error {
 
 // write writes to the connection; the caller has its outlet.
 func (c *conn) write(b []byte) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(c.server.opts.WriteTime)); err != nil {
+	if err := c.extendWrite(); err != nil {
 		return err
 	}
 	_, err := c.nc.Write(b)
 	return err
+}
+
+// extendWrite is extend for writing; the caller has the outlet.
+func (c *conn) extendWrite() error {
+	limit := c.server.opts.WriteTime
+	now := time.Now()
+	if c.writeUntil.Sub(now) > limit-limit/8 {
+		return nil
+	}
+	c.writeUntil = now.Add(limit)
+	return c.nc.SetWriteDeadline(c.writeUntil)
 }
 
 // reject answers a request with an error.

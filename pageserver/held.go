@@ -190,13 +190,19 @@ func (o *object) readNow(p []byte, off int64) bool {
 	return err == nil && n == len(p)
 }
 
+// cached reports whether a range is in the page cache, by its last byte.
+func (o *object) cached(off, n int64) bool {
+	var last [1]byte
+	return o.inMemory || n == 0 || o.readNow(last[:], off+n-1)
+}
+
 // fetch waits until a range is in the page cache, or as good as: what sends it
 // then does not wait for the disk.
 func (o *object) fetch(off, n int64) error {
-	var last [1]byte
-	if o.inMemory || n == 0 || o.readNow(last[:], off+n-1) {
+	if o.cached(off, n) {
 		return nil
 	}
+	var last [1]byte
 	// Only a hint; the read waits.
 	_ = unix.Fadvise(o.fd, off, n, unix.FADV_WILLNEED)
 	return o.read(last[:], off+n-1)

@@ -77,7 +77,7 @@ func (c *conn) turnAway(id uint32) error {
 // in flight. The reader goes on until the client ends its own, for a while.
 func (c *conn) endIfTold() {
 	c.mu.Lock()
-	end := c.state == told && len(c.flights) == 0
+	end := c.state == told && c.inFlight == 0
 	if end {
 		c.state = closing
 		_ = c.nc.SetReadDeadline(time.Now().Add(lingerTime))

@@ -47,7 +47,7 @@ func (s *site) inFlight() (n int) {
 	defer s.mu.Unlock()
 	for c := range s.open {
 		c.mu.Lock()
-		n += len(c.flights)
+		n += c.inFlight
 		c.mu.Unlock()
 	}
 	return n
@@ -186,5 +186,25 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 	}
 	if most != limit {
 		t.Errorf("up to %d requests in flight, want %d", most, limit)
+	}
+}
+
+// An id may be used again as soon as its request is answered.
+func TestIDsAreUsedAgain(t *testing.T) {
+	s := newSite(t, ServerOptions{})
+	p := dial(t, s.listenTCP(t))
+	p.greet(1)
+	p.mustOpen()
+	for i := range 600 {
+		n := []int{100, 100_000, 300_000}[i%3]
+		p.write(wire.Read{Image: 1, Length: uint32(n), Object: "pages.lz4"}.Append(nil, 7, uint8(i/3%2)*wire.FlagBackground))
+		got, err := p.collect(7)
+		same(t, "a read", got, err, s.objects["pages.lz4"][:n])
+	}
+	for range 100 {
+		p.id = 6
+		p.list("")
+		p.write(wire.Read{Image: 1, Length: 100, Object: "none"}.Append(nil, 7, 0))
+		wants(t, "a read of nothing", p.failed(p.next()), wire.CodeNoObject)
 	}
 }

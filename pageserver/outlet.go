@@ -41,6 +41,13 @@ func (o *outlet) try() bool {
 	return true
 }
 
+// wanted reports whether somebody waits for it with demand.
+func (o *outlet) wanted() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.demand > 0
+}
+
 // await waits until try may succeed.
 func (o *outlet) await() {
 	o.mu.Lock()

@@ -85,13 +85,14 @@ func failure(code wire.Code, format string, args ...any) *wire.Error {
 // the request has been answered, or the error ends the connection.
 func (c *conn) register(r *request) (ok bool, err error) {
 	c.mu.Lock()
-	for len(c.flights) >= int(c.server.opts.Limits.Requests) && c.state != closing {
+	for c.inFlight >= int(c.server.opts.Limits.Requests) && c.state != closing {
 		c.room.Wait()
 	}
 	_, twice := c.flights[r.id]
 	state := c.state
 	if state == running && !twice {
 		c.flights[r.id] = r
+		c.inFlight++
 		if r.image != nil {
 			r.image.users++
 		}
@@ -144,6 +145,14 @@ func (c *conn) cancel(id uint32) {
 	}
 }
 
+// retire gives the id of a request back: its last message is about to be sent,
+// and the client may use the id again when it has that.
+func (c *conn) retire(r *request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.flights, r.id)
+}
+
 // finish is the end of a request: it has been answered, or err says why not.
 // What is no *wire.Error ends the connection.
 func (c *conn) finish(r *request, err error) {
@@ -156,13 +165,14 @@ func (c *conn) finish(r *request, err error) {
 		if e.Code != wire.CodeCancelled {
 			c.server.log.Warn("read failed", "peer", c.nc.RemoteAddr().String(), "image", r.name(), "error", e)
 		}
+		c.retire(r)
 		err = c.answerError(r.id, e)
 	}
 	if err != nil {
 		c.cut(err)
 	}
 	c.mu.Lock()
-	delete(c.flights, r.id)
+	c.inFlight--
 	c.room.Signal()
 	c.mu.Unlock()
 	if r.image != nil {
@@ -201,6 +211,7 @@ func (c *conn) sendList(r *request, after string) error {
 		flags := uint8(0)
 		if n == len(images) {
 			flags = wire.FlagLast
+			c.retire(r)
 		}
 		reply := wire.Listed{Images: images[:n]}
 		if err := c.send(reply.Append(nil, r.id, flags)); err != nil || flags != 0 {

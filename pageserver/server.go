@@ -9,6 +9,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
@@ -46,6 +47,8 @@ type Server struct {
 	opts    ServerOptions
 	id      [16]byte
 	turns   *turns
+	helpers helpers
+	buffers atomic.Int32 // long ones that are in use
 	counters
 	log *limitedLog
 
@@ -78,8 +81,7 @@ type client struct {
 func NewServer(catalog *Catalog, opts ServerOptions) *Server {
 	s := &Server{
 		catalog: catalog, opts: opts.withDefaults(),
-		// One more than processors, for one may wait in the kernel.
-		turns:     newTurns(runtime.NumCPU() + 1),
+		turns:     newTurns(runtime.NumCPU()),
 		listeners: make(map[net.Listener]struct{}),
 		open:      make(map[*conn]struct{}),
 		clients:   make(map[clientKey]*client),
@@ -98,6 +100,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		return errors.Join(ErrServerClosed, ln.Close())
 	}
 	defer s.removeListener(ln)
+	s.helpers.start(runtime.NumCPU())
 	pause := time.Duration(0)
 	for {
 		nc, err := ln.Accept()
@@ -224,6 +227,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	ended := make(chan struct{})
 	go func() {
 		s.conns.Wait()
+		s.helpers.end()
 		close(ended)
 	}()
 	select {

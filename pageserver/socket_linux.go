@@ -3,7 +3,6 @@ package pageserver
 import (
 	"errors"
 	"net"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,35 +46,84 @@ func unacknowledged(nc *net.TCPConn) bool {
 // client has been promised bytes that there are not, and is told nothing more.
 var errShrunk = errors.New("an object has become shorter while it was sent")
 
-// sendFile sends head and then n bytes of the object, without copying them.
-func (c *conn) sendFile(head []byte, o *object, off int64, n int, parked func()) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(c.server.opts.WriteTime)); err != nil {
+// A sending is a message on its way: a head, and then bytes of a file.
+type sending struct {
+	room [headRoom]byte
+	head []byte // what is left of it
+	off  int64
+	left int // bytes of the file
+	n    int // as it was at first
+	err  error
+}
+
+// start makes the request's next piece the one to be sent.
+func (c *conn) start(s *sending, r *request) {
+	s.head, s.n = c.pieceHead(s.room[:0], r)
+	s.off, s.left = r.off, s.n
+}
+
+// sendFile sends the next piece of a request, and of background those that
+// follow while nobody else wants to send, without copying them.
+func (c *conn) sendFile(r *request, parked func()) error {
+	if err := c.extendWrite(); err != nil {
 		return err
 	}
-	var failed error
-	err := c.raw.Write(func(fd uintptr) bool {
-		for failed == nil && n > 0 {
-			var err error
-			if len(head) > 0 {
-				var k int
-				k, err = unix.SendmsgN(int(fd), head, nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
-				head = head[max(k, 0):]
-			} else {
-				var k int
-				if k, err = unix.Sendfile(int(fd), o.fd, &off, n); err == nil && k == 0 {
-					err = errShrunk
-				}
-				n -= max(k, 0)
+	var s sending
+	c.start(&s, r)
+	err := c.raw.Write(func(fd uintptr) (done bool) {
+		if r.lane == LaneDemand {
+			if done = s.send(int(fd), r.object.fd); done && s.err == nil {
+				c.sent(r, s.n)
 			}
-			switch {
-			case errors.Is(err, unix.EAGAIN):
-				parked()
-				return false
-			case !errors.Is(err, unix.EINTR):
-				failed = err
-			}
+			return done
 		}
-		return true
+		c.server.helpers.do(func() { done = c.sendTurn(&s, r, int(fd)) })
+		if !done {
+			parked()
+		}
+		return done
 	})
-	return errors.Join(failed, err)
+	return errors.Join(s.err, err)
+}
+
+// sendTurn sends what the socket takes of a turn; it reports false if it is full.
+func (c *conn) sendTurn(s *sending, r *request, fd int) (done bool) {
+	for turn := s.n; ; turn += s.n {
+		if !s.send(fd, r.object.fd) {
+			return false
+		}
+		if s.err != nil {
+			return true
+		}
+		c.sent(r, s.n)
+		if r.off == r.end || turn >= turnMax || c.out.wanted() || r.cancelled.Load() ||
+			!r.object.unchanged() || !r.object.cached(r.off, r.pieceSize()) {
+			return true
+		}
+		c.start(s, r)
+	}
+}
+
+// send sends what the socket takes now; it reports false if that was not all.
+func (s *sending) send(socket, file int) (done bool) {
+	for s.err == nil && (s.left > 0 || len(s.head) > 0) {
+		var k int
+		var err error
+		if len(s.head) > 0 {
+			k, err = unix.SendmsgN(socket, s.head, nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+			s.head = s.head[max(k, 0):]
+		} else {
+			if k, err = unix.Sendfile(socket, file, &s.off, s.left); err == nil && k == 0 {
+				err = errShrunk
+			}
+			s.left -= max(k, 0)
+		}
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return false
+		case !errors.Is(err, unix.EINTR):
+			s.err = err
+		}
+	}
+	return true
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -93,6 +94,10 @@ type ready struct {
 }
 
 func (v *serveVerb) run(dirs []string) error {
+	// A thread that sends holds a processor of Go's: there are to be some for
+	// those that answer.
+	runtime.GOMAXPROCS(3 * runtime.NumCPU())
+
 	v.log = v.Logger(v.Stderr)
 	v.opts.Logger, v.opts.Agent = v.log, "lazyrestore "+version()
 	if err := v.check(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -44,38 +45,104 @@ func (d *dumper) pages(ctx context.Context, pieces []piece) error {
 	for range readBuffers {
 		d.buffers <- make([]byte, readSize)
 	}
-	// Several small pieces are read into one buffer, whose last user gives it back.
+	var g group
 	for i := range pieces {
 		p := &pieces[i]
 		for off := uint64(0); off < p.Len(); off += readSize {
 			r := page.RangeOf(p.Start+page.Addr(off), min(readSize, p.Len()-off))
-			if err := d.one(ctx, p, r, p.image+page.Addr(off)); err != nil {
-				return err
+			if !g.takes(p, r) {
+				if err := d.write(ctx, &g); err != nil {
+					return err
+				}
 			}
+			g.add(p, r, p.image+page.Addr(off))
 		}
 	}
-	return nil
+	return d.write(ctx, &g)
 }
 
-func (d *dumper) one(ctx context.Context, p *piece, r page.Range, at page.Addr) error {
+// A group is parts of pieces that are read into one buffer: many small ones of
+// the process's memory, with one system call, or one of any other kind.
+type group struct {
+	parts []groupPart
+	size  uint64
+}
+
+type groupPart struct {
+	page.Range
+	piece *piece
+	at    page.Addr // in the image
+}
+
+const groupParts = 1024 // that one system call reads
+
+func (g *group) takes(p *piece, r page.Range) bool {
+	if len(g.parts) == 0 {
+		return true
+	}
+	return len(g.parts) < groupParts && g.size+r.Len() <= readSize &&
+		p.from == fromMemory && g.parts[0].piece.from == fromMemory
+}
+
+func (g *group) add(p *piece, r page.Range, at page.Addr) {
+	g.parts = append(g.parts, groupPart{r, p, at})
+	g.size += r.Len()
+}
+
+// write reads a group, gives it to the writer, and empties it. The last part
+// that the writer is done with gives the buffer back.
+func (d *dumper) write(ctx context.Context, g *group) error {
+	if len(g.parts) == 0 {
+		return nil
+	}
 	var whole []byte
 	select {
 	case whole = <-d.buffers:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	buf := whole[:r.Len()]
-	if err := d.read(ctx, p, r, buf); err != nil {
-		return fmt.Errorf("read memory %v: %w", r, err)
-	}
-	if err := d.w.WriteRun(ctx, at, buf, func() { d.buffers <- whole }); err != nil {
+	if err := d.readGroup(ctx, g, whole); err != nil {
 		return err
 	}
-	d.done += r.Len()
+	users := new(atomic.Int32)
+	users.Store(int32(len(g.parts)))
+	release := func() {
+		if users.Add(-1) == 0 {
+			d.buffers <- whole
+		}
+	}
+	off := uint64(0)
+	for i := range g.parts {
+		p := &g.parts[i]
+		if err := d.w.WriteRun(ctx, p.at, whole[off:off+p.Len():off+p.Len()], release); err != nil {
+			return err
+		}
+		off += p.Len()
+	}
+	d.done += g.size
 	if d.progress != nil {
 		d.progress(d.done)
 	}
+	g.parts, g.size = g.parts[:0], 0
 	return nil
+}
+
+func (d *dumper) readGroup(ctx context.Context, g *group, buf []byte) error {
+	if len(g.parts) == 1 {
+		p := &g.parts[0]
+		if err := d.read(ctx, p.piece, p.Range, buf[:p.Len()]); err != nil {
+			return fmt.Errorf("read memory %v: %w", p.Range, err)
+		}
+		return nil
+	}
+	transfers := make([]proc.Transfer, len(g.parts))
+	for i := range g.parts {
+		n := g.parts[i].Len()
+		transfers[i] = proc.Transfer{Addr: uint64(g.parts[i].Start), Data: buf[:n]}
+		buf = buf[n:]
+	}
+	_, err := proc.ReadMemoryV(d.pid, transfers)
+	return err
 }
 
 func (d *dumper) read(ctx context.Context, p *piece, r page.Range, buf []byte) error {

@@ -92,8 +92,34 @@ func listenControl(pid int, answer func(string) controlReply) (*control, error) 
 		return nil, fmt.Errorf("listen on %s: %w", c.path, err)
 	}
 	go c.serve()
+	go sweepControls(dir, c.path)
 	return c, nil
 }
+
+// sweepControls removes the sockets of pagers that were killed: nobody listens
+// there. One that is just being made is left alone.
+func sweepControls(dir, own string) {
+	sockets, err := filepath.Glob(filepath.Join(dir, "*.sock"))
+	if err != nil {
+		return
+	}
+	for _, path := range sockets {
+		info, err := os.Lstat(path)
+		if err != nil || path == own || info.Mode()&os.ModeSocket == 0 || time.Since(info.ModTime()) < sweepAge {
+			continue
+		}
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return
+		}
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); errors.Is(err, unix.ECONNREFUSED) {
+			_ = os.Remove(path)
+		}
+		unix.Close(fd)
+	}
+}
+
+const sweepAge = 10 * time.Second
 
 // ours refuses a directory that somebody else could have laid there, below
 // /tmp, to answer in a pager's place.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -308,11 +309,34 @@ func TestChangedFiles(t *testing.T) {
 			return err
 		}
 	}
+	rewrite := func(name string) func(*subject) error {
+		return func(s *subject) error {
+			f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_WRONLY, 0)
+			if err == nil {
+				_, err = f.WriteString("other")
+				f.Close()
+			}
+			return err
+		}
+	}
+	regrow := func(name string) func(*subject) error {
+		return func(s *subject) error {
+			path := filepath.Join(s.dir, name)
+			info, err := os.Stat(path)
+			if err == nil {
+				err = errors.Join(os.Truncate(path, 0), os.Truncate(path, info.Size()))
+			}
+			return err
+		}
+	}
 	for _, c := range []struct {
 		name, scene string
 		change      func(s *subject) error
 		refused     string // what the refusal names; empty: restored, with a warning
 	}{
+		{"log rewritten", "regular", rewrite("log"), ""},
+		{"shared mapping written", "shared-file", rewrite("shared"), "/shared"},
+		{"shared mapping shrunk and grown again", "shared-file", regrow("shared"), "/shared"},
 		{"log grew", "regular", appendTo("log"), ""},
 		{"log shorter", "regular", func(s *subject) error { return os.Truncate(filepath.Join(s.dir, "log"), 2) }, "/log"},
 		{"log removed", "regular", func(s *subject) error { return os.Remove(filepath.Join(s.dir, "log")) }, "/log"},
@@ -342,4 +366,47 @@ func TestChangedFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// With --changed-files=warn the program finds its files as they are.
+func TestChangedFilesWarn(t *testing.T) {
+	t.Parallel()
+	s := start(t, "shared-file")
+	s.checkpoint(plainest)
+	if err := os.Chtimes(filepath.Join(s.dir, "shared"), time.Time{}, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.tryRestore(lazyrestore.RestoreOptions{ChangedFiles: lazyrestore.ChangedWarn}); err != nil {
+		t.Fatal(err)
+	}
+	if warned := s.proc.Result().Warnings; len(warned) == 0 || !contains(warned[0], "/shared") {
+		t.Errorf("warnings %q, want one that names the file", warned)
+	}
+	s.release()
+	s.well()
+}
+
+// A file on a mount that is no more has a path that leads nowhere.
+func TestRefusesForeignMount(t *testing.T) {
+	t.Parallel()
+	needAll(t)
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "file"))
+	if err == nil {
+		err = unix.Unmount(dir, unix.MNT_DETACH)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := launch(t, startWith{scene: "outside-pipe", files: []*os.File{f}})
+	f.Close()
+	s.ready(1)
+	if err := s.refused(false); !regexp.MustCompile(`descriptor 3 \(.*file\): its path leads`).MatchString(err.Error()) {
+		t.Error(err)
+	}
+	s.release()
+	s.well()
 }

@@ -113,6 +113,9 @@ func (c *capture) vmFlags(v *proc.VMA, out *VMA) {
 	if unknown := v.Flags &^ knownVMFlags; unknown != 0 {
 		c.refused.add(vmaName(v), "its flags are not preserved: "+unknown.String(), helpCRIU)
 	}
+	if len(v.UnknownFlags) > 0 {
+		c.refused.add(vmaName(v), "its flags are not known to this version: "+strings.Join(v.UnknownFlags, " "), "report it")
+	}
 	if v.ProtectionKey != 0 {
 		c.refused.add(vmaName(v), "it has a protection key", "")
 	}

@@ -46,6 +46,7 @@ func TestRefusesMapping(t *testing.T) {
 		{"shadow-stack", proc.VMA{Flags: proc.VMShadowStack}, "flags are not preserved"},
 		{"write-tracked", proc.VMA{Flags: proc.VMUffdWP}, "flags are not preserved"},
 		{"device-memory", proc.VMA{Flags: proc.VMIO | proc.VMPFNMap}, "flags are not preserved"},
+		{"unknown-flag", proc.VMA{UnknownFlags: []string{"zz"}}, "flags are not known to this version: zz"},
 		{"protection-key", proc.VMA{ProtectionKey: 1}, "protection key"},
 		{"unknown-name", proc.VMA{Kind: proc.VMAOther, Path: "[news]"}, "type are not preserved"},
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -135,7 +136,6 @@ func TestParseRefuses(t *testing.T) {
 		in    string
 		want  string // part of the error
 	}{
-		{smaps, m + "VmFlags: rd zz wr q??\n", "unknown VmFlags zz q??"},
 		{smaps, "Rss: 4 kB\n", "before the first mapping"},
 		{smaps, m + "Rss: 4 MB\n", "Rss"},
 		{smaps, m + "Rss: 99999999999999999 kB\n", "Rss"},
@@ -213,6 +213,16 @@ func TestStatCapture(t *testing.T) {
 	}
 	if d := cmp.Diff(want, s); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestSmapsUnknownFlags(t *testing.T) {
+	got, err := ParseSmaps([]byte("1000-2000 rw-p 00000000 00:00 0 \nVmFlags: rd zz wr q??\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := got.VMAs[0]; v.Flags != VMRead|VMWrite || !slices.Equal(v.UnknownFlags, []string{"zz", "q??"}) {
+		t.Errorf("flags %v, unknown %q", v.Flags, v.UnknownFlags)
 	}
 }
 

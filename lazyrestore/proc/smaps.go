@@ -63,14 +63,15 @@ type VMA struct {
 
 	// From smaps only.
 	Flags         VMFlags
-	PageSize      uint64 // the kernel's, in bytes
-	Rss           uint64 // bytes
-	Anonymous     uint64 // bytes
-	AnonHuge      uint64 // bytes in transparent huge pages
-	Swap          uint64 // bytes
-	Locked        uint64 // bytes
-	HugeShared    uint64 // hugetlb, bytes
-	HugePrivate   uint64 // hugetlb, bytes
+	UnknownFlags  []string // words of flags that we do not know
+	PageSize      uint64   // the kernel's, in bytes
+	Rss           uint64   // bytes
+	Anonymous     uint64   // bytes
+	AnonHuge      uint64   // bytes in transparent huge pages
+	Swap          uint64   // bytes
+	Locked        uint64   // bytes
+	HugeShared    uint64   // hugetlb, bytes
+	HugePrivate   uint64   // hugetlb, bytes
 	ProtectionKey uint32
 }
 
@@ -93,9 +94,7 @@ func ParseMaps(b []byte) ([]VMA, error) {
 	return p.vmas, nil
 }
 
-// ParseSmaps reads /proc/PID/smaps in one pass. A flag of a mapping that is not
-// known is an error that names mapping and flag: no one could say what the
-// mapping is.
+// ParseSmaps reads /proc/PID/smaps in one pass.
 func ParseSmaps(b []byte) (Smaps, error) {
 	p := smapsParser{vmas: make([]VMA, 0, len(b)/600+1), n: number{what: "smaps"}}
 	for len(b) > 0 {
@@ -153,11 +152,7 @@ func (p *smapsParser) field(v *VMA, key, value []byte) error {
 	case "ProtectionKey":
 		v.ProtectionKey = p.n.uint32("ProtectionKey", value, 10)
 	case "VmFlags":
-		f, err := parseVMFlags(value)
-		if err != nil {
-			return fmt.Errorf("smaps: mapping %s: %w", v.Range, err)
-		}
-		v.Flags = f
+		v.Flags, v.UnknownFlags = parseVMFlags(value)
 	case "Size", "MMUPageSize", "Pss", "Pss_Dirty", "Pss_Anon", "Pss_File", "Pss_Shmem",
 		"Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty", "Referenced",
 		"KSM", "LazyFree", "ShmemPmdMapped", "FilePmdMapped", "SwapPss", "THPeligible":

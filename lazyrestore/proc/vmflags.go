@@ -90,11 +90,9 @@ func (v VMFlags) String() string {
 	return s.String()
 }
 
-// parseVMFlags reads the value of a line VmFlags. Words that it does not know
-// are an error that names them.
-func parseVMFlags(b []byte) (VMFlags, error) {
-	var v VMFlags
-	var unknown []string
+// parseVMFlags reads the value of a line VmFlags, and gives the words that it
+// does not know.
+func parseVMFlags(b []byte) (v VMFlags, unknown []string) {
 	for {
 		w, rest := cutField(b)
 		if len(w) == 0 {
@@ -111,8 +109,5 @@ func parseVMFlags(b []byte) (VMFlags, error) {
 		}
 		v |= 1 << (i - 1)
 	}
-	if unknown != nil {
-		return v, fmt.Errorf("unknown VmFlags %s", strings.Join(unknown, " "))
-	}
-	return v, nil
+	return v, unknown
 }

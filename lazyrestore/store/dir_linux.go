@@ -117,6 +117,9 @@ func validName(name string) bool {
 func openObject(dirfd int, name string) (*object, error) {
 	// O_NONBLOCK: a FIFO in an object's place must not make us wait.
 	fd, err := openat(dirfd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, errors.Join(errNotRegular, image.ErrDamaged) // a symbolic link
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +129,8 @@ func openObject(dirfd int, name string) (*object, error) {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, errors.Join(errNotRegular, unix.Close(fd))
+		// Trying again does not make it one.
+		return nil, errors.Join(errNotRegular, image.ErrDamaged, unix.Close(fd))
 	}
 	if err := unix.Fstatfs(fd, &sfs); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))

@@ -17,6 +17,7 @@ static void orphan(void)
 		if (fork() != 0)
 			_exit(0);
 		id = setsid(); /* lest it hold this one's session id */
+		alarm(120);
 		if (write(told[1], &id, sizeof id) != sizeof id)
 			_exit(1);
 		close(told[0]);

@@ -57,16 +57,16 @@ func TestChainThroughPageServer(t *testing.T) {
 	daemon.wait(t)
 	subject.Restore(t, at("2"))
 	subject.Wait(t)
-	importChain(t, at("2"), at("imported"))
+	importSet(t, at("2"), at("imported"))
 	daemon = start(t, role(t, "lazy-pages", at("imported"), at("imported"), ""))
 	subject.Restore(t, at("imported"), "--lazy-pages")
 	subject.Wait(t)
 	daemon.wait(t)
 }
 
-// importChain makes an image of a chain. What the chain has of private memory
-// comes late, though CRIU does not say so of what is in the sets below.
-func importChain(t *testing.T, set, to string) {
+// importSet makes an image of a set. What a chain has of private memory comes
+// late, though CRIU does not say so of what is in the sets below.
+func importSet(t *testing.T, set, to string) {
 	t.Helper()
 	dir, err := imgfile.Open(set)
 	if err != nil {
@@ -88,7 +88,7 @@ func importChain(t *testing.T, set, to string) {
 		t.Fatal(err)
 	}
 	if n := w.Stats().MemoryBytes; n < 8<<20 {
-		t.Errorf("only %d bytes of five tasks come late", n)
+		t.Errorf("only %d bytes come late", n)
 	}
 	if err := staging.Commit(); err != nil {
 		t.Fatal(err)

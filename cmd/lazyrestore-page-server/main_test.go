@@ -265,15 +265,17 @@ func TestTLS(t *testing.T) {
 
 // Two restores of one set at once, each in a pid namespace of its own, from one
 // server: one by CRIU's own daemon, the other by ours, which speaks as CRIU 4.2
-// does. Then two more.
+// does. Then two more, whose pages come from a compressed image.
 func TestTwoRestoresAtOnce(t *testing.T) {
 	criutest.Need(t)
 	images := t.TempDir()
 	subject := criutest.Start(t, "plain", 32)
 	subject.Dump(t, images)
-	s := startServer(t, images, "--lazy-pages")
+	imported := filepath.Join(t.TempDir(), "image")
+	importSet(t, images, imported)
 	subject.Tell(t, "go")
-	for range 2 {
+	for _, from := range []string{images, imported} {
+		s := startServer(t, from, "--lazy-pages")
 		ours, theirs := t.TempDir(), t.TempDir()
 		daemons := []*process{
 			start(t, role(t, "lazy-pages", images, ours, s.address)),

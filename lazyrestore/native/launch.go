@@ -24,7 +24,7 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 	for i := range st.Threads[1:] {
 		tids = append(tids, st.Threads[i+1].TID)
 	}
-	if err := tr.SeizeThreads(tids); err != nil {
+	if err := tr.SeizeThreads(st.PID, tids); err != nil {
 		return fmt.Errorf("seize the new threads: %w", err)
 	}
 	for i := range st.Threads[1:] {

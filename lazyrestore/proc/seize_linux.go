@@ -281,10 +281,10 @@ func (t *Tracer) StopProcess(pid int) error {
 	})
 }
 
-// SeizeThreads begins to trace tasks and stops them, all at once, as SeizeAll
-// does for a whole process. They must all be there. On an error none of them is
-// traced.
-func (t *Tracer) SeizeThreads(tids []int) error {
+// SeizeThreads begins to trace threads of process pid and stops them, all at
+// once, as SeizeAll does for all of them. They must be there. On an error none of
+// them is traced.
+func (t *Tracer) SeizeThreads(pid int, tids []int) error {
 	return t.Do(func() (err error) {
 		tasks := make([]*task, 0, len(tids))
 		defer func() {
@@ -295,11 +295,7 @@ func (t *Tracer) SeizeThreads(tids []int) error {
 			}
 		}()
 		for _, tid := range tids {
-			s, err := ReadStatus(tid)
-			if err != nil {
-				return err
-			}
-			k, err := t.seize(s.Tgid, tid)
+			k, err := t.seize(pid, tid)
 			if err != nil {
 				return err
 			}

@@ -200,7 +200,7 @@ func TestSeizeRefuses(t *testing.T) {
 	// Traced by another tracer: the whole, and a single thread of it.
 	other := newTracer(t)
 	for _, n := range []int{1, 2} {
-		if err := other.SeizeThreads(tids[2-n:]); err != nil {
+		if err := other.SeizeThreads(p.pid(), tids[2-n:]); err != nil {
 			t.Fatal(err)
 		}
 		var traced *TracedError

@@ -132,7 +132,7 @@ func compressible(n int) string {
 	var b bytes.Buffer
 	words := make([]string, 3000)
 	for i := range words {
-		words[i] = fmt.Sprintf("%x ", r.Uint64()>>(r.IntN(48)))
+		words[i] = fmt.Sprintf("%x ", r.Uint64()>>r.IntN(48))
 	}
 	for b.Len() < n {
 		b.WriteString(words[min(r.IntN(3000), r.IntN(3000))])

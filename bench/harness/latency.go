@@ -18,7 +18,7 @@ import (
 
 func latencyFigures() []*Figure {
 	return []*Figure{{
-		Name: "latency", Title: "what 2,000 random touches of a lazily restored program of 512 MiB wait, and for what",
+		Name: "latency", Title: "what 2,000 random touches of a lazily restored program wait, and for what",
 		Limit: 10 * time.Minute, measure: latency,
 	}}
 }
@@ -165,9 +165,9 @@ func (e *Env) touchAll(ctx context.Context, subject Subject, img *image, t *touc
 	if err != nil {
 		return 0, err
 	}
-	if o, ok := subject.(*ours); ok && o.stats != "" {
+	if file := statsOf(subject); file != "" {
 		var stats lazyrestore.Stats
-		text, err := os.ReadFile(o.stats)
+		text, err := os.ReadFile(file)
 		if err == nil {
 			err = json.Unmarshal(text, &stats)
 		}
@@ -177,6 +177,17 @@ func (e *Env) touchAll(ctx context.Context, subject Subject, img *image, t *touc
 		t.stages = append(t.stages, stats)
 	}
 	return t.add(filepath.Join(img.process.Dir, "took"))
+}
+
+// statsOf is the file of the pager's statistics; "" of who has none.
+func statsOf(subject Subject) string {
+	switch s := subject.(type) {
+	case *ours:
+		return s.stats
+	case *served:
+		return s.stats
+	}
+	return ""
 }
 
 func cdf(touchers []*toucher) *plot.Plot {

@@ -22,11 +22,11 @@ func programFigures() []*Figure {
 		name, title string
 		program     func(ctx context.Context, e *Env) (*workload.Program, error)
 	}{
-		{"stencil", "a stencil sweep, 256 MiB", kernel("stencil")},
-		{"gups", "random access to one table, 256 MiB", kernel("gups")},
-		{"stream", "STREAM's triad, 256 MiB", kernel("stream")},
-		{"solver", "conjugate gradients on a sparse matrix, 256 MiB", kernel("solver")},
-		{"service", "a Python service with NumPy that answers requests, 256 MiB", func(ctx context.Context, e *Env) (*workload.Program, error) {
+		{"stencil", "a stencil sweep", kernel("stencil")},
+		{"gups", "random access to one table", kernel("gups")},
+		{"stream", "STREAM's triad", kernel("stream")},
+		{"solver", "conjugate gradients on a sparse matrix", kernel("solver")},
+		{"service", "a Python service with NumPy that answers requests", func(ctx context.Context, e *Env) (*workload.Program, error) {
 			return e.builder.Service(ctx, e.mib(programMiB))
 		}},
 		{"lammps", "LAMMPS, Lennard-Jones, a line of output at each step", func(ctx context.Context, e *Env) (*workload.Program, error) {

@@ -15,7 +15,7 @@ import (
 
 func residencyFigures() []*Figure {
 	return []*Figure{{
-		Name: "residency", Title: "how the memory of a restored program of 512 MiB comes, nobody touching it",
+		Name: "residency", Title: "how the memory of a restored program comes, nobody touching it",
 		Limit: 10 * time.Minute, measure: residency,
 	}}
 }
@@ -120,7 +120,7 @@ func (w *residentWatch) since(began time.Time, resident time.Duration) curve {
 	next, most := time.Duration(0), 0.0
 	for i, at := range w.at {
 		t := at.Sub(began)
-		if t > last || w.size[i] < most/2 { // it has been ended
+		if t > last || t > resident && w.size[i] < most/2 { // it has been ended
 			break
 		}
 		most = max(most, w.size[i])

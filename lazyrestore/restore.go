@@ -110,7 +110,7 @@ type restorer struct {
 	st    *native.State
 	eager *os.File
 
-	// Made beside the rebuild, by prepare.
+	// Made beside the rebuild, by openImage and prepare.
 	im     *image.Image
 	keeper *pager.Keeper // the pager's, once that serves
 	pager  *pager.Pager
@@ -155,31 +155,42 @@ func (r *restorer) ofCRIU(ctx context.Context) bool {
 	return err == nil
 }
 
-// check reads the manifest and compares with it what open has read.
-func (r *restorer) check(ctx context.Context) (err error) {
+// openImage does what needs no state: it reads the manifest and starts the
+// keeper, while there is little memory whose page tables that copies.
+func (r *restorer) openImage(ctx context.Context) (err error) {
+	row := r.opts.Trace.Row("lazyrestore", "prepare")
+	read := r.opts.Trace.Begin(row, "read the manifest")
 	if r.im, err = image.Open(ctx, r.src, image.OpenOptions{Digest: r.opts.Digest}); err != nil {
 		return err
 	}
-	if r.state == nil {
-		return nil // open failed, and the manifest says nothing better
+	read()
+	if !r.opts.DryRun {
+		started := r.opts.Trace.Begin(row, "start the keeper")
+		r.keeper, err = pager.StartKeeper()
+		started()
 	}
+	return err
+}
+
+// check compares with the manifest what open has read.
+func (r *restorer) check(ctx context.Context) error {
 	if err := r.im.CheckObject(image.ProcessObject, r.state); err != nil {
 		return err
 	}
 	if r.opts.Digest != "" && r.st.EagerBytes > 0 {
 		// Its checksum in process.bin finds damage; malice takes this.
-		_, err = r.im.ReadObject(ctx, image.EagerObject)
+		_, err := r.im.ReadObject(ctx, image.EagerObject)
+		return err
 	}
-	return err
+	return nil
 }
 
-// prepare makes what can be made before there is a process to serve: the
-// keeper, the pager with its index. It also looks whether the image is whole,
-// and whether there is memory enough.
+// prepare looks whether the image is whole, and whether there is memory enough,
+// and makes the pager, which loads its index.
 func (r *restorer) prepare(ctx context.Context) error {
 	row := r.opts.Trace.Row("lazyrestore", "prepare")
 	defer r.opts.Trace.Begin(row, "prepare")()
-	checked := r.opts.Trace.Begin(row, "read the manifest")
+	checked := r.opts.Trace.Begin(row, "check the state")
 	if err := r.check(ctx); err != nil {
 		return err
 	}
@@ -187,23 +198,20 @@ func (r *restorer) prepare(ctx context.Context) error {
 	if err := checkMemory(r.st); err != nil {
 		return err
 	}
-	if r.st.LazyBytes == 0 || r.opts.DryRun {
+	if r.opts.DryRun {
 		return nil
 	}
+	if r.st.LazyBytes == 0 {
+		return r.endKeeper()
+	}
 	opts := pager.Options{
-		Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Logger: r.opts.Logger,
+		Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Keeper: r.keeper, Logger: r.opts.Logger,
 		Stages: r.opts.Stages, Trace: r.opts.Trace,
 	}
 	if r.opts.Background == BackgroundNone {
 		opts.Background = pager.None
 	}
 	var err error
-	started := r.opts.Trace.Begin(row, "start the keeper")
-	if r.keeper, err = pager.StartKeeper(); err != nil {
-		return err
-	}
-	started()
-	opts.Keeper = r.keeper
 	if r.pager, err = pager.New(r.im, opts); err != nil {
 		return err
 	}
@@ -213,16 +221,23 @@ func (r *restorer) prepare(ctx context.Context) error {
 
 // endKeeper ends a keeper that no pager has taken over.
 func (r *restorer) endKeeper() error {
-	if r.keeper == nil {
+	k := r.keeper
+	if k == nil {
 		return nil
 	}
-	return r.keeper.Close()
+	r.keeper = nil
+	return k.Close()
 }
 
 func (r *restorer) run(ctx context.Context) (*Process, error) {
+	// While this goroutine reads and plans, another processor has nothing to do.
+	// What waits until the rebuild waits for the process would be in its way:
+	// on two processors the kernel queues both behind one.
+	opened := make(chan error, 1)
+	go func() { opened <- r.openImage(ctx) }()
 	if err := r.open(ctx); err != nil {
 		// The manifest may tell more: another version, no image at all.
-		return nil, cmp.Or(r.check(ctx), err)
+		return nil, errors.Join(cmp.Or(<-opened, err), r.endKeeper())
 	}
 	if r.eager != nil {
 		defer r.eager.Close()
@@ -234,20 +249,22 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		Logger:       r.opts.Logger,
 		Trace:        r.opts.Trace,
 	}
-	if r.opts.DryRun {
-		return r.dryRun(ctx, opts)
-	}
-	// Beside the rebuild, for which none of it is needed.
 	ready := make(chan error, 1)
 	whole, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		err := r.prepare(ctx)
+		err := <-opened
+		if err == nil {
+			err = r.prepare(ctx)
+		}
 		if err != nil {
 			cancel(err) // what is built from a damaged image may never end
 		}
 		ready <- err
 	}()
+	if r.opts.DryRun {
+		return r.dryRun(ctx, opts, ready)
+	}
 	built, err := native.Rebuild(whole, r.st, opts)
 	waited := r.opts.Trace.Begin(0, "wait for what was prepared beside")
 	rerr := <-ready
@@ -283,8 +300,8 @@ func (r *restorer) process(pid int, warnings []string) *Process {
 
 // dryRun looks at all that a restore may be refused for. The Process it gives
 // has a result and nothing else.
-func (r *restorer) dryRun(ctx context.Context, opts native.RebuildOptions) (*Process, error) {
-	if err := r.prepare(ctx); err != nil {
+func (r *restorer) dryRun(ctx context.Context, opts native.RebuildOptions, ready <-chan error) (*Process, error) {
+	if err := <-ready; err != nil {
 		return nil, err
 	}
 	warnings, err := native.CheckRebuild(ctx, r.st, opts)

@@ -42,6 +42,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	name, args := args[0], args[1:]
 	switch name {
+	case "restore":
+		shareNoHeap()
 	case "-h", "--help", "help":
 		return c.help(args)
 	case "--version", "-V":

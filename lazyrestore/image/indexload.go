@@ -22,6 +22,12 @@ const loadWorkers = 4
 // of it, read in a millisecond or two. With a pinned digest (OpenOptions) all
 // of it is checked by cryptographic digests, else by CRC-32C.
 func (im *Image) LoadIndex(ctx context.Context) (*Index, error) {
+	return im.LoadIndexInto(ctx, func(n int) []byte { return make([]byte, n) })
+}
+
+// LoadIndexInto is LoadIndex into memory that alloc gives, n zero bytes at a
+// time, and that has to last as long as the Index is used.
+func (im *Image) LoadIndexInto(ctx context.Context, alloc func(n int) []byte) (*Index, error) {
 	if im.plain != nil {
 		return im.plain, nil
 	}
@@ -48,10 +54,10 @@ func (im *Image) LoadIndex(ctx context.Context) (*Index, error) {
 	}
 	ix := &Index{
 		chunkSize: int(f.chunkSize), pages: f.pages, segs: segs,
-		frames: make([]byte, f.frames*frameBytes), runs: make([]byte, f.runs*runBytes),
+		frames: alloc(int(f.frames) * frameBytes), runs: alloc(int(f.runs) * runBytes),
 	}
 	if im.pinned {
-		ix.digests = make([]byte, f.frames*digestBytes)
+		ix.digests = alloc(int(f.frames) * digestBytes)
 	}
 	if err := im.loadSegments(ctx, ix); err != nil {
 		return nil, err

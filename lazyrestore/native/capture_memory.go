@@ -231,7 +231,7 @@ func (c *capture) vdso() error {
 		return fmt.Errorf("read the vDSO: %w", err)
 	}
 	d.Sum = vdsoSum(text)
-	if _, own, err := ownVDSO(len(text)); err != nil || own != d.Sum {
+	if own, err := ownVDSO(len(text)); err != nil || vdsoSum(own) != d.Sum {
 		c.refused.add("the vDSO", "it is not the one of the kernel that runs", "")
 	}
 	c.st.VDSO = d

@@ -137,7 +137,7 @@ func (b *builder) unmapProgram(tr *proc.Tracer, tid int) error {
 // of the restore is left in it but its missing pages.
 func (p *Process) Run() error {
 	err := p.tracer.DetachAll()
-	p.tracer.Close()
+	p.close()
 	if err != nil {
 		return fmt.Errorf("let process %d go: %w", p.PID, err)
 	}
@@ -147,7 +147,7 @@ func (p *Process) Run() error {
 // Kill ends a process that was not run, and gives up its descriptors.
 func (p *Process) Kill() {
 	p.tracer.KillAll()
-	p.tracer.Close()
+	p.close()
 	removeAll(p.made)
 	if p.UFFD != nil {
 		p.UFFD.Close()
@@ -157,6 +157,12 @@ func (p *Process) Kill() {
 		unix.Close(p.PIDFD)
 		p.PIDFD = -1
 	}
+}
+
+// close gives back what the rebuild took here.
+func (p *Process) close() {
+	p.tracer.Close()
+	_ = unix.Munmap(p.program)
 }
 
 // explain turns a step that failed into a refusal where the cause lies in this

@@ -24,8 +24,9 @@ const (
 
 func putWord(b []byte, v uint64) { binary.NativeEndian.PutUint64(b, v) }
 
-// checkMachine refuses a state that this machine cannot continue.
-func checkMachine(st *State) error {
+// checkMachine refuses a state that this machine cannot continue. vdso is the
+// kernel's own, as long as that of the state.
+func checkMachine(st *State, vdso func() ([]byte, error)) error {
 	var r reasons
 	if st.Arch != runtime.GOARCH {
 		r.add("the image", "it is of a process on "+st.Arch, "restore it on a machine of that architecture")
@@ -35,11 +36,11 @@ func checkMachine(st *State) error {
 		return fmt.Errorf("%w: no thread", errState)
 	}
 	if st.VDSO.Map != 0 {
-		_, sum, err := ownVDSO(int(st.VDSO.Text.Len()))
+		text, err := vdso()
 		if err != nil {
 			return err
 		}
-		if sum != st.VDSO.Sum {
+		if vdsoSum(text) != st.VDSO.Sum {
 			r.add("the vDSO", "the kernel that runs here has another one, and the program holds addresses in the old",
 				"restore under the kernel build of the checkpoint")
 		}
@@ -50,21 +51,21 @@ func checkMachine(st *State) error {
 
 // ownVDSO reads the first size bytes of this process's vDSO; every process
 // under one kernel has the same.
-func ownVDSO(size int) (text []byte, sum string, err error) {
+func ownVDSO(size int) ([]byte, error) {
 	auxv, err := proc.ReadAuxv(unix.Getpid())
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	at, ok := auxv.Get(atSysinfoEHDR)
 	if !ok || size <= 0 || size > 1<<20 {
-		return nil, "", errors.New("this kernel gives processes no vDSO")
+		return nil, errors.New("this kernel gives processes no vDSO")
 	}
-	text = make([]byte, size)
+	text := make([]byte, size)
 	n, err := proc.ReadMemory(unix.Getpid(), at, text)
 	if err != nil && n == 0 {
-		return nil, "", fmt.Errorf("read the vDSO: %w", err)
+		return nil, fmt.Errorf("read the vDSO: %w", err)
 	}
-	return text[:n], vdsoSum(text[:n]), nil
+	return text[:n], nil
 }
 
 // vdsoSum leaves out the padding behind the code.
@@ -75,7 +76,7 @@ func vdsoSum(text []byte) string {
 
 // syscallInsn finds a system call instruction in the process's vDSO.
 func (b *builder) syscallInsn() (uint64, error) {
-	text, _, err := ownVDSO(int(b.st.VDSO.Text.Len()))
+	text, err := b.vdso()
 	if err != nil {
 		return 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/trace"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
@@ -64,8 +66,9 @@ type Process struct {
 	Mappings []page.Mapping // what is registered with it
 	Warnings []string
 
-	tracer *proc.Tracer
-	made   []string // files that were made for it
+	tracer  *proc.Tracer
+	program []byte   // its tables, unmapped when nobody waits for that
+	made    []string // files that were made for it
 }
 
 // builder plans the tables of one rebuild.
@@ -80,12 +83,20 @@ type builder struct {
 	creds     Creds
 	limits    []Limit
 	own       ownScheduling
-	ownOOM    int64  // what the new process has from us
-	ownFilter uint64 // 1 + coredump_filter
+	ownOOM    int64                  // what the new process has from us
+	ownFilter uint64                 // 1 + coredump_filter
+	vdso      func() ([]byte, error) // the kernel's, as long as that of the state
 
 	trace        *trace.Recorder
 	main         *table
 	threadTables []*table
+}
+
+func newBuilder(st *State, re *reopener) *builder {
+	return &builder{
+		st: st, re: re, sharedFDs: re.shared, features: Features, trace: re.opts.Trace,
+		vdso: sync.OnceValues(func() ([]byte, error) { return ownVDSO(int(st.VDSO.Text.Len())) }),
+	}
 }
 
 // Features are what the pager needs to know of all that changes the memory
@@ -114,7 +125,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	}
 	p.made = re.made
 	reopened()
-	b := &builder{st: st, re: re, sharedFDs: re.shared, features: Features, trace: opts.Trace}
+	b := newBuilder(st, re)
 	pair, err := b.open(opts.Eager)
 	if err != nil {
 		re.unmake()
@@ -126,9 +137,11 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 		re.unmake()
 		return nil, err
 	}
-	defer unix.Munmap(b.prog.buf)
 
-	p.tracer = proc.TracerHere()
+	p.tracer, p.program = proc.TracerHere(), b.prog.buf
+	// Between two waits for the process it needs microseconds, and everything
+	// waits for it.
+	defer thread.Hurry()()
 	if err := b.run(ctx, p, progFD, pair); err != nil {
 		p.Kill()
 		return nil, err
@@ -150,8 +163,7 @@ func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings
 	if err := re.all(ctx); err != nil {
 		return nil, err
 	}
-	b := &builder{st: st, re: re}
-	return re.warnings, b.inspect()
+	return re.warnings, newBuilder(st, re).inspect()
 }
 
 // run has the process build itself. Beside it, where there is a processor for
@@ -225,7 +237,7 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 // the process maps, the bytes that it reads.
 func (b *builder) inspect() error {
 	b.readProc()
-	if err := checkMachine(b.st); err != nil {
+	if err := checkMachine(b.st, b.vdso); err != nil {
 		return err
 	}
 	b.re.mappedFiles()

@@ -6,10 +6,9 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 const (
@@ -22,8 +21,6 @@ const (
 	largeSpan  = 256 << 10
 	// offersEach is how many spans a worker may have waiting for the reader.
 	offersEach = 3
-	// workerNice makes the background give way to the application.
-	workerNice = 5
 )
 
 // An offer is a span that a worker has decoded, for the reader to install
@@ -51,7 +48,7 @@ type filler struct {
 func (se *session) fill(ctx context.Context, k int) {
 	// The thread is not given back: its priority would stay.
 	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
+	behind := thread.FallBehind()
 	w := &filler{worker: *se.newWorker("background " + strconv.Itoa(k))}
 	for i := range w.slots {
 		w.slots[i] = offer{frames: w.newFrames(), done: make(chan struct{}, 1)}
@@ -72,6 +69,7 @@ func (se *session) fill(ctx context.Context, k int) {
 			_ = sleep(ctx, time.Duration(demandRecent))
 			continue
 		}
+		behind.Yield(se.active())
 		se.busy.Add(1)
 		worked := w.fillSome(ctx)
 		se.busy.Add(-1)

@@ -96,7 +96,7 @@ func fakeSession(t testing.TB, pages int, src func(*imagetest.Mem) image.Source)
 	}
 	t.Cleanup(func() { _ = unix.Close(kickFD) })
 	se := &session{
-		img: img, pages: newTable(ix), stats: &counters{}, log: slog.New(slog.DiscardHandler), retry: time.Minute,
+		img: img, pages: newTable(ix, make([]uint32, ix.Frames()+1)), stats: &counters{}, log: slog.New(slog.DiscardHandler), retry: time.Minute, onLost: Poison,
 		lost: &lostErrors{}, start: time.Now(), kickFD: kickFD,
 	}
 	return se

@@ -94,6 +94,7 @@ type Pager struct {
 
 	mu        sync.Mutex
 	session   *session // guarded by mu: from the start of Serve on
+	over      bool     // guarded by mu: Serve has come to its end, and the table is gone
 	gathered  bool     // guarded by mu
 	abandoned bool     // guarded by mu
 }
@@ -133,11 +134,11 @@ func (p *Pager) Prepare(ctx context.Context) error {
 		return nil
 	}
 	defer p.opts.Trace.Begin(p.opts.Trace.Row(traceCommand, "index"), "load the page index")()
-	ix, err := p.img.LoadIndex(ctx)
+	t, err := loadTable(ctx, p.img)
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
-	p.table = newTable(ix)
+	p.table = t
 	return nil
 }
 
@@ -232,10 +233,19 @@ func (p *Pager) serve(ctx context.Context) error {
 		return fmt.Errorf("pager: %w", err)
 	}
 	p.attached.journal.close()
+	p.forget()
 	if err := p.opts.Keeper.Close(); err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
 	return p.lost.err()
+}
+
+// forget gives back the memory of the index, of which nothing is missing.
+func (p *Pager) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	p.table.free()
 }
 
 // begin makes a session for what is attached.
@@ -315,9 +325,9 @@ func (p *Pager) Resident() <-chan struct{} { return p.resident }
 // listed may be there by the time it is looked at, but never the other way.
 func (p *Pager) Remaining() []page.Mapping {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	se := p.session
-	p.mu.Unlock()
-	if se == nil {
+	if se == nil || p.over {
 		return nil
 	}
 	var list []page.Mapping

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -64,6 +65,7 @@ type reader struct {
 func (r *reader) run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer thread.Hurry()() // somebody waits for each thing that it does
 	spin := spinTime
 	if runtime.GOMAXPROCS(0) == 1 || runtime.NumCPU() == 1 {
 		spin = 0 // the processor is the application's

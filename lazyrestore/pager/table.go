@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"context"
 	"sort"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
@@ -14,10 +15,28 @@ import (
 type table struct {
 	*image.Index
 	base []uint32 // number of each frame's first page, and the number of all
+	mem  arena    // that the index and base lie in
 }
 
-func newTable(ix *image.Index) *table {
-	t := &table{ix, make([]uint32, ix.Frames()+1)}
+// loadTable loads the index of img. free gives its memory back.
+func loadTable(ctx context.Context, img *image.Image) (*table, error) {
+	var mem arena
+	ix, err := img.LoadIndexInto(ctx, mem.alloc)
+	if err != nil {
+		mem.free()
+		return nil, err
+	}
+	t := newTable(ix, words32(mem.alloc(4*(ix.Frames()+1))))
+	t.mem = mem
+	return t, nil
+}
+
+// free gives the memory of the table back. Nobody uses the table after it.
+func (t *table) free() { t.mem.free() }
+
+// newTable is a table of ix, with base in memory that holds zeros.
+func newTable(ix *image.Index, base []uint32) *table {
+	t := &table{Index: ix, base: base}
 	for i := range ix.Frames() {
 		t.base[i+1] = t.base[i] + uint32(ix.Frame(i).Plain>>page.Shift)
 	}

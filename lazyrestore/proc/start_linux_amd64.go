@@ -43,7 +43,7 @@ func (t *Tracer) Start(opts StartOptions) error {
 		if err != nil {
 			return err
 		}
-		defer arena.Close()
+		t.arena = arena // given back by Close: nobody waits for that then
 		table, err := startTable(arena, &opts)
 		if err != nil {
 			return err

@@ -30,6 +30,7 @@ type Tracer struct {
 	tasks map[int]*task // by id; used on the tracer's thread only
 	child int           // what Start made, until it is reaped; 0: nothing
 	pidfd int           // of child
+	arena *Arena        // that Start used, or nil
 
 	timers *timerEvents // of the tracer's own thread, or nil; see listen
 }
@@ -132,6 +133,10 @@ func (t *Tracer) Close() error {
 	if t.timers != nil {
 		t.timers.close()
 		t.timers = nil
+	}
+	if t.arena != nil {
+		t.arena.Close()
+		t.arena = nil
 	}
 	if t.work == nil {
 		if t.tid == unix.Gettid() {

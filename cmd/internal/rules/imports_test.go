@@ -24,6 +24,7 @@ var mayImport = []struct {
 	{"lazyrestore/page", nil},
 	{"uffd", nil},
 	{"lazyrestore/trace", nil},
+	{"lazyrestore/thread", nil},
 	{"pageserver/wire", nil},
 	{"lazyrestore/chunk", []string{"lazyrestore/page"}},
 	{"lazyrestore/proc", []string{"lazyrestore/page"}},
@@ -32,8 +33,8 @@ var mayImport = []struct {
 	{"pageserver", []string{"lazyrestore/image", "lazyrestore/page", "pageserver/wire"}},
 	{"pageserver/tlsfiles", nil},
 	{"pageserver/client", []string{"lazyrestore/image", "lazyrestore/page", "pageserver/wire"}},
-	{"lazyrestore/pager", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/trace", "uffd"}},
-	{"lazyrestore/native", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "lazyrestore/trace", "uffd"}},
+	{"lazyrestore/pager", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/thread", "lazyrestore/trace", "uffd"}},
+	{"lazyrestore/native", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "lazyrestore/thread", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/criu/...", []string{"lazyrestore/criu/...", "lazyrestore/image", "lazyrestore/page", "lazyrestore/pager", "uffd"}},
 	{"lazyrestore", []string{
 		"lazyrestore/native", "lazyrestore/pager", "lazyrestore/proc", "lazyrestore/store", "lazyrestore/trace", "pageserver/client",

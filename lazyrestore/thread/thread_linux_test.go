@@ -1,0 +1,68 @@
+package thread
+
+import (
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func attr(t *testing.T) *unix.SchedAttr {
+	t.Helper()
+	a, err := unix.SchedGetAttr(0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// lock gives the test a thread that ends with it.
+func lock(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		f()
+	}()
+	<-done
+}
+
+// A thread in a hurry has the short slice, its children have not, and all is
+// as before afterwards.
+func TestHurry(t *testing.T) {
+	lock(t, func() {
+		before := attr(t)
+		end := Hurry()
+		if a := attr(t); a.Flags != unix.SCHED_FLAG_RESET_ON_FORK || a.Policy != unix.SCHED_NORMAL || a.Nice != before.Nice {
+			t.Errorf("in a hurry: %+v", a)
+		}
+		out, err := exec.Command("cat", "/proc/self/sched").Output()
+		if err == nil && strings.Contains(string(out), "se.slice") && strings.Contains(string(out), " 100000\n") {
+			t.Errorf("a child is in a hurry too:\n%s", out)
+		}
+		end()
+		if a := attr(t); *a != *before {
+			t.Errorf("afterwards: %+v, not %+v", a, before)
+		}
+	})
+}
+
+// A thread that works ahead is last while somebody waits, and not for longer.
+func TestBehind(t *testing.T) {
+	lock(t, func() {
+		b := FallBehind()
+		for _, waited := range []bool{true, true, false, true, false} {
+			b.Yield(waited)
+			want := uint32(unix.SCHED_NORMAL)
+			if waited && b.mayReturn {
+				want = unix.SCHED_IDLE
+			}
+			if a := attr(t); a.Policy != want || a.Nice != behindNice {
+				t.Errorf("waited %v: %+v", waited, a)
+			}
+		}
+	})
+}

@@ -82,7 +82,6 @@ func (f *Frozen) Kill() error {
 // error is a *RefusedError where the process holds something that an image
 // cannot.
 func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
-	f.missing = missing
 	f.c = &capture{pid: f.pid, st: new(State), files: make(map[string]uint32), objects: make(map[objectID]*object)}
 	if err := f.c.fromProc(); err != nil {
 		return err
@@ -96,7 +95,10 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 		return err
 	}
 	f.content = &content{c: f.c, scan: scan}
-	for _, m := range missing {
+	if f.missing, err = stillMissing(scan, missing); err != nil {
+		return err
+	}
+	for _, m := range f.missing {
 		f.content.missing.Add(m.Range)
 	}
 	if len(missing) == 0 {

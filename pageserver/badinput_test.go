@@ -115,7 +115,7 @@ func TestSilence(t *testing.T) {
 			p := dial(t, s.listenTCP(t))
 			p.write(tt.say)
 			for {
-				if _, err := p.d.Next(); err == io.EOF {
+				if _, err := p.d.Next(); errors.Is(err, io.EOF) {
 					break
 				} else if err != nil {
 					t.Fatal(err)

@@ -46,8 +46,6 @@ func (e *DuplicateError) Error() string {
 	return fmt.Sprintf("%s and %s would both be served as %s", e.Before, e.Path, e.Name)
 }
 
-var errNotServed = errors.New("neither an image nor a directory of images")
-
 // NewCatalog offers images: each path is one, or a directory of them. An
 // image's name is the last element of its path; the error is a *DuplicateError
 // where two have one name, else an *fs.PathError.

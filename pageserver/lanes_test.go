@@ -143,8 +143,14 @@ func TestHistogram(t *testing.T) {
 		d    time.Duration
 		want int
 	}{
-		{-1, 0}, {0, 0}, {time.Microsecond, 0}, {time.Microsecond + 1, 1}, {2 * time.Microsecond, 1},
-		{2*time.Microsecond + 1, 2}, {time.Second, 20}, {time.Hour, Buckets},
+		{-1, 0},
+		{0, 0},
+		{time.Microsecond, 0},
+		{time.Microsecond + 1, 1},
+		{2 * time.Microsecond, 1},
+		{2*time.Microsecond + 1, 2},
+		{time.Second, 20},
+		{time.Hour, Buckets},
 	} {
 		before := h.snapshot()
 		h.observe(tt.d)

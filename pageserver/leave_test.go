@@ -18,7 +18,7 @@ func (p *peer) receive() (payload map[uint32][]byte, errs map[uint32]error, goaw
 	payload, errs = make(map[uint32][]byte), make(map[uint32]error)
 	for {
 		m, err := p.d.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return payload, errs, goaway
 		}
 		if err != nil {

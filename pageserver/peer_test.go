@@ -252,7 +252,7 @@ func wants(t testing.TB, what string, err error, code wire.Code) {
 // ended is that the server has closed the connection.
 func (p *peer) ended() {
 	p.t.Helper()
-	if m, err := p.d.Next(); err != io.EOF {
+	if m, err := p.d.Next(); !errors.Is(err, io.EOF) {
 		p.t.Errorf("%+v, %v, want the end of the connection", m, err)
 	}
 }

@@ -153,6 +153,7 @@ func fetch(t *testing.T, nc net.Conn, name string) ([]byte, error) {
 			}
 		case wire.TypeDone:
 			return content, nil
+		default: // HELLO, OPENED
 		}
 	}
 }

@@ -52,7 +52,7 @@ func FuzzDecoder(f *testing.F) {
 		for {
 			m, err := d.Next()
 			if err != nil {
-				if !errors.Is(err, ErrMalformed) && err != io.EOF && err != io.ErrUnexpectedEOF {
+				if !errors.Is(err, ErrMalformed) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Fatalf("error of another kind: %v", err)
 				}
 				return

@@ -133,7 +133,7 @@ func TestRoundTrip(t *testing.T) {
 					t.Errorf("payload %q, %v", p, err)
 				}
 			}
-			if _, err := d.Next(); err != io.EOF {
+			if _, err := d.Next(); !errors.Is(err, io.EOF) {
 				t.Errorf("after the message: %v, want EOF", err)
 			}
 		})
@@ -153,12 +153,12 @@ func TestDamage(t *testing.T) {
 				b := bytes.Clone(s.bytes)
 				b[i/8] ^= 1 << (i % 8)
 				d := NewDecoder(bytes.NewReader(b), s.side, 64)
-				if m, err := d.Next(); !errors.Is(err, ErrMalformed) && err != io.ErrUnexpectedEOF {
+				if m, err := d.Next(); !errors.Is(err, ErrMalformed) && !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Fatalf("bit %d flipped: %+v, %v", i, m, err)
 				}
 			}
 			for n := 1; n < covered; n++ {
-				if _, err := NewDecoder(bytes.NewReader(s.bytes[:n]), s.side, 64).Next(); err != io.ErrUnexpectedEOF {
+				if _, err := NewDecoder(bytes.NewReader(s.bytes[:n]), s.side, 64).Next(); !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Fatalf("the first %d bytes: %v, want %v", n, err, io.ErrUnexpectedEOF)
 				}
 			}
@@ -222,7 +222,7 @@ func TestPayloadIsPassedOver(t *testing.T) {
 			t.Fatal("more payload than there is")
 		}
 	}
-	if _, err := d.Next(); err != io.EOF {
+	if _, err := d.Next(); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 }

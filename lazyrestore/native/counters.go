@@ -94,14 +94,10 @@ func (r *reopener) timerFD(o *Open, index int) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("make a timerfd of clock %d: %w", t.Clock, err)
 	}
-	flags, value := int(t.Flags&timerCancel), int64(t.Value)
-	switch {
-	case t.Value == 0:
-		flags = 0
-	case t.wall():
+	// Only what is absolute and of the time of day can be cancelled by a change of it.
+	flags, value := 0, int64(t.Value)
+	if t.Value != 0 && t.wall() {
 		flags, value = int(t.Flags), t.Wall
-	default:
-		flags = 0 // to be cancelled, it has to be of the time of day and absolute
 	}
 	spec := unix.ItimerSpec{Interval: unix.NsecToTimespec(int64(t.Interval)), Value: unix.NsecToTimespec(value)}
 	if err := unix.TimerfdSettime(fd, flags, &spec, nil); err != nil {

@@ -32,7 +32,7 @@ func remoteFigures() []*Figure {
 			Bound: 3, Aim: 1.5, Limit: 10 * time.Minute, measure: remoteBusy,
 		},
 		{
-			Name: "remote-fill", Long: true, Title: "fill from a page server over a link of 1 Gbit/s: our rate over that of a plain TCP copy times the compression",
+			Name: "remote-fill", Long: true, Title: "fill from a page server over a link of 1 Gbit/s: stored bytes a second over what the line carries for TCP",
 			Bound: 0.95, Aim: 0.98, Higher: true, Limit: 10 * time.Minute, measure: remoteFill,
 		},
 		{

@@ -19,5 +19,6 @@ func Figures() []*Figure {
 		programFigures(),
 		remoteFigures(),
 		serveFigures(),
+		criuDaemonFigures(),
 	)
 }

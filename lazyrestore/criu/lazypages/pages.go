@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -152,10 +151,11 @@ var errNotNow = errors.New("not in memory")
 // ReadNow is image.Immediate's: it reads what is in the page cache.
 func (p *pages) ReadNow(_ string, b []byte, off int64) (bool, error) {
 	err := p.each(off, b, func(i int, b []byte, off int64) error {
-		if p.files[i].f == nil {
+		f := &p.files[i]
+		if f.f == nil {
 			return errNotNow
 		}
-		return readNow(p.files[i].f, b, off-p.starts[i])
+		return readNow(f, b, off-p.starts[i])
 	})
 	if errors.Is(err, errNotNow) {
 		return false, nil
@@ -164,17 +164,22 @@ func (p *pages) ReadNow(_ string, b []byte, off int64) (bool, error) {
 }
 
 // readNow reads from f what is in the page cache.
-func readNow(f *os.File, b []byte, off int64) error {
+func readNow(f *file, b []byte, off int64) error {
+	flags := unix.RWF_NOWAIT
+	if f.inMemory {
+		flags = 0
+	}
+	fd := int(f.f.Fd())
 	for len(b) > 0 {
-		n, err := unix.Preadv2(int(f.Fd()), [][]byte{b}, off, unix.RWF_NOWAIT)
+		n, err := unix.Preadv2(fd, [][]byte{b}, off, flags)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
 			return errNotNow
 		case err != nil:
-			return &fs.PathError{Op: "read", Path: f.Name(), Err: err}
+			return &fs.PathError{Op: "read", Path: f.path, Err: err}
 		case n == 0:
-			return fmt.Errorf("%s is shorter than it was: %w", f.Name(), io.ErrUnexpectedEOF)
+			return fmt.Errorf("%s is shorter than it was: %w", f.path, io.ErrUnexpectedEOF)
 		default:
 			b, off = b[n:], off+int64(n)
 		}

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -111,6 +113,9 @@ type file struct {
 	path string
 	f    *os.File // nil: with the page server
 	size int64    // in whole pages
+	// inMemory says that the file system is memory: no read ever waits for a
+	// disk, and the kernel does not take RWF_NOWAIT.
+	inMemory bool
 }
 
 // local is where the image has the pages of r, which lie in a pages file.
@@ -125,7 +130,12 @@ func (p *pages) local(path string, r imgfile.Run) (page.Addr, error) {
 		if err != nil {
 			return 0, errors.Join(err, f.Close())
 		}
-		if n, err = p.add(file{path, f, st.Size() &^ (page.Size - 1)}); err != nil {
+		var sfs unix.Statfs_t
+		if err := unix.Fstatfs(int(f.Fd()), &sfs); err != nil {
+			return 0, errors.Join(os.NewSyscallError("fstatfs", err), f.Close())
+		}
+		memory := sfs.Type == unix.TMPFS_MAGIC || sfs.Type == unix.RAMFS_MAGIC
+		if n, err = p.add(file{path, f, st.Size() &^ (page.Size - 1), memory}); err != nil {
 			return 0, errors.Join(err, f.Close())
 		}
 		p.numbers[path] = n

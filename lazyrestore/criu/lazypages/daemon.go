@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -186,9 +187,16 @@ func (d *daemon) gather(ctx context.Context, conn int) error {
 		return fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
 	}
 	d.log.Info("the tree is built", "tasks", len(d.state.Tasks))
+	if err := sleep(ctx, grace); err != nil {
+		return err
+	}
 	d.pager.Gathered()
 	return d.state.complete()
 }
+
+// grace is how long the background leaves the processors to criu restore, which
+// has said that the tree is built and now lets go of it, of which nothing tells.
+const grace = 10 * time.Millisecond
 
 // gatherOne takes one task, or a zombie.
 func (d *daemon) gatherOne(ctx context.Context, conn int) error {

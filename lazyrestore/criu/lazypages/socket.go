@@ -175,9 +175,12 @@ func closed(fd int) bool {
 	return n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
 }
 
-// pause is how long to wait for bytes that follow at once.
-func pause(ctx context.Context) error {
-	t := time.NewTimer(200 * time.Microsecond)
+// pause waits for bytes that follow at once.
+func pause(ctx context.Context) error { return sleep(ctx, 200*time.Microsecond) }
+
+// sleep waits for d, or until ctx is done.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

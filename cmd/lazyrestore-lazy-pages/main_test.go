@@ -18,12 +18,14 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/lazypages"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // roleEnv makes this test binary the command.
 const roleEnv = "LAZYRESTORE_LAZY_PAGES"
 
 func TestMain(m *testing.M) {
+	uffdtest.BeChild()
 	if os.Getenv(roleEnv) != "" {
 		os.Exit(run(os.Args, os.Stdout, os.Stderr))
 	}

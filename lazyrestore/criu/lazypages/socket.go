@@ -108,6 +108,8 @@ func peek(ctx context.Context, fd int, b []byte) error {
 			return io.EOF
 		case n == len(b):
 			return nil
+		case closed(fd):
+			return io.ErrUnexpectedEOF
 		default:
 			// The rest is on its way; poll does not tell when it is there.
 			if err := pause(ctx); err != nil {

@@ -227,7 +227,7 @@ func (e *Env) ttfiOfAll(ctx context.Context, subject Subject, images []*image) (
 	for i, r := range restored {
 		longest = max(longest, took[i])
 		if r != nil {
-			failed = append(failed, r.Stop())
+			failed[i] = r.Stop() // there is none if the restore failed
 		}
 	}
 	if err := errors.Join(failed...); err != nil {

@@ -224,8 +224,10 @@ func stagesPlot(touchers []*toucher) *plot.Plot {
 			continue
 		}
 		p.Bars = append(p.Bars, plot.Bar{Name: t.name, Parts: []plot.Part{
-			{Name: "queue", Value: median(queue)}, {Name: "fetch", Value: median(fetch)},
-			{Name: "decode", Value: median(decode)}, {Name: "copy", Value: median(copying)},
+			{Name: "queue", Value: median(queue)},
+			{Name: "fetch", Value: median(fetch)},
+			{Name: "decode", Value: median(decode)},
+			{Name: "copy", Value: median(copying)},
 		}})
 	}
 	return p

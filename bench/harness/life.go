@@ -198,11 +198,12 @@ func (c *criu) resident(ctx context.Context, r *Restored) (time.Time, error) {
 	if !c.lazy {
 		return r.First, nil
 	}
-	for _, daemon := range r.helpers {
-		if err := daemon.wait(ctx); err != nil {
-			return time.Time{}, err
-		}
-		return daemon.over, nil
+	if len(r.helpers) == 0 {
+		return time.Time{}, errors.New("criu lazy-pages was not started")
 	}
-	return time.Time{}, errors.New("criu lazy-pages was not started")
+	daemon := r.helpers[0]
+	if err := daemon.wait(ctx); err != nil {
+		return time.Time{}, err
+	}
+	return daemon.over, nil
 }

@@ -37,7 +37,8 @@ func TestSVG(t *testing.T) {
 		want []string
 	}{
 		{
-			"log axes", plot.Plot{
+			"log axes",
+			plot.Plot{
 				Title: "time & memory <x>",
 				X:     plot.Axis{Label: "memory", Unit: plot.Bytes, Log: true},
 				Y:     plot.Axis{Label: "time", Unit: plot.Nanoseconds, Log: true},
@@ -49,16 +50,19 @@ func TestSVG(t *testing.T) {
 			[]string{"64 MiB", "1 GiB", "10 ms", "1 s", "lazy", "eager", "time & memory <x>"},
 		},
 		{
-			"one point", plot.Plot{Lines: []plot.Line{{Name: "a", Points: []plot.Point{{X: 1, Y: 1}}}}},
+			"one point",
+			plot.Plot{Lines: []plot.Line{{Name: "a", Points: []plot.Point{{X: 1, Y: 1}}}}},
 			[]string{"a"},
 		},
 		{"nothing", plot.Plot{Title: "empty"}, []string{"empty"}},
 		{
-			"no numbers", plot.Plot{Y: plot.Axis{Log: true}, Lines: []plot.Line{{Name: "a", Points: []plot.Point{{X: math.NaN(), Y: -1}}}}},
+			"no numbers",
+			plot.Plot{Y: plot.Axis{Log: true}, Lines: []plot.Line{{Name: "a", Points: []plot.Point{{X: math.NaN(), Y: -1}}}}},
 			[]string{"a"},
 		},
 		{
-			"bars", plot.Plot{
+			"bars",
+			plot.Plot{
 				X:    plot.Axis{Unit: plot.Nanoseconds},
 				Bars: []plot.Bar{{Name: "lz4", Parts: []plot.Part{{Name: "fetch", Value: 2000}, {Name: "decode", Value: 6500}}}},
 			},

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -80,9 +79,10 @@ func (d *dumper) open(k pagexfer.Kind, number uint64) (hasParent bool) {
 func content(seed uint64, at page.Addr, pages int) []byte {
 	b := make([]byte, pages<<page.Shift)
 	for i := range pages {
-		rnd := rand.New(rand.NewPCG(seed, uint64(at)>>page.Shift+uint64(i)))
+		v := seed<<40 + uint64(at)>>page.Shift + uint64(i)
 		for j := 0; j < page.Size; j += 8 {
-			binary.LittleEndian.PutUint64(b[i<<page.Shift+j:], rnd.Uint64()&0x0707_0707_0707_0707)
+			v = v*6364136223846793005 + 1442695040888963407
+			binary.LittleEndian.PutUint64(b[i<<page.Shift+j:], v&0x0707_0707_0707_0707)
 		}
 	}
 	return b

@@ -119,13 +119,13 @@ func fetch(t *testing.T, c *pagexfer.Client, pid uint32, r page.Range) []byte {
 
 // Many clients at once, that restore the same tasks, and others after them.
 func TestServe(t *testing.T) {
-	dir := made(t, 3, 1500)
+	dir := made(t, 3, 1100)
 	for name, set := range map[string]*pageset.Set{"files": setIn(t, dir), "image": inImage(t, dir)} {
 		t.Run(name, func(t *testing.T) {
 			l := serve(t, set, Options{})
 			want := map[uint32][]byte{}
 			for pid := uint32(1); pid <= 3; pid++ {
-				want[pid] = content(uint64(pid), 0x7fff_0000_0000, 1500)
+				want[pid] = content(uint64(pid), 0x7fff_0000_0000, 1100)
 			}
 			for range 2 {
 				var wg sync.WaitGroup
@@ -135,7 +135,7 @@ func TestServe(t *testing.T) {
 						conn := dial(t, l, d).conn
 						c := pagexfer.NewClient(conn, d)
 						for pid := uint32(1); pid <= 3; pid++ {
-							if got := fetch(t, c, pid, page.RangeOf(0x7fff_0000_0000, 1500<<page.Shift)); !bytes.Equal(got, want[pid]) {
+							if got := fetch(t, c, pid, page.RangeOf(0x7fff_0000_0000, 1100<<page.Shift)); !bytes.Equal(got, want[pid]) {
 								t.Errorf("pages of %d differ", pid)
 							}
 							if got := fetch(t, c, pid, page.RangeOf(0x13000, page.Size)); !bytes.Equal(got, content(uint64(pid), 0x13000, 1)) {
@@ -155,7 +155,7 @@ func TestServe(t *testing.T) {
 
 // A request that reaches over the end of what there is gets what there is.
 func TestServeShortReply(t *testing.T) {
-	l := serve(t, setIn(t, made(t, 1, 1500)), Options{})
+	l := serve(t, setIn(t, made(t, 1, 1)), Options{})
 	c := pagexfer.NewClient(dial(t, l, pagexfer.V41).conn, pagexfer.V41)
 	if err := c.Request(pagexfer.Request{PID: 1, Addr: 0x18000, Pages: 100}); err != nil {
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func TestServeShortReply(t *testing.T) {
 
 // Who asks for what is not there loses the connection; the others do not.
 func TestServeRefuses(t *testing.T) {
-	dir := made(t, 1, 1500)
+	dir := made(t, 1, 1)
 	for name, set := range map[string]*pageset.Set{"files": setIn(t, dir), "image": inImage(t, dir)} {
 		l := serve(t, set, Options{})
 		good := pagexfer.NewClient(dial(t, l, pagexfer.V41).conn, pagexfer.V41)
@@ -211,7 +211,7 @@ func TestServeStalledClient(t *testing.T) {
 // With as many clients as there may be, one that has said nothing gives way to
 // another, and one that has said something does not.
 func TestServeTooManyClients(t *testing.T) {
-	l := serve(t, setIn(t, made(t, 1, 1500)), Options{MaxClients: 2})
+	l := serve(t, setIn(t, made(t, 1, 1)), Options{MaxClients: 2})
 	busy := pagexfer.NewClient(dial(t, l, pagexfer.V41).conn, pagexfer.V41)
 	ask := func(c *pagexfer.Client) bool {
 		return bytes.Equal(fetch(t, c, 1, page.RangeOf(0x10000, page.Size)), content(1, 0x10000, 1))
@@ -259,7 +259,7 @@ func descriptors(t *testing.T) int {
 
 // A damaged frame is never sent: the connection ends before its pages.
 func TestServeDamagedImage(t *testing.T) {
-	d, err := imgfile.Open(made(t, 1, 1500))
+	d, err := imgfile.Open(made(t, 1, 1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,9 @@ func (f *Frozen) sleep(th *Thread) error {
 		return err
 	}
 	if s.Over {
-		th.Regs, err = f.tracer.GetRegs(th.TID)
+		if th.Regs, err = f.tracer.GetRegs(th.TID); err == nil {
+			th.XState, err = f.tracer.GetXState(th.TID) // a handler begins with others
+		}
 		return err
 	}
 	if nr == restartSyscall {

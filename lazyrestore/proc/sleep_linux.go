@@ -82,8 +82,8 @@ func (t *Tracer) listen(tid int) (*timerEvents, error) {
 // sleepOn lets a task sleep on for a moment.
 func (t *Tracer) sleepOn(k *task, where *string) (over bool, err error) {
 	deadline := time.Now().Add(patience)
-	if err := t.runTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); err != nil {
-		return false, err
+	if over, err = t.goTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); over || err != nil {
+		return over, err
 	}
 	if err := t.resume(unix.PTRACE_SYSCALL, k.tid, 0); err != nil {
 		return false, err
@@ -95,6 +95,37 @@ func (t *Tracer) sleepOn(k *task, where *string) (over bool, err error) {
 		*where = sleepsIn(k.tid)
 	}
 	return t.endSleep(k, deadline)
+}
+
+// goTo lets a task go on until it stops for a reason. A signal ends its sleep: it
+// is given to it, and the task stands before the first instruction of a handler.
+func (t *Tracer) goTo(k *task, request int, want StopKind, deadline time.Time) (over bool, err error) {
+	for {
+		if err := t.resume(request, k.tid, 0); err != nil {
+			return false, err
+		}
+		stop, err := t.wait(k.tid, deadline)
+		switch {
+		case err != nil:
+			return false, err
+		case stop.Kind == StopSignal:
+			return true, t.give(k, deadline)
+		case stop.Kind == want, stop.Kind == StopGroup && want == StopInterrupt:
+			return false, nil
+		}
+	}
+}
+
+// give gives a task the signal for which it has stopped, and stops it again.
+func (t *Tracer) give(k *task, deadline time.Time) error {
+	sig := k.stop.Signal
+	if err := t.poke(k); err != nil {
+		return err
+	}
+	if err := t.Cont(k.tid, sig); err != nil {
+		return err
+	}
+	return t.settle(k, deadline)
 }
 
 // sleepsIn is the function of the kernel that a task sleeps in. It is not told
@@ -138,13 +169,12 @@ func (t *Tracer) endSleep(k *task, deadline time.Time) (over bool, err error) {
 		if err := t.poke(k); err != nil {
 			return false, err
 		}
-		stop, err := t.wait(k.tid, deadline)
-		if err == nil && stop.Kind != StopSyscall {
-			err = fmt.Errorf("it stopped with %v", stop.Signal)
-		}
-		if err != nil {
+		if _, err := t.wait(k.tid, deadline); err != nil {
 			return false, err
 		}
+	}
+	if k.stop.Kind == StopSignal {
+		return true, t.give(k, deadline)
 	}
 	var regs Regs
 	if err := getRegs(k.tid, &regs); err != nil {
@@ -153,7 +183,8 @@ func (t *Tracer) endSleep(k *task, deadline time.Time) (over bool, err error) {
 	if err := t.poke(k); err != nil { // that stop has used up the first
 		return false, err
 	}
-	return -int64(regs[RAX]) != restartBlock, t.runTo(k, unix.PTRACE_CONT, StopInterrupt, deadline)
+	signaled, err := t.goTo(k, unix.PTRACE_CONT, StopInterrupt, deadline)
+	return signaled || -int64(regs[RAX]) != restartBlock, err
 }
 
 // EnterSleep has a stopped task make a system call that sleeps, with the

@@ -83,8 +83,11 @@ static void seccomp(int argc, char **argv)
 	stop();
 }
 
+static volatile int waiting;
+
 static void *waits(void *unused)
 {
+	waiting = 1;
 	await_file("go1");
 	return NULL;
 }
@@ -96,6 +99,8 @@ static void thread_cpu_timer(int argc, char **argv)
 	pthread_t thread;
 	struct sigevent event = {.sigev_notify = SIGEV_NONE};
 	MUST(pthread_create(&thread, NULL, waits, NULL) == 0);
+	while (!waiting)
+		usleep(100); /* until then it has all signals blocked */
 	MUST(timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) == 0);
 	stop();
 	CHECK(pthread_join(thread, NULL) == 0);

@@ -29,14 +29,7 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 	}
 	for i := range st.Threads[1:] {
 		th := &st.Threads[i+1]
-		regs := resume(th.Regs)
-		if th.Sleep.Call != 0 {
-			var err error
-			if regs, err = b.asleep(tr, i+1); err != nil {
-				return err
-			}
-		}
-		if err := b.setThread(tr, th, &regs); err != nil {
+		if err := b.setThread(tr, th); err != nil {
 			return err
 		}
 	}
@@ -52,10 +45,6 @@ func (b *builder) setLeader(tr *proc.Tracer) error {
 	if err := b.setDumpable(tr, leader.TID); err != nil {
 		return err
 	}
-	regs, err := b.leaderAsleep(tr)
-	if err != nil {
-		return err
-	}
 	if err := b.unmapProgram(tr, leader.TID); err != nil {
 		return err
 	}
@@ -64,16 +53,8 @@ func (b *builder) setLeader(tr *proc.Tracer) error {
 		if err := tr.StopProcess(leader.TID); err != nil {
 			return fmt.Errorf("stop the process as it was: %w", err)
 		}
-	} else if regs != nil {
-		if err := tr.Pass(leader.TID); err != nil {
-			return fmt.Errorf("bring the first thread to its sleep: %w", err)
-		}
 	}
-	if regs == nil {
-		again := resume(leader.Regs)
-		regs = &again
-	}
-	return b.setThread(tr, leader, regs)
+	return b.setThread(tr, leader)
 }
 
 // processor refuses a processor without a feature that the program may have
@@ -93,7 +74,7 @@ func (b *builder) processor(tr *proc.Tracer, tid int) error {
 	return r.err()
 }
 
-func (b *builder) setThread(tr *proc.Tracer, th *Thread, regs *proc.Regs) error {
+func (b *builder) setThread(tr *proc.Tracer, th *Thread) error {
 	if th.RSeq.CS != 0 {
 		// Running outside of the critical section has cleared the pointer.
 		if err := tr.PokeWord(th.TID, th.RSeq.Addr+rseqCSOffset, th.RSeq.CS); err != nil {
@@ -108,7 +89,8 @@ func (b *builder) setThread(tr *proc.Tracer, th *Thread, regs *proc.Regs) error 
 		}
 		return fmt.Errorf("thread %d: set the extended registers: %w", th.TID, err)
 	}
-	if err := tr.SetRegs(th.TID, regs); err != nil {
+	regs := resume(th.Regs)
+	if err := tr.SetRegs(th.TID, &regs); err != nil {
 		return fmt.Errorf("thread %d: set the registers: %w", th.TID, err)
 	}
 	if err := tr.SetSigMask(th.TID, th.SigMask); err != nil {

@@ -108,8 +108,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		printStats(stdout, st)
 	}
 	if err != nil {
-		logger.Error(err.Error())
-		if log != (io.Writer)(stderr) && o.LogFile != "" && o.LogFile != "-" {
+		logger.Error("serve the tasks", "error", err)
+		if log != io.Writer(stderr) && o.LogFile != "" && o.LogFile != "-" {
 			return criucli.Exit(stderr, name, err)
 		}
 		return 1

@@ -214,7 +214,6 @@ func TestBadMappings(t *testing.T) {
 		{"not whole huge pages", []page.Mapping{change(func(m *page.Mapping) { m.PageSize = 2 << 20 })}},
 		{"image wraps", []page.Mapping{change(func(m *page.Mapping) { m.Image, m.Shared = ^page.Addr(2*page.Size-1), true })}},
 		{"shared below", []page.Mapping{change(func(m *page.Mapping) { m.Shared = true })}},
-		{"private above", []page.Mapping{change(func(m *page.Mapping) { m.Image = page.ImageShared })}},
 		{"overlap", []page.Mapping{ok, change(func(m *page.Mapping) { m.Range, m.Image = m.Shift(page.Size), 1<<30 })}},
 		{"private twice", []page.Mapping{ok, change(func(m *page.Mapping) { m.Range = m.Shift(1 << 30) })}},
 	}

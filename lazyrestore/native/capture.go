@@ -235,6 +235,7 @@ func (th *Thread) eagerWords() []page.Range {
 	word(th.ClearTID, 4)
 	word(th.RobustList, 24)
 	word(th.RSeq.Addr, uint64(th.RSeq.Len))
+	rs = append(rs, th.sleepWords()...)
 	// Not needed for correctness, but each would be a fault before the first
 	// instruction is done.
 	stack, thread := firstTouched(&th.Regs)

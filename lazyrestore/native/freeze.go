@@ -216,6 +216,9 @@ func (f *Frozen) thread(th *Thread) error {
 	if th.XState, err = tr.GetXState(tid); err != nil {
 		return err
 	}
+	if err := f.sleep(th); err != nil {
+		return err
+	}
 	f.c.st.XFeatures |= xfeatures(th.XState)
 	if th.SigMask, err = tr.GetSigMask(tid); err != nil {
 		return err

@@ -29,7 +29,14 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 	}
 	for i := range st.Threads[1:] {
 		th := &st.Threads[i+1]
-		if err := b.setThread(tr, th); err != nil {
+		regs := resume(th.Regs)
+		if th.Sleep.Call != 0 {
+			var err error
+			if regs, err = b.asleep(tr, i+1); err != nil {
+				return err
+			}
+		}
+		if err := b.setThread(tr, th, &regs); err != nil {
 			return err
 		}
 	}
@@ -45,6 +52,10 @@ func (b *builder) setLeader(tr *proc.Tracer) error {
 	if err := b.setDumpable(tr, leader.TID); err != nil {
 		return err
 	}
+	regs, err := b.leaderAsleep(tr)
+	if err != nil {
+		return err
+	}
 	if err := b.unmapProgram(tr, leader.TID); err != nil {
 		return err
 	}
@@ -53,8 +64,16 @@ func (b *builder) setLeader(tr *proc.Tracer) error {
 		if err := tr.StopProcess(leader.TID); err != nil {
 			return fmt.Errorf("stop the process as it was: %w", err)
 		}
+	} else if regs != nil {
+		if err := tr.Pass(leader.TID); err != nil {
+			return fmt.Errorf("bring the first thread to its sleep: %w", err)
+		}
 	}
-	return b.setThread(tr, leader)
+	if regs == nil {
+		again := resume(leader.Regs)
+		regs = &again
+	}
+	return b.setThread(tr, leader, regs)
 }
 
 // processor refuses a processor without a feature that the program may have
@@ -74,7 +93,7 @@ func (b *builder) processor(tr *proc.Tracer, tid int) error {
 	return r.err()
 }
 
-func (b *builder) setThread(tr *proc.Tracer, th *Thread) error {
+func (b *builder) setThread(tr *proc.Tracer, th *Thread, regs *proc.Regs) error {
 	if th.RSeq.CS != 0 {
 		// Running outside of the critical section has cleared the pointer.
 		if err := tr.PokeWord(th.TID, th.RSeq.Addr+rseqCSOffset, th.RSeq.CS); err != nil {
@@ -89,8 +108,7 @@ func (b *builder) setThread(tr *proc.Tracer, th *Thread) error {
 		}
 		return fmt.Errorf("thread %d: set the extended registers: %w", th.TID, err)
 	}
-	regs := resume(th.Regs)
-	if err := tr.SetRegs(th.TID, &regs); err != nil {
+	if err := tr.SetRegs(th.TID, regs); err != nil {
 		return fmt.Errorf("thread %d: set the registers: %w", th.TID, err)
 	}
 	if err := tr.SetSigMask(th.TID, th.SigMask); err != nil {

@@ -74,6 +74,7 @@ func (b *builder) threads(t *table) {
 		if sig := th.Switches.DeathSig; sig != 0 { // which a change of credentials clears
 			own.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, sig)
 		}
+		b.sleepStep(own, th)
 		own.call("sleep until the restore is done", unix.SYS_PAUSE)
 		b.prog.place(own)
 		b.threadTables = append(b.threadTables, own)

@@ -429,6 +429,9 @@ func (b *builder) built(p *Process) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for i, t := range b.threadTables {
 		last := len(t.steps) - 1
+		if b.st.Threads[i+1].Sleep.Call != 0 {
+			last-- // it is in its own sleep
+		}
 		for b.prog.ran(t) < last {
 			if err := b.prog.check(t, b.prog.ran(t)); err != nil {
 				return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)

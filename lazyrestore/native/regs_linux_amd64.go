@@ -31,12 +31,9 @@ const (
 
 // resume is the registers with which a thread goes on as the kernel would have
 // let it: a system call that was interrupted is made again, from its two-byte
-// instruction, with its own arguments. A relative sleep begins anew.
+// instruction, with its own arguments.
 func resume(r proc.Regs) proc.Regs {
-	const (
-		restartSyscall = 219 // restart_syscall(2)
-		eintr          = 4
-	)
+	const eintr = 4
 	if r[proc.OrigRAX] == restartSyscall && -int64(r[proc.RAX]) == restartBlock {
 		// Interrupted for the second time: which call it was only its kernel knew.
 		r[proc.RAX], r[proc.OrigRAX] = ^uint64(eintr-1), proc.NoSyscall

@@ -37,6 +37,7 @@ var sections = [...]section{
 	{67, (*coder).posixTimers},
 	{68, (*coder).clocks},
 	{69, (*coder).process},
+	{70, (*coder).sleeps},
 }
 
 // appendSections encodes the sections that say something.

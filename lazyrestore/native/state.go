@@ -227,6 +227,7 @@ type Thread struct {
 	TimerSlack uint64 // nanoseconds; 0: as the first thread's
 	MemPolicy  MemPolicy
 	Switches   Switches
+	Sleep      Sleep
 }
 
 // AltStack is a stack_t.

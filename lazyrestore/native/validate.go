@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +57,7 @@ func (st *State) validTasks() error {
 		case len(th.XState) > maxXState || len(th.Affinity) > 1<<10 || th.Policy > maxSchedule:
 			return fmt.Errorf("thread %d has a state that no kernel gives", th.TID)
 		}
-		if err := th.validScheduling(); err != nil {
+		if err := errors.Join(th.validScheduling(), th.validSleep()); err != nil {
 			return fmt.Errorf("thread %d: %w", th.TID, err)
 		}
 		seen[th.TID] = true

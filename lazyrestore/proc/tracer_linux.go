@@ -31,6 +31,8 @@ type Tracer struct {
 	child int           // what Start made, until it is reaped; 0: nothing
 	pidfd int           // of child
 	arena *Arena        // that Start used, or nil
+
+	timers *timerEvents // of the tracer's own thread, or nil; see listen
 }
 
 // task is what a tracer knows of a task that it traces.
@@ -128,6 +130,10 @@ func (t *Tracer) Do(f func() error) error {
 // nothing.
 func (t *Tracer) Close() error {
 	err := t.DetachAll()
+	if t.timers != nil {
+		t.timers.close()
+		t.timers = nil
+	}
 	if t.arena != nil {
 		t.arena.Close()
 		t.arena = nil

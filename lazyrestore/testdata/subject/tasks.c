@@ -1,8 +1,10 @@
 /* What threads and processes have besides registers, signals and memory. */
 #include <linux/sched.h>
 #include <time.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/select.h>
 
 #include "subject.h"
 
@@ -534,7 +536,107 @@ static void at_work(int argc, char **argv)
 	CHECK(rounds > 0);
 }
 
+/* Threads that sleep for SLEEP seconds, each in another call. None may wake
+   before, or long after, or with an error. */
+enum { SLEEP = 6, LATE_MS = 2500 };
+static uint32_t never;
+static int empty[2];
+
+static int in_nanosleep(void) { return syscall(SYS_nanosleep, &(struct timespec){SLEEP, 0}, NULL); }
+
+static int in_nanosleep_with_rest(void)
+{
+	struct timespec rest = {0};
+	return syscall(SYS_nanosleep, &(struct timespec){SLEEP, 0}, &rest);
+}
+
+static int in_clock_nanosleep(void) { return syscall(SYS_clock_nanosleep, CLOCK_REALTIME, 0, &(struct timespec){SLEEP, 0}, NULL); }
+static int in_boot_nanosleep(void) { return syscall(SYS_clock_nanosleep, CLOCK_BOOTTIME, 0, &(struct timespec){SLEEP, 0}, NULL); }
+
+static int in_timed_poll(void)
+{
+	struct pollfd p = {.fd = empty[0], .events = POLLIN};
+	int n = poll(&p, 1, SLEEP * 1000);
+	return n == 0 && p.revents == 0 && p.fd == empty[0] ? 0 : -1;
+}
+
+static int in_select(void)
+{
+	struct timeval time = {SLEEP, 0};
+	fd_set set;
+	FD_ZERO(&set);
+	FD_SET(empty[0], &set);
+	return select(empty[0] + 1, &set, NULL, NULL, &time);
+}
+
+static int in_ppoll(void)
+{
+	struct pollfd p = {.fd = empty[0], .events = POLLIN};
+	return ppoll(&p, 1, &(struct timespec){SLEEP, 0}, NULL);
+}
+
+static int in_timed_futex(void)
+{
+	int r = syscall(SYS_futex, &never, 0 /* FUTEX_WAIT */, 0, &(struct timespec){SLEEP, 0}, NULL, 0);
+	return r == -1 && errno == ETIMEDOUT ? 0 : -1;
+}
+
+static int in_timed_condition(void)
+{
+	static pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER;
+	static pthread_cond_t c = PTHREAD_COND_INITIALIZER;
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += SLEEP;
+	pthread_mutex_lock(&m);
+	int r = pthread_cond_timedwait(&c, &m, &until);
+	pthread_mutex_unlock(&m);
+	return r == ETIMEDOUT ? 0 : -1;
+}
+
+static const struct {
+	const char *name;
+	int (*sleep)(void);
+} beds[] = {
+	{"nanosleep", in_nanosleep}, {"nanosleep-with-rest", in_nanosleep_with_rest}, {"clock_nanosleep", in_clock_nanosleep},
+	{"clock_nanosleep-boottime", in_boot_nanosleep}, {"poll", in_timed_poll}, {"select", in_select}, {"ppoll", in_ppoll},
+	{"futex", in_timed_futex}, {"condition", in_timed_condition},
+};
+enum { BEDS = sizeof beds / sizeof *beds };
+
+static void *sleep_in(void *argument)
+{
+	int i = (intptr_t)argument;
+	struct timespec begin, end;
+	clock_gettime(CLOCK_BOOTTIME, &begin);
+	int r = beds[i].sleep();
+	int error = errno;
+	clock_gettime(CLOCK_BOOTTIME, &end);
+	long ms = (end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000;
+	if (r != 0 || ms < SLEEP * 1000 - 1 || ms > SLEEP * 1000 + LATE_MS)
+		bad("%s gave %d (errno %d) after %ld ms", beds[i].name, r, error, ms);
+	return NULL;
+}
+
+/* The first thread sleeps in the bed that the argument names, and says nothing
+   when it wakes. */
+static void timed_sleepers(int argc, char **argv)
+{
+	pthread_t thread[BEDS];
+	int own = 0;
+	while (strcmp(beds[own].name, argv[0]) != 0)
+		MUST(++own < BEDS);
+	MUST(pipe(empty) == 0);
+	for (intptr_t i = 0; i < BEDS; i++)
+		MUST(pthread_create(&thread[i], NULL, sleep_in, (void *)i) == 0);
+	say("ready 1");
+	sleep_in((void *)(intptr_t)own);
+	for (int i = 0; i < BEDS; i++)
+		CHECK(pthread_join(thread[i], NULL) == 0);
+}
+
 const struct scene task_scenes[] = {
+	{"timed-sleepers", timed_sleepers},
 	{"crowd", crowd}, {"at-work", at_work},
 	{"credentials", credentials}, {"pending-without-entry", pending_without_entry}, {"many-pending", many_pending},
 	{"death-signal", death_signal}, {"layout", layout},

@@ -1,0 +1,341 @@
+package proc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A system call that sleeps for a time, and was interrupted, goes on by
+// restart_syscall(2) until the moment that the kernel has noted: neither that
+// moment nor, from the second time on, which call it is can be read anywhere.
+// So the task is let go on with its sleep for a few microseconds, and looked at:
+// where it sleeps, and for when it sets the timer, which the tracepoint
+// timer:hrtimer_start says.
+
+// A Sleep is what Resleep saw.
+type Sleep struct {
+	Where string // the function of the kernel that it slept in; empty: not to be had
+	Until int64  // by the machine's clock, nanoseconds; 0: not to be had
+	Over  bool   // it had slept enough: its system call has returned
+}
+
+// errAwake says that a task does not come to sleep.
+var errAwake = errors.New("it does not sleep")
+
+// Resleep looks at the sleep of a task that was stopped in it, with RAX saying
+// that restart_syscall(2) knows what is left to do. It stands there again
+// afterwards, or behind its system call where that was over.
+func (t *Tracer) Resleep(tid int) (s Sleep, err error) {
+	err = t.Do(func() error {
+		k := t.tasks[tid]
+		if k == nil || !k.stopped {
+			return ErrNoProcess
+		}
+		timers, perr := t.listen(tid)
+		if perr == nil {
+			defer timers.close()
+		}
+		// A tick of the kernel's own may set a timer too, but not for the same
+		// moment twice.
+		seen := make(map[int64]bool)
+		for range 8 {
+			if s.Over, err = t.sleepOn(k, &s.Where); err != nil || s.Over || perr != nil {
+				return err
+			}
+			for _, until := range timers.read() {
+				if seen[until] && s.Where != "" {
+					s.Until = until
+					return nil
+				}
+				seen[until] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		err = fmt.Errorf("look at the sleep of task %d: %w", tid, err)
+	}
+	return s, err
+}
+
+// listen listens to the timers that a task sets. The first time takes
+// milliseconds, and so does the end of the last that listens, for the kernel
+// changes its code: so that one listens from the first time until Close, after
+// the tasks were let go.
+func (t *Tracer) listen(tid int) (*timerEvents, error) {
+	if t.timers == nil {
+		keep, err := openTimers(t.tid)
+		if err != nil {
+			return nil, err
+		}
+		t.timers = keep
+	}
+	return openTimers(tid)
+}
+
+// sleepOn lets a task sleep on for a moment.
+func (t *Tracer) sleepOn(k *task, where *string) (over bool, err error) {
+	deadline := time.Now().Add(patience)
+	if over, err = t.goTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); over || err != nil {
+		return over, err
+	}
+	if err := t.resume(unix.PTRACE_SYSCALL, k.tid, 0); err != nil {
+		return false, err
+	}
+	if err := t.untilAsleep(k, deadline); err != nil {
+		return false, err
+	}
+	if !k.stopped && *where == "" {
+		*where = sleepsIn(k.tid)
+	}
+	return t.endSleep(k, deadline)
+}
+
+// goTo lets a task go on until it stops for a reason. A signal ends its sleep: it
+// is given to it, and the task stands before the first instruction of a handler.
+func (t *Tracer) goTo(k *task, request int, want StopKind, deadline time.Time) (over bool, err error) {
+	for {
+		if err := t.resume(request, k.tid, 0); err != nil {
+			return false, err
+		}
+		stop, err := t.wait(k.tid, deadline)
+		switch {
+		case err != nil:
+			return false, err
+		case stop.Kind == StopSignal:
+			return true, t.give(k, deadline)
+		case stop.Kind == want, stop.Kind == StopGroup && want == StopInterrupt:
+			return false, nil
+		}
+	}
+}
+
+// give gives a task the signal for which it has stopped, and stops it again.
+func (t *Tracer) give(k *task, deadline time.Time) error {
+	sig := k.stop.Signal
+	if err := t.poke(k); err != nil {
+		return err
+	}
+	if err := t.Cont(k.tid, sig); err != nil {
+		return err
+	}
+	return t.settle(k, deadline)
+}
+
+// sleepsIn is the function of the kernel that a task sleeps in. It is not told
+// while the task is still on its way there.
+func sleepsIn(tid int) string {
+	for end := time.Now().Add(2 * time.Millisecond); time.Now().Before(end); {
+		b, err := ReadFile(tid, "wchan")
+		if err != nil {
+			return ""
+		}
+		if where := strings.TrimSpace(string(b)); where != "0" && where != "" {
+			return where
+		}
+	}
+	return ""
+}
+
+// untilAsleep waits until a task that runs in a system call sleeps in it, or
+// has returned from it and stopped.
+func (t *Tracer) untilAsleep(k *task, deadline time.Time) error {
+	for time.Now().Before(deadline) {
+		if _, ok, err := t.poll(k.tid); ok || err != nil {
+			return err
+		}
+		s, err := ReadStat(k.tid)
+		if err != nil {
+			return err
+		}
+		if s.State == 'S' {
+			return nil
+		}
+	}
+	return errAwake
+}
+
+// endSleep stops a task that sleeps in a system call, or has just stopped
+// behind it, where the kernel still looks at its registers as those of a call
+// that may have to go on; over says that it has not.
+func (t *Tracer) endSleep(k *task, deadline time.Time) (over bool, err error) {
+	if !k.stopped {
+		if err := t.poke(k); err != nil {
+			return false, err
+		}
+		if _, err := t.wait(k.tid, deadline); err != nil {
+			return false, err
+		}
+	}
+	if k.stop.Kind == StopSignal {
+		return true, t.give(k, deadline)
+	}
+	var regs Regs
+	if err := getRegs(k.tid, &regs); err != nil {
+		return false, taskError("read the registers of", k.tid, err)
+	}
+	if err := t.poke(k); err != nil { // that stop has used up the first
+		return false, err
+	}
+	signaled, err := t.goTo(k, unix.PTRACE_CONT, StopInterrupt, deadline)
+	return signaled || -int64(regs[RAX]) != restartBlock, err
+}
+
+// EnterSleep has a stopped task make a system call that sleeps, with the
+// SYSCALL instruction at insn, and stops it in its sleep. ret is the call's
+// result where it did not sleep. Nothing is put back; see FinalSyscall.
+func (t *Tracer) EnterSleep(tid int, insn uint64, nr uint64, args ...uint64) (slept bool, ret int64, err error) {
+	err = t.Do(func() error {
+		k := t.tasks[tid]
+		if k == nil {
+			return ErrNoProcess
+		}
+		var regs Regs
+		if err := getRegs(tid, &regs); err != nil {
+			return taskError("read the registers of", tid, err)
+		}
+		regs = regs.call(insn, nr, args)
+		if err := setRegs(tid, &regs); err != nil {
+			return taskError("set the registers of", tid, err)
+		}
+		deadline := time.Now().Add(patience)
+		if err := t.runTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); err != nil {
+			return err
+		}
+		if err := t.resume(unix.PTRACE_SYSCALL, tid, 0); err != nil {
+			return err
+		}
+		if err := t.untilAsleep(k, deadline); err != nil {
+			return err
+		}
+		over, err := t.endSleep(k, deadline)
+		if err != nil {
+			return err
+		}
+		slept = !over
+		err = getRegs(tid, &regs)
+		ret = int64(regs[RAX])
+		return taskError("read the registers of", tid, err)
+	})
+	if err != nil {
+		err = fmt.Errorf("run system call %d in task %d: %w", nr, tid, err)
+	}
+	return slept, ret, err
+}
+
+// Pass lets a task that stands behind a system call go on to the place where
+// the kernel decides about restarting one, and stops it there.
+func (t *Tracer) Pass(tid int) error {
+	return t.Do(func() error {
+		k := t.tasks[tid]
+		if k == nil {
+			return ErrNoProcess
+		}
+		if err := t.poke(k); err != nil {
+			return err
+		}
+		return t.runTo(k, unix.PTRACE_CONT, StopInterrupt, time.Now().Add(patience))
+	})
+}
+
+// LetRun lets a stopped task run for a moment, and stops it again.
+func (t *Tracer) LetRun(tid int) error {
+	return t.Do(func() error {
+		k := t.tasks[tid]
+		if k == nil {
+			return ErrNoProcess
+		}
+		if err := t.Cont(tid, 0); err != nil {
+			return err
+		}
+		nap := unix.NsecToTimespec(int64(napMin))
+		_ = unix.Nanosleep(&nap, nil)
+		return t.haltAll(context.Background(), []*task{k})
+	})
+}
+
+// timerEvents are the records of a tracepoint that one task hits.
+type timerEvents struct {
+	fd   int
+	ring []byte
+	tail uint64
+}
+
+// Places in the tracepoint's record, and in what perf has around it; see its
+// format file and perf_event_open(2).
+const (
+	perfHeadAt       = 1024 // data_head in struct perf_event_mmap_page
+	perfTailAt       = 1032
+	perfSample       = 9 // PERF_RECORD_SAMPLE
+	perfHeader       = 8
+	timerSoftExpires = 32
+)
+
+// openTimers listens to the timers that a task sets. It needs CAP_PERFMON and a
+// tracefs that is mounted.
+func openTimers(tid int) (*timerEvents, error) {
+	var id uint64
+	var err error
+	for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"} {
+		var b []byte
+		if b, err = readPath(dir+"/events/timer/hrtimer_start/id", nil); err == nil {
+			id, err = parseUnsigned(b)
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample: 1, Sample_type: unix.PERF_SAMPLE_RAW, Wakeup: 1}
+	attr.Size = unix.PERF_ATTR_SIZE_VER5
+	e := &timerEvents{}
+	if e.fd, err = unix.PerfEventOpen(&attr, tid, -1, -1, unix.PERF_FLAG_FD_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("listen to timers: %w", err)
+	}
+	pageSize := unix.Getpagesize()
+	if e.ring, err = unix.Mmap(e.fd, 0, 2*pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		unix.Close(e.fd)
+		return nil, fmt.Errorf("listen to timers: %w", err)
+	}
+	return e, nil
+}
+
+func (e *timerEvents) close() {
+	_ = unix.Munmap(e.ring)
+	unix.Close(e.fd)
+}
+
+// read gives the moments for which timers were set since it was last called.
+// The task stands still.
+func (e *timerEvents) read() (until []int64) {
+	le := binary.LittleEndian
+	data := e.ring[len(e.ring)/2:]
+	at := func(off uint64, n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = data[(off+uint64(i))%uint64(len(data))]
+		}
+		return b
+	}
+	head := le.Uint64(e.ring[perfHeadAt:])
+	for e.tail < head {
+		header := at(e.tail, perfHeader)
+		size := le.Uint16(header[6:])
+		if size < perfHeader {
+			break
+		}
+		if le.Uint32(header) == perfSample && size >= perfHeader+4+timerSoftExpires+8 {
+			until = append(until, int64(le.Uint64(at(e.tail+perfHeader+4+timerSoftExpires, 8))))
+		}
+		e.tail += uint64(size)
+	}
+	e.tail = head
+	le.PutUint64(e.ring[perfTailAt:], head)
+	return until
+}

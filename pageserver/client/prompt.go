@@ -24,6 +24,8 @@ const (
 	restTime  = time.Second
 	// mostSoon bounds what is asked for in this way: a fault wants one frame.
 	mostSoon = 256 << 10
+	// mostPassed is how much payload that nobody waits for is read at a time.
+	mostPassed = 16 << 10
 )
 
 // prompt is a third connection, which has no reader: who asks over it looks
@@ -44,9 +46,10 @@ type prompt struct {
 	server *server
 	last   uint32 // id of a request
 	head   [wire.HeaderSize + wire.DataSize]byte
-	have   int // bytes of head
-	skip   int // payload to come that nobody waits for
-	late   int // replies in a row that were
+	have   int    // bytes of head
+	skip   int    // payload to come that nobody waits for
+	passed []byte // where that goes
+	late   int    // replies in a row that were
 	until  time.Time
 }
 
@@ -148,14 +151,14 @@ func (x *prompt) read(object string, p []byte, off int64, deadline time.Time) er
 	return nil
 }
 
-// passed is where payload goes that nobody waits for.
-var passed [16 << 10]byte
-
 // room is where the next bytes belong.
 func (x *prompt) room(payload []byte, left int) []byte {
 	switch {
 	case x.skip > 0:
-		return passed[:min(x.skip, len(passed))]
+		if x.passed == nil {
+			x.passed = make([]byte, mostPassed)
+		}
+		return x.passed[:min(x.skip, len(x.passed))]
 	case left > 0:
 		return payload
 	}

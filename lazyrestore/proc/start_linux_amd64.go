@@ -79,7 +79,11 @@ func startTable(arena *Arena, opts *StartOptions) ([]Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	table := []Call{{NR: unix.SYS_PRCTL, Args: [6]uint64{unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL)}}}
+	alive, err := parentLives(arena)
+	if err != nil {
+		return nil, err
+	}
+	table := []Call{{NR: unix.SYS_PRCTL, Args: [6]uint64{unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL)}}, alive}
 	if opts.NewSession {
 		table = append(table, Call{NR: unix.SYS_SETSID})
 	}
@@ -128,6 +132,21 @@ func timeNamespace(arena *Arena, offsets string) ([]Call, error) {
 		{NR: unix.SYS_WRITE, Args: [6]uint64{0, text, uint64(len(offsets))}},
 		{NR: unix.SYS_CLOSE},
 	}, nil
+}
+
+// parentLives is a call that fails, and so ends the child, where its parent was
+// killed before the child asked to end with it: nobody would ever come for it.
+// A process that ends gives up its memory before it tells its children, so one
+// that still has memory will tell them.
+func parentLives(arena *Arena) (Call, error) {
+	addr, mem, err := arena.Alloc(3*8, 8)
+	if err != nil {
+		return Call{}, err
+	}
+	// An iovec of one byte, read from where it is to where it is.
+	binary.LittleEndian.PutUint64(mem, addr+16)
+	binary.LittleEndian.PutUint64(mem[8:], 1)
+	return Call{NR: unix.SYS_PROCESS_VM_READV, Args: [6]uint64{uint64(unix.Getpid()), addr, 1, addr, 1}}, nil
 }
 
 // launch begins to trace a child that has just exec'ed. It is seized, not

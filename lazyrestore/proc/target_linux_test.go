@@ -113,6 +113,30 @@ next:
 	}
 }
 
+// waitThreads waits until every thread has told the kernel what the C library
+// tells it of a thread that begins; its robust list is the last of that.
+func (p *target) waitThreads() {
+	p.t.Helper()
+	tids, err := ReadTasks(p.pid())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for _, tid := range tids {
+		for {
+			head, _, err := RobustList(tid)
+			if err == nil && head != 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				p.t.Fatalf("thread %d: robust list %#x, %v", tid, head, err)
+			}
+			ts := unix.NsecToTimespec(int64(time.Millisecond))
+			_ = unix.Nanosleep(&ts, nil)
+		}
+	}
+}
+
 func contains(list []int, v int) bool {
 	for _, x := range list {
 		if x == v {

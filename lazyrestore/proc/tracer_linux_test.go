@@ -112,6 +112,7 @@ func TestSeizeAll(t *testing.T) {
 func TestSeizeTaskState(t *testing.T) {
 	uffdtest.Need(t, "ptrace")
 	p := startTarget(t, compile(t, "target.c"), "pause", "pipe")
+	p.waitThreads()
 	tr := newTracer(t)
 	tids, err := tr.SeizeAll(t.Context(), p.pid())
 	if err != nil {

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
@@ -41,7 +39,7 @@ func (c *criuOurs) Name() string {
 // dir is where the restore finds its image set.
 func (c *criuOurs) dir(dir string) string {
 	if c.compressed {
-		return filepath.Join(dir, "lz4")
+		return dir + ".lz4" // beside the set: what lies in that is converted
 	}
 	return dir
 }
@@ -235,27 +233,25 @@ func criuMemory(ctx context.Context, env *Env) (*Result, error) {
 				return 0, err
 			}
 			_, err = restored.touch(ctx, "touches", false)
-			peak := float64(0)
-			if err == nil {
-				peak, err = peakOf(restored.helpers[0].cmd.Process.Pid)
+			// The daemon may have left by itself by now.
+			if err := errors.Join(err, restored.Stop()); err != nil {
+				return 0, err
 			}
-			return peak, errors.Join(err, restored.Stop())
+			return peakOf(restored.helpers[0])
 		}))
 	result.Value, result.Low, result.High = series.Median(), series.Median(), series.Median()
 	return result, nil
 }
 
-// peakOf is the largest resident set that a process has had, in bytes.
-func peakOf(pid int) (float64, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
-	if err != nil {
-		return 0, err
+// peakOf is the largest resident set that a command has had, in bytes: never
+// less than that of this process, which it was until it became the command.
+func peakOf(c *command) (float64, error) {
+	if c.cmd.ProcessState == nil {
+		return 0, errors.New("it was not waited for")
 	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")))
-			return float64(kib) * 1024, err
-		}
+	usage, ok := c.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0, errors.New("no resource usage")
 	}
-	return 0, errors.New("no VmHWM in its status")
+	return float64(usage.Maxrss << 10), nil
 }

@@ -1,10 +1,11 @@
 package pager
 
 import (
+	"errors"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,8 +16,20 @@ import (
 // same: the pages are zero. Shared memory keeps its content with MADV_DONTNEED,
 // which only takes it out of one page table, and loses it with MADV_REMOVE.
 // The thread that asked is held in madvise(2) until the event is read, so what
-// it asked for is looked up before that. A removal that no thread is seen to
-// ask for (by io_uring, say) counts as one that loses the content.
+// it asked for is looked up before that, and only what happened before the look
+// may be read after it. A removal that no thread was seen to ask for (by
+// io_uring, or in the moment between the look and the read) leaves nobody who
+// knows what the memory holds: the pager gives up, and the process with it.
+
+// errUnseenRemoval is of shared memory that was dropped or removed, nobody
+// knows which.
+var errUnseenRemoval = errors.New("shared memory that is missing was taken away by a call that was not seen")
+
+// madvDontNeedLocked is MADV_DONTNEED_LOCKED of linux/mman.h.
+const madvDontNeedLocked = 24
+
+// settleTime bounds how long a look waits for a thread on its way into its sleep.
+const settleTime = time.Millisecond
 
 // An advice is a call of madvise that a thread of the process is in.
 type advice struct {
@@ -24,10 +37,9 @@ type advice struct {
 	advice int
 }
 
-// keptBy lists the ranges that the calls take out of a page table alone. One
-// that another call is about to remove is not among them.
-func keptBy(calls []advice) []page.Range {
-	var kept, removed page.Set
+// keptBy says of which memory the calls take pages out of a page table alone,
+// and of which a call is about to remove the content, whatever others do.
+func keptBy(calls []advice) (kept, removed page.Set) {
 	for _, c := range calls {
 		if c.advice == unix.MADV_REMOVE {
 			removed.Add(c.Range)
@@ -38,64 +50,113 @@ func keptBy(calls []advice) []page.Range {
 	for r := range removed.All() {
 		kept.Remove(r)
 	}
-	return slices.Collect(kept.All())
+	return kept, removed
 }
 
 // adviceCalls lists the calls of madvise that threads of pid are in. For a
 // forked child, whose pid is not known (0), it lists those of all processes.
+// A thread has put its event into the queue a moment before it can be seen to
+// sleep, so as long as none is seen in a call that raises events, and some
+// run, it looks again.
 func adviceCalls(pid int) []advice {
+	for end := time.Now().Add(settleTime); ; {
+		l := look{}
+		l.processes(pid)
+		if l.raising || !l.running || time.Now().After(end) {
+			return l.calls
+		}
+	}
+}
+
+// A look is at what the threads of processes are doing.
+type look struct {
+	calls   []advice
+	raising bool // some thread is in a call that raises events
+	running bool // of some thread it is not known what it is in
+}
+
+func (l *look) processes(pid int) {
 	if pid != 0 {
-		return adviceCallsOf(strconv.Itoa(pid))
+		l.process(strconv.Itoa(pid))
+		return
 	}
 	all, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil
+		return
 	}
-	var calls []advice
 	for _, p := range all {
 		if _, err := strconv.Atoi(p.Name()); err == nil {
-			calls = append(calls, adviceCallsOf(p.Name())...)
+			l.process(p.Name())
 		}
 	}
-	return calls
 }
 
-func adviceCallsOf(pid string) []advice {
+func (l *look) process(pid string) {
 	dir := "/proc/" + pid + "/task"
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
-		return nil
+		return
 	}
-	var calls []advice
 	for _, t := range tasks {
-		b, err := os.ReadFile(dir + "/" + t.Name() + "/syscall")
-		if err != nil {
-			continue
-		}
-		if c, ok := parseAdvice(string(b)); ok {
-			calls = append(calls, c)
+		if b, err := os.ReadFile(dir + "/" + t.Name() + "/syscall"); err == nil {
+			l.thread(string(b))
 		}
 	}
-	return calls
 }
 
-// parseAdvice is the call that a line of /proc/PID/task/TID/syscall shows, if
-// it is one of madvise: its number and six arguments in hex.
-func parseAdvice(line string) (advice, bool) {
+// thread takes in a line of /proc/PID/task/TID/syscall: a call's number and six
+// arguments in hex, or "running".
+func (l *look) thread(line string) {
 	f := strings.Fields(line)
-	if len(f) < 4 || f[0] != strconv.Itoa(unix.SYS_MADVISE) {
+	if len(f) == 0 {
+		return
+	}
+	if f[0] == "running" {
+		l.running = true
+		return
+	}
+	nr, err := strconv.Atoi(f[0])
+	if err != nil {
+		return
+	}
+	switch nr {
+	case unix.SYS_MADVISE, unix.SYS_PROCESS_MADVISE:
+		if c, ok := parseAdvice(nr, f[1:]); ok {
+			l.raising = true
+			l.calls = append(l.calls, c)
+		}
+	case unix.SYS_MUNMAP, unix.SYS_MREMAP, unix.SYS_MMAP, unix.SYS_BRK, unix.SYS_SHMDT,
+		unix.SYS_FORK, unix.SYS_VFORK, unix.SYS_CLONE, unix.SYS_CLONE3:
+		l.raising = true
+	}
+}
+
+// parseAdvice is a call of madvise(2) with its arguments, or one of
+// process_madvise(2), whose ranges lie in memory: it may be for any. Advice that
+// raises no event is none.
+func parseAdvice(nr int, words []string) (advice, bool) {
+	var args [4]uint64
+	if len(words) < len(args) {
 		return advice{}, false
 	}
-	var args [3]uint64
 	for i := range args {
-		v, err := strconv.ParseUint(f[i+1], 0, 64)
+		v, err := strconv.ParseUint(words[i], 0, 64)
 		if err != nil {
 			return advice{}, false
 		}
 		args[i] = v
 	}
-	r := page.Range{Start: page.Addr(args[0]), End: (page.Addr(args[0]) + page.Addr(args[1])).Up()}
-	return advice{r, int(int32(uint32(args[2])))}, !r.Empty()
+	r, what := page.Range{End: page.Addr(1) << 63}, args[3]
+	if nr == unix.SYS_MADVISE {
+		r = page.Range{Start: page.Addr(args[0]), End: (page.Addr(args[0]) + page.Addr(args[1])).Up()}
+		what = args[2]
+	}
+	a := advice{r, int(int32(uint32(what)))}
+	switch a.advice {
+	case unix.MADV_DONTNEED, madvDontNeedLocked, unix.MADV_FREE, unix.MADV_REMOVE:
+		return a, !r.Empty()
+	}
+	return advice{}, false
 }
 
 // faultsPending reports whether the next message of the uffd is a fault: they

@@ -33,7 +33,7 @@ const (
 	batch = 16
 	// maxKeptCalls bounds how many threads at a time may drop shared memory
 	// from their page tables and still be told from those that remove it.
-	maxKeptCalls = 8
+	maxKeptCalls = 64
 	// minSlots leaves room for some batches; start-up pays for each page.
 	minSlots = 128
 )
@@ -117,11 +117,11 @@ func (j *journal) room(w *world) error {
 
 // slots is where the next events of space are to be read to. kept is shared
 // memory that keeps its content if one of them removes it; no more than
-// maxKeptCalls count. The caller has made room.
+// maxKeptCalls. The caller has made room.
 func (j *journal) slots(space uint32, kept []page.Range) []uffd.Msg {
 	j.put(j.pos, slotSpace, uint64(space), 0)
 	j.ahead = 1
-	for _, r := range kept[:min(len(kept), maxKeptCalls)] {
+	for _, r := range kept {
 		j.put(j.pos+j.ahead, slotKept, uint64(r.Start), uint64(r.End))
 		j.ahead++
 	}

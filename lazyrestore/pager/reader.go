@@ -137,7 +137,10 @@ func (r *reader) read(s *space) (int, error) {
 	if err := r.journal.room(r.world); err != nil {
 		return 0, err
 	}
-	slots, kept := r.slots(s)
+	slots, seen := r.slots(s)
+	if len(slots) == 0 {
+		return 0, nil
+	}
 	n, err := s.u.Read(slots)
 	if err != nil {
 		if errors.Is(err, unix.EAGAIN) {
@@ -153,7 +156,7 @@ func (r *reader) read(s *space) (int, error) {
 			continue
 		}
 		logged = i + 1
-		if err := r.changed(s, &slots[i], kept); err != nil {
+		if err := r.changed(s, &slots[i], seen); err != nil {
 			return n, err
 		}
 	}
@@ -161,17 +164,46 @@ func (r *reader) read(s *space) (int, error) {
 	return n, nil
 }
 
-// slots is where to read the next messages of s to. A space with shared
-// memory gets one at a time, after a look at who is about to drop some.
-func (r *reader) slots(s *space) (slots []uffd.Msg, kept []page.Range) {
+// seenCalls is what a look before a read of events has seen: the removals that
+// leave shared memory its content, and those that do not. The zero value is of
+// a space that has no shared memory to lose.
+type seenCalls struct {
+	looked        bool
+	kept, removed page.Set
+}
+
+// judge says whether e leaves memory its content.
+func (c *seenCalls) judge(e *event) error {
+	e.kept = c.kept.Covers(e.from)
+	if e.kind == eventRemove && c.looked && !e.kept && !c.removed.Covers(e.from) {
+		return fmt.Errorf("%v: %w", e.from, errUnseenRemoval)
+	}
+	return nil
+}
+
+// slots is where to read the next messages of s to; none: nothing is to be
+// read now. A space with shared memory gets one at a time, after a look at who
+// is about to drop some. What comes after the look must not be read with it,
+// so nothing is read where there was nothing to look for. A fault that waits is
+// read before any event: then there is no need to look, unless it stops waiting
+// by a signal, which judge finds.
+func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
 	if !s.sharesAny() || s.left.Load() == 0 {
-		return r.journal.slots(s.id, nil), nil
+		return r.journal.slots(s.id, nil), seenCalls{}
 	}
-	if readable(s.u.Fd()) && !faultsPending(s.u.Fd()) {
-		kept = keptBy(adviceCalls(s.pid))
-		kept = kept[:min(len(kept), maxKeptCalls)]
+	if !readable(s.u.Fd()) {
+		return nil, seenCalls{}
 	}
-	return r.journal.slots(s.id, kept)[:1], kept
+	seen := seenCalls{looked: true}
+	if !faultsPending(s.u.Fd()) {
+		seen.kept, seen.removed = keptBy(adviceCalls(s.pid))
+	}
+	kept := slices.Collect(seen.kept.All())
+	for len(kept) > maxKeptCalls { // a successor would not know of them
+		seen.kept.Remove(kept[len(kept)-1])
+		kept = kept[:len(kept)-1]
+	}
+	return r.journal.slots(s.id, kept)[:1], seen
 }
 
 func (r *reader) faulted(s *space, f uffd.Fault, now int64) {
@@ -181,12 +213,16 @@ func (r *reader) faulted(s *space, f uffd.Fault, now int64) {
 }
 
 // changed applies an event to the world. The gate is shut.
-func (r *reader) changed(s *space, m *uffd.Msg, kept []page.Range) error {
+func (r *reader) changed(s *space, m *uffd.Msg, seen seenCalls) error {
 	e, err := parseSlot(slotOf(m))
 	if err != nil {
 		return fmt.Errorf("event of process %d: %w", s.pid, err)
 	}
-	e.kept = slices.ContainsFunc(kept, func(k page.Range) bool { return k.Covers(e.from) })
+	if s.shares(e.from) {
+		if err := seen.judge(&e); err != nil {
+			return err
+		}
+	}
 	child, err := r.world.apply(s.id, e)
 	if err != nil {
 		return err

@@ -79,6 +79,18 @@ func TestSessionSurvives(t *testing.T) {
 	}
 }
 
+// What init starts is in a session that has no number, here or in a pid
+// namespace: so is what comes back there.
+func TestSessionWithoutNumberSurvives(t *testing.T) {
+	needAll(t)
+	cmd := exec.Command("unshare", "--pid", "--fork", "--mount-proc",
+		must(os.Executable())(t), "-test.run=^TestSessionSurvives$", "-test.v")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestSessionSurvives") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // A process of a session that we are not in, which may be gone, leads one.
 func TestNewSessionWhereTheOldIsGone(t *testing.T) {
 	t.Parallel()

@@ -8,7 +8,7 @@ import (
 
 // Session is what a process is to the job control of others.
 type Session struct {
-	ID       int  // session; 0: not known, or outside of our pid namespace
+	ID       int  // session; 0: its leader is not of our pid namespace, as is that of what init starts
 	Group    int  // process group
 	Terminal bool // the session has a controlling terminal
 	Stopped  bool // by SIGSTOP or the like: it does not run until SIGCONT
@@ -53,19 +53,20 @@ func removeStops(list *[][]byte) (found bool) {
 
 // session says how the new process comes to its session and process group,
 // which only its parent can give it: in the session of the restoring command if
-// that is its own, else in a new one. So is one that had a terminal: as a group
+// that is its own (of several that have no number here it cannot be told which),
+// else in a new one. So is one that had a terminal: as a group
 // in the background of our terminal it could not read from it.
 func (b *builder) session() (newSession bool, calls []proc.Call) {
 	s := b.st.Session
 	own, err := unix.Getsid(0)
-	if err != nil || s.ID == 0 || s.ID != own || s.ID == b.st.PID || s.Terminal {
+	if err != nil || s.ID != own || s.ID == b.st.PID || s.Terminal {
 		return true, nil
 	}
 	if s.Group == unix.Getpgrp() {
 		return false, nil
 	}
 	calls = []proc.Call{{NR: unix.SYS_SETPGID}} // a group of its own
-	if s.Group != b.st.PID {
+	if s.Group != b.st.PID && s.Group != 0 {
 		join := proc.Call{NR: unix.SYS_SETPGID | proc.MayFail} // EPERM: the group is gone
 		join.Args[1] = uint64(s.Group)
 		calls = append(calls, join)

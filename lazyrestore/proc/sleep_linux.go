@@ -2,7 +2,6 @@ package proc
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -70,13 +69,16 @@ func (t *Tracer) Resleep(tid int) (s Sleep, err error) {
 // the tasks were let go.
 func (t *Tracer) listen(tid int) (*timerEvents, error) {
 	if t.timers == nil {
-		keep, err := openTimers(t.tid)
+		id, err := timerTracepoint()
 		if err != nil {
 			return nil, err
 		}
-		t.timers = keep
+		if t.timers, err = openTimers(id, t.tid); err != nil {
+			t.timers = nil
+			return nil, err
+		}
 	}
-	return openTimers(tid)
+	return openTimers(t.timers.id, tid)
 }
 
 // sleepOn lets a task sleep on for a moment.
@@ -258,84 +260,4 @@ func (t *Tracer) LetRun(tid int) error {
 		_ = unix.Nanosleep(&nap, nil)
 		return t.haltAll(context.Background(), []*task{k})
 	})
-}
-
-// timerEvents are the records of a tracepoint that one task hits.
-type timerEvents struct {
-	fd   int
-	ring []byte
-	tail uint64
-}
-
-// Places in the tracepoint's record, and in what perf has around it; see its
-// format file and perf_event_open(2).
-const (
-	perfHeadAt       = 1024 // data_head in struct perf_event_mmap_page
-	perfTailAt       = 1032
-	perfSample       = 9 // PERF_RECORD_SAMPLE
-	perfHeader       = 8
-	timerSoftExpires = 32
-)
-
-// openTimers listens to the timers that a task sets. It needs CAP_PERFMON and a
-// tracefs that is mounted.
-func openTimers(tid int) (*timerEvents, error) {
-	var id uint64
-	var err error
-	for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"} {
-		var b []byte
-		if b, err = readPath(dir+"/events/timer/hrtimer_start/id", nil); err == nil {
-			id, err = parseUnsigned(b)
-			break
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample: 1, Sample_type: unix.PERF_SAMPLE_RAW, Wakeup: 1}
-	attr.Size = unix.PERF_ATTR_SIZE_VER5
-	e := &timerEvents{}
-	if e.fd, err = unix.PerfEventOpen(&attr, tid, -1, -1, unix.PERF_FLAG_FD_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("listen to timers: %w", err)
-	}
-	pageSize := unix.Getpagesize()
-	if e.ring, err = unix.Mmap(e.fd, 0, 2*pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		unix.Close(e.fd)
-		return nil, fmt.Errorf("listen to timers: %w", err)
-	}
-	return e, nil
-}
-
-func (e *timerEvents) close() {
-	_ = unix.Munmap(e.ring)
-	unix.Close(e.fd)
-}
-
-// read gives the moments for which timers were set since it was last called.
-// The task stands still.
-func (e *timerEvents) read() (until []int64) {
-	le := binary.LittleEndian
-	data := e.ring[len(e.ring)/2:]
-	at := func(off uint64, n int) []byte {
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = data[(off+uint64(i))%uint64(len(data))]
-		}
-		return b
-	}
-	head := le.Uint64(e.ring[perfHeadAt:])
-	for e.tail < head {
-		header := at(e.tail, perfHeader)
-		size := le.Uint16(header[6:])
-		if size < perfHeader {
-			break
-		}
-		if le.Uint32(header) == perfSample && size >= perfHeader+4+timerSoftExpires+8 {
-			until = append(until, int64(le.Uint64(at(e.tail+perfHeader+4+timerSoftExpires, 8))))
-		}
-		e.tail += uint64(size)
-	}
-	e.tail = head
-	le.PutUint64(e.ring[perfTailAt:], head)
-	return until
 }

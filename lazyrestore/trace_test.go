@@ -75,7 +75,7 @@ func TestTrace(t *testing.T) {
 	s := start(t, "registers")
 	s.checkpoint(plainest)
 	s.release()
-	opts := filling
+	opts := lazily // a fill may be ahead of all faults
 	opts.Trace = trace.New(time.Now(), "lazyrestore", "restore")
 	s.restore(opts)
 	stats := s.proc

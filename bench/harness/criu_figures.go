@@ -232,7 +232,7 @@ func criuMemory(ctx context.Context, env *Env) (*Result, error) {
 			if err != nil {
 				return 0, err
 			}
-			_, err = restored.touch(ctx, "touches", false)
+			_, err = restored.touch(ctx, "sweep", false)
 			// The daemon may have left by itself by now.
 			if err := errors.Join(err, restored.Stop()); err != nil {
 				return 0, err

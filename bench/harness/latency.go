@@ -65,6 +65,8 @@ type toucher struct {
 	p50   *Series
 	p99   *Series
 	worst *Series
+	// clock is what one reading of the clock takes there: part of each touch.
+	clock *Series
 	// stages are the pager's own means, one a run.
 	stages []lazyrestore.Stats
 }
@@ -74,11 +76,13 @@ func (r *Result) toucher(name string) *toucher {
 		name: name, all: newLatencies(),
 		mean: r.measure(name, "mean", "ns/op"), p50: r.measure(name, "median", "ns/op"),
 		p99: r.measure(name, "p99", "ns/op"), worst: r.measure(name, "worst", "ns/op"),
+		clock: r.measure(name, "clock", "ns/op"),
 	}
 }
 
-// add books one run of touches, whose times are in file.
-func (t *toucher) add(file string) (mean float64, err error) {
+// add books one run of touches: what the program has printed of them, and the
+// file in which their times are.
+func (t *toucher) add(said map[string]int64, file string) (mean float64, err error) {
 	one := newLatencies()
 	if err := one.read(file); err != nil {
 		return 0, err
@@ -87,6 +91,7 @@ func (t *toucher) add(file string) (mean float64, err error) {
 	t.p50.add(float64(one.ValueAtQuantile(50)))
 	t.p99.add(float64(one.ValueAtQuantile(99)))
 	t.worst.add(float64(one.Max()))
+	t.clock.add(float64(said["clock_ps"]) / 1000)
 	return one.Mean(), nil
 }
 
@@ -99,15 +104,17 @@ func latency(ctx context.Context, env *Env) (*Result, error) {
 	}
 	result := &Result{Notes: []string{
 		"touches are timed by the program itself; some find their page there, brought by the fill or with a neighbour",
+		"clock: what one of its readings of the clock takes, which is part of each touch",
 	}}
 	var touchers []*toucher
 	floor := result.toucher("c-spinning-handler")
 	turns := []*turn{{series: floor.mean, sample: func(ctx context.Context) (float64, error) {
 		file := filepath.Join(env.dir, "took")
-		if _, err := env.floor(ctx, env.mib(512), "-o", file); err != nil {
+		lines, err := env.floor(ctx, env.mib(512), "-o", file)
+		if err != nil {
 			return 0, err
 		}
-		return floor.add(file)
+		return floor.add(lines["touches"], file)
 	}}}
 	touchers = append(touchers, floor)
 	images := map[string]*image{}
@@ -158,7 +165,10 @@ func (e *Env) touchAll(ctx context.Context, subject Subject, img *image, t *touc
 	if err != nil {
 		return 0, err
 	}
-	_, err = restored.touch(ctx, "sweep", false)
+	said, err := restored.touch(ctx, "touches", false)
+	if err == nil {
+		_, err = restored.AwaitLine(ctx, "sweep") // the statistics are written when all is there
+	}
 	if stopped := restored.Stop(); err == nil {
 		err = stopped
 	}
@@ -176,7 +186,7 @@ func (e *Env) touchAll(ctx context.Context, subject Subject, img *image, t *touc
 		}
 		t.stages = append(t.stages, stats)
 	}
-	return t.add(filepath.Join(img.process.Dir, "took"))
+	return t.add(said, filepath.Join(img.process.Dir, "took"))
 }
 
 // statsOf is the file of the pager's statistics; "" of who has none.

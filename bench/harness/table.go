@@ -180,6 +180,8 @@ func showTime(d time.Duration) string {
 		return fmt.Sprintf("%.2f s", d.Seconds())
 	case d >= time.Millisecond:
 		return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+	case d < time.Microsecond && d > 0:
+		return fmt.Sprintf("%d ns", d.Nanoseconds())
 	default:
 		return fmt.Sprintf("%.1f µs", float64(d)/float64(time.Microsecond))
 	}

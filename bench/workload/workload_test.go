@@ -2,8 +2,12 @@ package workload_test
 
 import (
 	"context"
+	"errors"
+	"os"
+	"os/exec"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -87,6 +91,40 @@ func TestMappingsTouchesAndVerifies(t *testing.T) {
 	}
 	if got := process.Result(); !slices.Equal(got, []string{"result ok"}) {
 		t.Errorf("result %q", got)
+	}
+}
+
+// Each line is written when it is there: who waits for one is not made to wait
+// for those behind it. A pipe of packets shows what was written at once.
+func TestMappingsWritesEachLine(t *testing.T) {
+	program, err := (&workload.Builder{Dir: t.TempDir()}).Mappings(t.Context(), workload.MappingsOptions{Mappings: 2, MiB: 1, Touches: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds := make([]int, 2)
+	if err := syscall.Pipe2(fds, syscall.O_DIRECT|syscall.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	stdout, theirs := os.NewFile(uintptr(fds[0]), "stdout"), os.NewFile(uintptr(fds[1]), "their stdout")
+	defer stdout.Close()
+	cmd := exec.CommandContext(t.Context(), program.Args[0], program.Args[1:]...)
+	cmd.Dir, cmd.Stdout = t.TempDir(), theirs
+	if err := errors.Join(cmd.Start(), theirs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	packet := make([]byte, 4096)
+	for _, word := range []string{"ready", "touches n=5 ", "sweep bytes=1048576 ", "result ok"} {
+		n, err := stdout.Read(packet)
+		if line := string(packet[:n]); err != nil || !strings.HasPrefix(line, word) || strings.Count(line, "\n") != 1 {
+			t.Fatalf("written at once: %q, %v; want a line with %q alone", line, err, word)
+		}
+		if word == "ready" {
+			if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

@@ -9,7 +9,7 @@
  * Then the rate of UFFDIO_COPY in large pieces into the rest of the child, on
  * one core, and the rate of memcpy into resident memory. Prints
  *
- *   touches n=... mean_ns=... median_ns=... p99_ns=... max_ns=...
+ *   touches n=... mean_ns=... median_ns=... p99_ns=... max_ns=... clock_ps=...
  *   bulk_copy bytes=... ns=...
  *   memcpy bytes=... ns=...
  *
@@ -106,9 +106,9 @@ static void child(size_t bytes)
 		sum += took[i];
 	}
 	qsort(took, touches, sizeof *took, by_size);
-	printf("touches n=%zu mean_ns=%llu median_ns=%u p99_ns=%u max_ns=%u\n", touches,
+	printf("touches n=%zu mean_ns=%llu median_ns=%u p99_ns=%u max_ns=%u clock_ps=%llu\n", touches,
 	       (unsigned long long)(sum / touches), took[touches / 2], took[touches * 99 / 100],
-	       took[touches - 1]);
+	       took[touches - 1], (unsigned long long)stamp_cost());
 	fflush(stdout);
 	int out = took_file ? open(took_file, O_WRONLY | O_CREAT | O_TRUNC, 0600) : -1;
 	if (took_file && (out < 0 || write(out, took, touches * sizeof *took) < 0))

@@ -149,9 +149,9 @@ static void random_touches(void)
 	if (fd < 0 || write(fd, took, n * sizeof *took) < 0)
 		perror("took");
 	close(fd);
-	printf("touches n=%zu start_ns=%llu mean_ns=%llu median_ns=%u p99_ns=%u p999_ns=%u max_ns=%u\n", n,
+	printf("touches n=%zu start_ns=%llu mean_ns=%llu median_ns=%u p99_ns=%u p999_ns=%u max_ns=%u clock_ps=%llu\n", n,
 	       (unsigned long long)start, (unsigned long long)(sum / n), took[n / 2],
-	       took[n * 99 / 100], took[n * 999 / 1000], took[n - 1]);
+	       took[n * 99 / 100], took[n * 999 / 1000], took[n - 1], (unsigned long long)stamp_cost());
 }
 
 static void sweep(void)
@@ -272,6 +272,7 @@ int main(int argc, char **argv)
 {
 	struct stamp ring;
 
+	setvbuf(stdout, NULL, _IOLBF, 0); /* somebody waits for each line */
 	options(argc, argv);
 	fill();
 	signal(SIGUSR1, on_usr1);
@@ -280,7 +281,6 @@ int main(int argc, char **argv)
 	open_descriptors();
 	stamp_open(&ring, "stamp");
 	printf("ready\n");
-	fflush(stdout);
 	while (!leave) {
 		stamp_put(&ring);
 		if (!asked)
@@ -290,7 +290,6 @@ int main(int argc, char **argv)
 			random_touches();
 		sweep();
 		verify();
-		fflush(stdout);
 	}
 	return 0;
 }

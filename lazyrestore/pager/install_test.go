@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -26,6 +27,7 @@ type fakeMemory struct {
 	mu     sync.Mutex
 	pages  map[page.Addr]byte // guarded by mu: the first byte of each page that is there
 	lost   map[page.Addr]bool // guarded by mu: poisoned pages
+	woken  []uint64           // guarded by mu
 	refuse func() error       // asked before each page; nil to go on
 }
 
@@ -69,7 +71,12 @@ func (m *fakeMemory) Poison(start, length uint64, _ uffd.CopyMode) (int64, error
 	return m.fill(start, length, func(a page.Addr, _ uint64) { m.lost[a] = true })
 }
 
-func (m *fakeMemory) Wake(uint64, uint64) error { return nil }
+func (m *fakeMemory) Wake(start, _ uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.woken = append(m.woken, start)
+	return nil
+}
 
 // fakeSession is a session for an image of pages at testBase, whose bytes are
 // all their number, in chunks of four.
@@ -115,6 +122,47 @@ func fakeSpace(t rapid.TB, se *session, m *fakeMemory) *space {
 	se.spaces.Store(&[]*space{s})
 	se.demand = newDemand(se, 4)
 	return s
+}
+
+// A page that is moved while it is copied is not gone: the kernel says so when
+// it is asked again. One that is gone leaves nobody waiting.
+func TestApplyDoubtsThatPagesAreGone(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		says    []error // of the kernel, about the third of four pages
+		want    outcome
+		settled int // bytes
+	}{
+		{"moved", []error{unix.ENOENT, unix.EAGAIN}, again, 2 * page.Size},
+		{"gone", []error{unix.ENOENT, unix.ENOENT}, there, 4 * page.Size},
+		{"was moved", []error{unix.ENOENT, nil}, there, 4 * page.Size},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const third = testBase + 2*page.Size
+			m := &fakeMemory{}
+			settled := 0
+			out, err := apply(m, testBase, 4*page.Size, page.Size, func(dst page.Addr, _, n int) (int64, error) {
+				switch {
+				case n > page.Size:
+					return 0, unix.ENOENT // they lie in mappings of their own
+				case dst == third:
+					err := c.says[0]
+					c.says = c.says[1:]
+					if err != nil {
+						n = 0
+					}
+					return int64(n), err
+				}
+				return int64(n), nil
+			}, func(_, n int, _ outcome) { settled += n })
+			if out != c.want || settled != c.settled {
+				t.Errorf("outcome %d (%v) with %d bytes settled, want %d with %d", out, err, settled, c.want, c.settled)
+			}
+			if c.name == "gone" && !slices.Contains(m.woken, uint64(third)) {
+				t.Errorf("woken are %#x, not the page that is gone", m.woken)
+			}
+		})
+	}
 }
 
 func plainSource(m *imagetest.Mem) image.Source { return m }

@@ -24,7 +24,7 @@ const (
 	there   outcome = iota // nil: the pages are there now
 	present                // EEXIST: the first page was there before; nobody is woken
 	again                  // EAGAIN: the address space is changing: read events, look again, retry
-	gone                   // ENOENT: not registered, or not in one mapping
+	gone                   // ENOENT: not registered, or not in one mapping, or about to be elsewhere (see apply)
 	dead                   // ESRCH: the process, or this memory of it, is gone
 	full                   // ENOMEM, ENOSPC: no memory now: retry later
 	broken                 // anything else is a mistake of ours
@@ -59,6 +59,7 @@ type operation func(dst page.Addr, off, n int) (int64, error)
 // the error.
 func apply(mem memory, dst page.Addr, n, pageSize int, op operation, settled func(off, n int, how outcome)) (outcome, error) {
 	step := n
+	doubt := -1 // where a page was said to be gone once
 	for off := 0; off < n; {
 		at := dst + page.Addr(off)
 		size := min(step, n-off)
@@ -84,6 +85,15 @@ func apply(mem memory, dst page.Addr, n, pageSize int, op operation, settled fun
 				step = max(size/2/pageSize*pageSize, pageSize)
 				continue
 			}
+			// The kernel looks for changes of the address space first and for the
+			// mapping then (since Linux 6.9), so that a page which is being moved
+			// in between is said to be gone. Asked again it says EAGAIN, until the
+			// event is read that tells where the page is now.
+			if doubt != off {
+				doubt = off
+				continue
+			}
+			_ = mem.Wake(uint64(at), uint64(pageSize)) // who waits here waits for nothing
 			settled(off, pageSize, gone)
 			off += pageSize
 			step = n

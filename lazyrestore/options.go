@@ -16,7 +16,8 @@ const (
 )
 
 // OnLost says what becomes of the process when its pages cannot be had: the
-// servers do not answer, the disk fails. It never gets to see zeros.
+// servers do not answer, the disk fails. It never gets to see zeros. Where the
+// page index cannot be had, of which all pages are, OnLostPoison is OnLostKill.
 type OnLost string
 
 // The zero value of an OnLost means OnLostWait.

@@ -80,7 +80,11 @@ func (p *Process) Close() error {
 	<-p.ended
 	p.control.close()
 	p.control = nil
-	err := p.src.Close()
+	var err error
+	if p.pager != nil {
+		err = p.pager.Discard() // one that ended before its process
+	}
+	err = errors.Join(err, p.src.Close())
 	if p.pidfd >= 0 {
 		err = errors.Join(err, unix.Close(p.pidfd))
 	}

@@ -112,8 +112,9 @@ type restorer struct {
 
 	// Made beside the rebuild, by openImage and prepare.
 	im     *image.Image
-	keeper *pager.Keeper // the pager's, once that serves
+	keeper *pager.Keeper // the pager's, once there is one
 	pager  *pager.Pager
+	giveUp context.CancelFunc // ends what the pager reads before it serves
 }
 
 // open reads what the rebuild needs, and no more: that the image is whole is
@@ -215,8 +216,22 @@ func (r *restorer) prepare(ctx context.Context) error {
 	if r.pager, err = pager.New(r.im, opts); err != nil {
 		return err
 	}
-	go func() { _ = r.pager.Prepare(ctx) }() // Serve tells what is wrong
+	ctx, r.giveUp = context.WithCancel(ctx)
+	go func() {
+		defer r.giveUp()
+		_ = r.pager.Prepare(ctx) // Serve tells what is wrong
+	}()
 	return nil
+}
+
+// discard gives back what openImage and prepare have made, for a process that
+// does not run. The source is not used after it.
+func (r *restorer) discard() error {
+	if r.pager != nil {
+		r.giveUp()
+		return r.pager.Discard()
+	}
+	return r.endKeeper()
 }
 
 // endKeeper ends a keeper that no pager has taken over.
@@ -276,7 +291,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		err = rerr
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.endKeeper())
+		return nil, errors.Join(err, r.discard())
 	}
 	p := r.process(built.PID, built.Warnings)
 	p.pidfd = built.PIDFD
@@ -320,7 +335,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		close(p.ended)
 		if err := r.let(built); err != nil {
 			built.Kill()
-			return err
+			return errors.Join(err, r.discard())
 		}
 		p.result.TTFIMicros = time.Since(p.begin).Microseconds()
 		return nil
@@ -368,12 +383,9 @@ func (p *Process) abort(r *restorer, built *native.Process) {
 	built.UFFD, built.PIDFD = nil, -1
 	built.Kill()
 	<-p.ended
-	_ = u.Close() // the pager may have done so
+	_ = r.discard() // there is nothing left to keep for a successor
+	_ = u.Close()   // the pager may have done so
 	unix.Close(p.pidfd)
-	var lost *pager.LostError
-	if p.pagerErr != nil && !errors.As(p.pagerErr, &lost) {
-		_ = r.endKeeper() // there is nothing left to keep for a successor
-	}
 }
 
 // let lets the process go.
@@ -398,13 +410,8 @@ func (p *Process) serve(built native.Process, opts *RestoreOptions) {
 	if err != nil {
 		p.pagerErr = fmt.Errorf("pager of process %d: %w", p.pid, err)
 		opts.Logger.Error("pager ended", "pid", p.pid, "error", err)
-		var lost *pager.LostError
-		switch {
-		case errors.As(err, &lost):
+		if errors.As(err, new(*pager.LostError)) {
 			p.pagerErr = fmt.Errorf("%w: %w", ErrSourceLost, p.pagerErr)
-		case errors.Is(err, image.ErrDamaged):
-			// Nobody can bring its pages: it would wait for ever.
-			_ = p.Signal(unix.SIGKILL)
 		}
 		return
 	}

@@ -177,9 +177,9 @@ func TestExitLeavesForkedChild(t *testing.T) {
 	}
 }
 
-// After an exec the old memory is gone, and nothing tells but a probe.
-func TestExecWhileLazy(t *testing.T) {
-	s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: None}})
+// execSleep has the child become another program, by way of its first page.
+func execSleep(t *testing.T, s *served) {
+	t.Helper()
 	path := "/bin/sleep\x00"
 	for i := range len(path) {
 		s.Store(s.Addr(0)+uint64(i), path[i]).Wait(t)
@@ -194,6 +194,12 @@ func TestExecWhileLazy(t *testing.T) {
 		}
 	}
 	s.Syscall(unix.SYS_EXECVE, s.Addr(0), s.Addr(0)+argv, 0)
+}
+
+// After an exec the old memory is gone, and nothing tells but a probe.
+func TestExecWhileLazy(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: None}})
+	execSleep(t, s)
 	if err := s.wait(t); err != nil {
 		t.Error(err)
 	}

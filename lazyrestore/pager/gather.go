@@ -120,6 +120,9 @@ func (p *Pager) attachMore(u *uffd.FD, target Target, l layout) error {
 	se := p.session
 	if se == nil {
 		defer p.mu.Unlock()
+		if p.over {
+			return errOver
+		}
 		at := p.attached
 		at.world.add(u.Fd(), target.Pid, l)
 		at.fds = append(at.fds, u)
@@ -173,12 +176,4 @@ func (p *Pager) Abandon() {
 		p.session.gathering.Store(false)
 		p.session.kick()
 	}
-}
-
-// Discard ends the keeper of a pager that has never served anything.
-func (p *Pager) Discard() error {
-	if p.opts.Keeper == nil {
-		return nil
-	}
-	return p.opts.Keeper.Close()
 }

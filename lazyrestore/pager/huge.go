@@ -45,6 +45,9 @@ func (w *worker) installHuge(ctx context.Context, s *space, at page.Addr, lane i
 		return ctx.Err()
 	}
 	if fetchErr != nil {
+		if killed, err := w.killFor(s, fetchErr); killed {
+			return err
+		}
 		w.log.Error("a huge page is lost and poisoned: touching it raises SIGBUS", "address", at.String(), "error", fetchErr)
 		w.lost.add(fetchErr)
 	}

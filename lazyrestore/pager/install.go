@@ -109,10 +109,16 @@ func (in *installer) settled(s *space, first, off, n int, how outcome) {
 }
 
 // poison makes the pages numbered from i up to j of s lost: touching one
-// raises SIGBUS. They are never left to read as zeros.
+// raises SIGBUS. They are never left to read as zeros. Huge pages are left out,
+// and listed in in.huge.
 func (in *installer) poison(s *space, i, j int) (outcome, error) {
 	in.plan(s, i, i, j)
+	in.huge = in.huge[:0]
 	for _, p := range in.parts {
+		if p.pageSize != page.Size {
+			in.huge = append(in.huge, hugePages(p)...)
+			continue
+		}
 		out, err := apply(s.mem, p.dst, p.n, p.pageSize,
 			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Poison(uint64(dst), uint64(n), 0) },
 			func(off, n int, how outcome) {

@@ -119,8 +119,11 @@ func keeperHolesOf(b []byte) [holes]page.Range {
 func (k *Keeper) Pid() int { return k.pid }
 
 // Close ends the keeper and waits until it has ended. The descriptors stay
-// open here.
+// open here. A second call does nothing.
 func (k *Keeper) Close() error {
+	if k.self < 0 {
+		return nil
+	}
 	if err := unix.Kill(k.pid, unix.SIGKILL); err != nil {
 		return fmt.Errorf("end the keeper: %w", os.NewSyscallError("kill", err))
 	}
@@ -134,6 +137,7 @@ func (k *Keeper) Close() error {
 			return fmt.Errorf("end the keeper: %w", os.NewSyscallError("wait4", err))
 		}
 		_ = unix.Close(k.self)
+		k.self = -1
 		return nil
 	}
 }

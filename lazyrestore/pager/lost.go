@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 // OnLost says what becomes of a process whose pages cannot be had.
@@ -35,17 +36,49 @@ func (o OnLost) String() string {
 	return "wait"
 }
 
-// lose gives up a frame in s: err is why it cannot be had. A forked child has
-// no pid that we know, so that it is never killed.
+// lose gives up a frame in s, unless s does not want it: err is why it cannot
+// be had.
 func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error {
-	w.lost.add(err)
-	if w.onLost == Kill && s.id == 0 && w.target.PidFD >= 0 {
-		w.log.Error("pages are lost, and the process is killed", "pid", w.target.Pid, "frame", frame, "error", err)
-		return unix.PidfdSendSignal(w.target.PidFD, unix.SIGKILL, nil, 0)
-	}
 	from, to := int(w.base[frame]), int(w.base[frame+1])
+	if s.ended.Load() || s.done.nextClear(from, to) == to {
+		return nil
+	}
+	if killed, kerr := w.killFor(s, err); killed {
+		return kerr
+	}
+	w.lost.add(err)
 	w.log.Error("pages are lost and poisoned: touching them raises SIGBUS", "frame", frame, "error", err)
-	return w.put(ctx, s, from, to, func(i, j int) (outcome, error) { return w.poison(s, i, j) })
+	var huge []page.Addr
+	perr := w.put(ctx, s, from, to, func(i, j int) (outcome, error) {
+		out, err := w.poison(s, i, j)
+		huge = append(huge, w.huge...)
+		return out, err
+	})
+	for _, at := range huge {
+		if perr == nil {
+			perr = w.installHuge(ctx, s, at, image.Background)
+		}
+	}
+	return perr
+}
+
+// killFor kills the process of s for a loss, where that is asked for. It reports
+// whether that was done, or is not needed: an exec has ended the memory that
+// something was lost of, and nobody has seen that yet. A forked child has no
+// pid that we know, so that it is never killed.
+func (w *worker) killFor(s *space, err error) (done bool, killErr error) {
+	if w.onLost != Kill || s.id != 0 || w.target.PidFD < 0 {
+		return false, nil
+	}
+	w.gate.enter()
+	over := s.ended.Load() || hasEnded(s.u)
+	w.gate.leave()
+	if over {
+		return true, nil
+	}
+	w.lost.add(err)
+	w.log.Error("pages are lost, and the process is killed", "pid", w.target.Pid, "error", err)
+	return true, unix.PidfdSendSignal(w.target.PidFD, unix.SIGKILL, nil, 0)
 }
 
 // patiently does what fetch does for frames for all else that has to be read:

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -86,6 +88,100 @@ func TestLostSourceKills(t *testing.T) {
 				t.Errorf("%d bytes were poisoned", n)
 			}
 		})
+	}
+}
+
+// A program that an exec has begun has lost nothing of what was lost before.
+func TestLostSourceSparesAfterExec(t *testing.T) {
+	var r *remote
+	var lost atomic.Bool
+	fetching, release := make(chan struct{}, 100), make(chan struct{})
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: 64, Threads: 2},
+		pager: Options{Background: None, OnLost: Kill, Retry: time.Millisecond},
+		source: remoteOf(&r, func(context.Context, image.Lane) error {
+			if !lost.Load() {
+				return nil
+			}
+			fetching <- struct{}{}
+			<-release
+			return errLink
+		}),
+	})
+	s.Load(s.Addr(0)).Wait(t)
+	lost.Store(true)
+	s.Threads[1].Load(s.Addr(40))
+	<-fetching
+	execSleep(t, s)
+	// No event tells of the exec.
+	for deadline := time.Now().Add(uffdtest.Timeout); !hasEnded(s.pager.attached.fds[0]); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the child does not exec")
+		}
+	}
+	close(release)
+	if err := s.wait(t); err != nil {
+		t.Errorf("Serve = %v, though nothing is missing any more", err)
+	}
+	if readable(s.pager.attached.target.PidFD) {
+		t.Error("the new program was killed")
+	}
+}
+
+// What only a forked child misses is not lost to its parent.
+func TestLostSourceSparesWhoMissesNothing(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	var r *remote
+	release := make(chan struct{})
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: 64},
+		pager: Options{OnLost: Kill, Retry: time.Millisecond},
+		source: remoteOf(&r, func(context.Context, image.Lane) error {
+			<-release
+			return errLink
+		}),
+	})
+	th, pid := s.Fork(t)
+	pid.Wait(t)
+	s.Munmap(s.Start, s.Length).Wait(t)
+	close(release)
+	var lost *LostError
+	if err := s.wait(t); !errors.As(err, &lost) {
+		t.Errorf("Serve = %v, want a LostError", err)
+	}
+	s.Mmap(s.Start, s.Length, unix.PROT_READ, unix.MAP_PRIVATE).Wait(t) // it lives
+	if got, err := th.Load(s.Addr(9)).Result(); !uffdtest.Gone(err) {
+		t.Errorf("the child read %d, %v from a page that is lost, want its end", got, err)
+	}
+}
+
+// Huge pages that cannot be had are lost like others.
+func TestLostHugePages(t *testing.T) {
+	uffdtest.Need(t, "hugetlb", "POISON")
+	for _, onLost := range []OnLost{Kill, Poison} {
+		for _, bg := range []Background{None, Full} {
+			t.Run(bg.String()+"/"+onLost.String(), func(t *testing.T) {
+				var r *remote
+				s := serveChild(t, setting{
+					child:  uffdtest.Options{Pages: 1, Kind: uffdtest.Hugetlb},
+					pager:  Options{Background: bg, OnLost: onLost, Retry: time.Millisecond},
+					source: remoteOf(&r, func(context.Context, image.Lane) error { return errLink }),
+				})
+				if bg == None {
+					if _, err := s.Load(s.Addr(0)).Result(); !uffdtest.Gone(err) {
+						t.Errorf("the thread that touched it: %v, want its end", err)
+					}
+				}
+				err := s.wait(t)
+				var lost *LostError
+				if !errors.As(err, &lost) || !errors.Is(err, errLink) {
+					t.Errorf("Serve = %v, want a LostError with the reason", err)
+				}
+				if killed := s.pager.Stats().PoisonedBytes == 0; killed != (onLost == Kill) {
+					t.Errorf("%d bytes were poisoned", s.pager.Stats().PoisonedBytes)
+				}
+			})
+		}
 	}
 }
 

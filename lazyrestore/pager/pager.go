@@ -94,7 +94,7 @@ type Pager struct {
 
 	mu        sync.Mutex
 	session   *session // guarded by mu: from the start of Serve on
-	over      bool     // guarded by mu: Serve has come to its end, and the table is gone
+	over      bool     // guarded by mu: Serve has come to its end, or never will begin, and the table is gone
 	gathered  bool     // guarded by mu
 	abandoned bool     // guarded by mu
 }
@@ -130,6 +130,9 @@ func New(img *image.Image, opts Options) (*Pager, error) {
 func (p *Pager) Prepare(ctx context.Context) error {
 	p.prepare.Lock()
 	defer p.prepare.Unlock()
+	if p.isOver() {
+		return fmt.Errorf("pager: %w", errOver)
+	}
 	if p.table != nil {
 		return nil
 	}
@@ -206,7 +209,9 @@ func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
 // serving impossible.
 //
 // A *LostError means that all is resident or poisoned, or the process killed:
-// some pages could not be had, and touching them raises SIGBUS.
+// some pages could not be had, and touching them raises SIGBUS. Where the index
+// cannot be had, no page can, and the process is killed, unless it is to wait
+// and the index not damaged, or there is no pidfd.
 func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []page.Mapping) error {
 	if p.attached == nil {
 		if err := p.Attach(u, target, maps); err != nil {
@@ -219,8 +224,8 @@ func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []pag
 // serve serves what is attached.
 func (p *Pager) serve(ctx context.Context) error {
 	start := time.Now()
-	if err := p.patiently(ctx, p.Prepare); err != nil {
-		return err
+	if err := p.load(ctx); err != nil {
+		return p.notLoaded(ctx, err)
 	}
 	se, err := p.begin(start)
 	if err != nil {
@@ -232,20 +237,10 @@ func (p *Pager) serve(ctx context.Context) error {
 		// The journal stays open, for a successor to find.
 		return fmt.Errorf("pager: %w", err)
 	}
-	p.attached.journal.close()
-	p.forget()
-	if err := p.opts.Keeper.Close(); err != nil {
+	if err := p.end(); err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
 	return p.lost.err()
-}
-
-// forget gives back the memory of the index, of which nothing is missing.
-func (p *Pager) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.over = true
-	p.table.free()
 }
 
 // begin makes a session for what is attached.

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 const (
@@ -73,7 +71,7 @@ func (r *reader) rest() error {
 // the end of a forked child.
 func (r *reader) probe() {
 	for _, s := range *r.spaces.Load() {
-		if err := s.u.WriteProtect(probeAddr, page.Size, 0); errors.Is(err, unix.ESRCH) {
+		if hasEnded(s.u) {
 			s.ended.Store(true)
 		}
 	}

@@ -73,7 +73,11 @@ func (d *daemon) takeOver(left *state) (conn int, err error) {
 			break
 		}
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case d.pager.Holds():
+		return -1, err // the file names our keeper, who may be the only one by now
+	default:
 		*d.state = *left
 		return -1, errors.Join(err, d.state.write())
 	}

@@ -49,6 +49,14 @@ func explainFreeze(pid int, err error) error {
 
 // explainRebuild does it for the errors of a rebuild.
 func explainRebuild(err error) error {
+	var space *native.SpaceError
+	if errors.As(err, &space) {
+		return &FacilityError{
+			Facility: "a pid namespace with its own /proc",
+			Hint:     "it takes CAP_SYS_ADMIN, and a mount on /: run as root, or without --pid-ns",
+			Err:      err,
+		}
+	}
 	var step *native.StepError
 	if !errors.As(err, &step) {
 		return err

@@ -35,7 +35,7 @@ type restorer struct {
 // process.
 func (s *subject) restoreElsewhere(opts lazyrestore.RestoreOptions) *restorer {
 	s.t.Helper()
-	r := &restorer{cmd: self(s.t, "restore", restoreRole{Image: s.image, Background: opts.Background, Eager: opts.Eager}), runs: make(chan bool, 1), errs: new(bytes.Buffer)}
+	r := &restorer{cmd: self(s.t, "restore", restoreRole{Image: s.image, Background: opts.Background, Eager: opts.Eager, Apart: opts.PIDNamespace}), runs: make(chan bool, 1), errs: new(bytes.Buffer)}
 	out := must(r.cmd.StdoutPipe())(s.t)
 	r.cmd.Stderr = r.errs
 	if err := r.cmd.Start(); err != nil {

@@ -92,6 +92,11 @@ type RestoreOptions struct {
 	Workers      int          // decoders at work at once; 0 is one for each CPU
 	DryRun       bool         // look whether the image can be restored here, start nothing
 
+	// PIDNamespace gives the process a pid namespace of its own, with a /proc of
+	// it, in which it has its old id, whoever has that here. What it has started
+	// and left behind ends with it.
+	PIDNamespace bool
+
 	Source SourceOptions // how the image is reached
 
 	// BeforeRun, if set, is called when the process stands before its first
@@ -113,6 +118,7 @@ type RestoreOptions struct {
 // RestoreResult is what is known of a Restore at the first instruction.
 type RestoreResult struct {
 	PID        int      `json:"pid"`
+	InnerPID   int      `json:"inner_pid,omitempty"` // in its own pid namespace, where it has one
 	TTFIMicros int64    `json:"ttfi_us"`
 	Mappings   int      `json:"mappings"`
 	Threads    int      `json:"threads"`

@@ -12,7 +12,8 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 )
 
-// PID is the process's id, the one that it had.
+// PID is the process's id: the one that it had, or, with
+// RestoreOptions.PIDNamespace, the one that it has here.
 func (p *Process) PID() int { return p.pid }
 
 // Result is what was known when the process ran.
@@ -23,8 +24,9 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
 }
 
-// Wait waits for the end of the process, and of its pager, and gives the
-// process's status. Only the first call waits; all give the same.
+// Wait waits for the end of the process, and of its own pid namespace if it has
+// one, and gives the process's status. Only the first call waits; all give the
+// same.
 func (p *Process) Wait() (unix.WaitStatus, error) {
 	p.waitOnce.Do(func() {
 		for {
@@ -37,8 +39,11 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 				return
 			}
 			if p.status.Exited() || p.status.Signaled() {
-				return
+				break
 			}
+		}
+		if p.space != nil {
+			p.waitErr = p.space.Wait()
 		}
 	})
 	return p.status, p.waitErr

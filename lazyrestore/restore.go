@@ -15,6 +15,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
@@ -26,6 +27,7 @@ import (
 type Process struct {
 	pid    int
 	pidfd  int
+	space  *proc.PIDNamespace // of its own; nil: it has none
 	result RestoreResult
 	begin  time.Time
 
@@ -43,7 +45,7 @@ type Process struct {
 
 // Restore brings the process of the image at path back to life, a directory or
 // an address of page servers (OpenSource), with
-// its old process id, and returns when it runs. Its memory is missing then
+// its old process id (see RestoreOptions.PIDNamespace), and returns when it runs. Its memory is missing then
 // (unless opts.Eager); a pager brings it, until all is there or the process
 // has ended.
 //
@@ -261,6 +263,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		Eager:        r.eager,
 		ChangedFiles: r.opts.ChangedFiles.native(),
 		Stdio:        r.opts.Stdio.native(),
+		PIDNamespace: r.opts.PIDNamespace,
 		Logger:       r.opts.Logger,
 		Trace:        r.opts.Trace,
 	}
@@ -294,7 +297,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		return nil, errors.Join(err, r.discard())
 	}
 	p := r.process(built.PID, built.Warnings)
-	p.pidfd = built.PIDFD
+	p.pidfd, p.space = built.PIDFD, built.Space
 	if err := p.start(ctx, r, built); err != nil {
 		return nil, err
 	}
@@ -303,7 +306,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 
 // process is the result of a restore so far.
 func (r *restorer) process(pid int, warnings []string) *Process {
-	return &Process{
+	p := &Process{
 		pid: pid, pidfd: -1, begin: r.begin, pager: r.pager, src: r.src,
 		resident: make(chan struct{}), ended: make(chan struct{}),
 		result: RestoreResult{
@@ -311,6 +314,10 @@ func (r *restorer) process(pid int, warnings []string) *Process {
 			LazyBytes: r.st.LazyBytes, EagerBytes: r.st.EagerBytes, Warnings: warnings,
 		},
 	}
+	if r.opts.PIDNamespace {
+		p.result.InnerPID = r.st.PID
+	}
+	return p
 }
 
 // dryRun looks at all that a restore may be refused for. The Process it gives

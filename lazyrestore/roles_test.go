@@ -35,6 +35,7 @@ type restoreRole struct {
 	Image      string
 	Background lazyrestore.Background
 	Eager      bool
+	Apart      bool // in a pid namespace of its own
 }
 
 func roleRestore(arguments []byte) error {
@@ -42,7 +43,7 @@ func roleRestore(arguments []byte) error {
 	if err := json.Unmarshal(arguments, &r); err != nil {
 		return err
 	}
-	p, err := lazyrestore.Restore(context.Background(), r.Image, lazyrestore.RestoreOptions{Background: r.Background, Eager: r.Eager})
+	p, err := lazyrestore.Restore(context.Background(), r.Image, lazyrestore.RestoreOptions{Background: r.Background, Eager: r.Eager, PIDNamespace: r.Apart})
 	if err != nil {
 		return err
 	}

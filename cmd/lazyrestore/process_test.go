@@ -112,6 +112,70 @@ func TestForegroundRestore(t *testing.T) {
 	}
 }
 
+// Beside each other, each in a pid namespace of its own, restores of one image
+// have signals passed on and end as their program does.
+func TestForegroundRestoreInPIDNamespaces(t *testing.T) {
+	img, pid := sleeper(t)
+	var cmds []*exec.Cmd
+	for range 3 {
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer read.Close()
+		cmd := lazyrestoreCommand(t, "restore", "--pid-ns", "--json-fd", "3", img)
+		cmd.ExtraFiles = []*os.File{write}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		write.Close()
+		cmds = append(cmds, cmd)
+		var r lazyrestore.RestoreResult
+		if err := json.NewDecoder(read).Decode(&r); err != nil {
+			t.Fatal(err)
+		}
+		if r.InnerPID != pid || r.PID == pid {
+			t.Errorf("pid %d, inside %d; want %d inside", r.PID, r.InnerPID, pid)
+		}
+		comm, err := os.ReadFile("/proc/" + itoa(r.PID) + "/comm")
+		if err != nil || string(comm) != "sleep\n" {
+			t.Errorf("process %d is %q: %v", r.PID, comm, err)
+		}
+	}
+	for i, cmd := range cmds {
+		sig := []unix.Signal{unix.SIGTERM, unix.SIGUSR1, unix.SIGHUP}[i]
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		if got, want := cmd.ProcessState.ExitCode(), 128+int(sig); got != want {
+			t.Errorf("exit code %d, want %d", got, want)
+		}
+	}
+}
+
+// A detached restore prints the pid by which the process is found here.
+func TestDetachedRestoreInPIDNamespaces(t *testing.T) {
+	img, inner := sleeper(t)
+	seen := map[int]bool{inner: true}
+	for range 2 {
+		out, err := lazyrestoreCommand(t, "restore", "-d", "--pid-ns", img).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+		if err != nil || seen[pid] {
+			t.Fatalf("printed %q", out)
+		}
+		seen[pid] = true
+		status, err := os.ReadFile("/proc/" + itoa(pid) + "/status")
+		if want := "NSpid:\t" + itoa(pid) + "\t" + itoa(inner) + "\n"; err != nil || !strings.Contains(string(status), want) {
+			t.Errorf("its status does not have %q: %v", want, err)
+		}
+		defer end(t, pid)
+	}
+}
+
 func TestDetachedRestore(t *testing.T) {
 	img, pid := sleeper(t)
 	dir := t.TempDir()

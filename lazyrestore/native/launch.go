@@ -20,11 +20,10 @@ func (b *builder) setRegisters(p *Process) error {
 
 func (b *builder) setAll(tr *proc.Tracer) error {
 	st := b.st
-	tids := make([]int, 0, len(st.Threads)-1)
-	for i := range st.Threads[1:] {
-		tids = append(tids, st.Threads[i+1].TID)
+	if err := b.findThreads(); err != nil {
+		return err
 	}
-	if err := tr.SeizeThreads(st.PID, tids); err != nil {
+	if err := tr.SeizeThreads(b.pid, b.tids[1:]); err != nil {
 		return fmt.Errorf("seize the new threads: %w", err)
 	}
 	for i := range st.Threads[1:] {
@@ -36,7 +35,7 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 				return err
 			}
 		}
-		if err := b.setThread(tr, th, &regs); err != nil {
+		if err := b.setThread(tr, b.tids[i+1], th, &regs); err != nil {
 			return err
 		}
 	}
@@ -46,26 +45,26 @@ func (b *builder) setAll(tr *proc.Tracer) error {
 func (b *builder) setLeader(tr *proc.Tracer) error {
 	st := b.st
 	leader := &st.Threads[0]
-	if err := b.processor(tr, leader.TID); err != nil {
+	if err := b.processor(tr, b.pid); err != nil {
 		return err
 	}
-	if err := b.setDumpable(tr, leader.TID); err != nil {
+	if err := b.setDumpable(tr, b.pid); err != nil {
 		return err
 	}
 	regs, err := b.leaderAsleep(tr)
 	if err != nil {
 		return err
 	}
-	if err := b.unmapProgram(tr, leader.TID); err != nil {
+	if err := b.unmapProgram(tr, b.pid); err != nil {
 		return err
 	}
 	if st.Session.Stopped {
 		// While the leader still blocks all signals but this one.
-		if err := tr.StopProcess(leader.TID); err != nil {
+		if err := tr.StopProcess(b.pid); err != nil {
 			return fmt.Errorf("stop the process as it was: %w", err)
 		}
 	} else if regs != nil {
-		if err := tr.Pass(leader.TID); err != nil {
+		if err := tr.Pass(b.pid); err != nil {
 			return fmt.Errorf("bring the first thread to its sleep: %w", err)
 		}
 	}
@@ -73,7 +72,7 @@ func (b *builder) setLeader(tr *proc.Tracer) error {
 		again := resume(leader.Regs)
 		regs = &again
 	}
-	return b.setThread(tr, leader, regs)
+	return b.setThread(tr, b.pid, leader, regs)
 }
 
 // processor refuses a processor without a feature that the program may have
@@ -93,14 +92,14 @@ func (b *builder) processor(tr *proc.Tracer, tid int) error {
 	return r.err()
 }
 
-func (b *builder) setThread(tr *proc.Tracer, th *Thread, regs *proc.Regs) error {
+func (b *builder) setThread(tr *proc.Tracer, tid int, th *Thread, regs *proc.Regs) error {
 	if th.RSeq.CS != 0 {
 		// Running outside of the critical section has cleared the pointer.
-		if err := tr.PokeWord(th.TID, th.RSeq.Addr+rseqCSOffset, th.RSeq.CS); err != nil {
+		if err := tr.PokeWord(tid, th.RSeq.Addr+rseqCSOffset, th.RSeq.CS); err != nil {
 			return fmt.Errorf("thread %d: put its critical section back: %w", th.TID, err)
 		}
 	}
-	if err := tr.SetXState(th.TID, th.XState); err != nil {
+	if err := tr.SetXState(tid, th.XState); err != nil {
 		if errors.Is(err, unix.EINVAL) {
 			var r reasons
 			r.add("the extended registers of thread "+strconv.Itoa(th.TID), "this processor does not have all of them", "restore on a machine with the processor features that inspect shows")
@@ -108,10 +107,10 @@ func (b *builder) setThread(tr *proc.Tracer, th *Thread, regs *proc.Regs) error 
 		}
 		return fmt.Errorf("thread %d: set the extended registers: %w", th.TID, err)
 	}
-	if err := tr.SetRegs(th.TID, regs); err != nil {
+	if err := tr.SetRegs(tid, regs); err != nil {
 		return fmt.Errorf("thread %d: set the registers: %w", th.TID, err)
 	}
-	if err := tr.SetSigMask(th.TID, th.SigMask); err != nil {
+	if err := tr.SetSigMask(tid, th.SigMask); err != nil {
 		return fmt.Errorf("thread %d: set the signal mask: %w", th.TID, err)
 	}
 	return nil
@@ -148,6 +147,10 @@ func (p *Process) Run() error {
 func (p *Process) Kill() {
 	p.tracer.KillAll()
 	p.close()
+	if p.Space != nil {
+		p.Space.End()
+		p.Space = nil
+	}
 	removeAll(p.made)
 	if p.UFFD != nil {
 		p.UFFD.Close()

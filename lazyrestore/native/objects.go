@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // Objects are files whose content is in the image: shared memory, memfds, files
@@ -135,7 +137,7 @@ func (r *reopener) newObject(s *SharedObject) (int, error) {
 	if s.More.Seals != 0 {
 		flags = unix.MFD_ALLOW_SEALING
 	}
-	fd, err := memfdExec(s.Name, flags)
+	fd, err := proc.MemFDExec(s.Name, flags)
 	if err != nil {
 		return -1, err
 	}

@@ -35,7 +35,7 @@ func (b *builder) writeProc() {
 }
 
 func (b *builder) writeFile(name, value string) {
-	if err := os.WriteFile("/proc/"+strconv.Itoa(b.st.PID)+"/"+name, []byte(value), 0); err != nil {
+	if err := os.WriteFile("/proc/"+strconv.Itoa(b.pid)+"/"+name, []byte(value), 0); err != nil {
 		b.re.warnings = append(b.re.warnings, fmt.Sprintf("%s is not %s as it was: %v", name, value, err))
 	}
 }

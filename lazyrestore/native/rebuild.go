@@ -48,6 +48,7 @@ type RebuildOptions struct {
 	Eager        *os.File // eager.raw; the caller closes it after Rebuild
 	ChangedFiles ChangedFiles
 	Stdio        Stdio
+	PIDNamespace bool // the process gets a pid namespace of its own, in which it has its old id
 	Logger       *slog.Logger
 
 	// Trace, if set, records what the rebuild does, on its row 0 and on rows of
@@ -60,10 +61,11 @@ type RebuildOptions struct {
 // when the calling process ends. Rebuild, and one of Run and Kill, are called
 // by the same goroutine, which is locked to its thread between them.
 type Process struct {
-	PID      int
-	PIDFD    int            // belongs to the caller
-	UFFD     *uffd.FD       // belongs to the caller; nil where no memory is lazy
-	Mappings []page.Mapping // what is registered with it
+	PID      int                // as we see it, see RebuildOptions.PIDNamespace
+	PIDFD    int                // belongs to the caller
+	Space    *proc.PIDNamespace // whose guest it is; belongs to the caller; nil: none of its own
+	UFFD     *uffd.FD           // belongs to the caller; nil where no memory is lazy
+	Mappings []page.Mapping     // what is registered with it
 	Warnings []string
 
 	tracer  *proc.Tracer
@@ -76,6 +78,8 @@ type builder struct {
 	st        *State
 	re        *reopener
 	prog      *program
+	pid       int   // of the process, as we see it; where that was started
+	tids      []int // of its threads, likewise
 	features  uffd.Features
 	eagerFD   int
 	sharedFDs []int
@@ -117,10 +121,11 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	applyStdio(st, opts.Stdio)
 	re := &reopener{st: st, opts: &opts, places: placesBeside(st)}
 	defer re.close()
-	p := &Process{PID: st.PID, PIDFD: -1, Mappings: st.mappings()}
+	space := re.spaceBeside()
+	p := &Process{PIDFD: -1, Mappings: st.mappings()}
 	reopened := opts.Trace.Begin(0, "open files and shared objects")
 	if err := re.all(ctx); err != nil {
-		re.unmake()
+		re.notBuilt(space)
 		return nil, err
 	}
 	p.made = re.made
@@ -128,12 +133,16 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	b := newBuilder(st, re)
 	pair, err := b.open(opts.Eager)
 	if err != nil {
-		re.unmake()
+		re.notBuilt(space)
 		return nil, err
 	}
 	defer unix.Close(pair)
 	progFD, err := b.mapProgram()
 	if err != nil {
+		re.notBuilt(space)
+		return nil, err
+	}
+	if p.Space, err = space(); err != nil {
 		re.unmake()
 		return nil, err
 	}
@@ -157,7 +166,7 @@ func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings
 	re := &reopener{st: st, opts: &opts, places: placesBeside(st)}
 	defer re.close()
 	defer re.unmake()
-	if err := unix.Kill(st.PID, 0); !errors.Is(err, unix.ESRCH) {
+	if err := unix.Kill(st.PID, 0); !opts.PIDNamespace && !errors.Is(err, unix.ESRCH) {
 		re.refused.taken(st.PID)
 	}
 	if err := re.all(ctx); err != nil {
@@ -300,7 +309,7 @@ func (b *builder) mapProgram() (fd int, err error) {
 	if b.trace != nil {
 		size *= 2 // a reading of the clock for each step
 	}
-	low, err := memfdExec("lazyrestore-table", unix.MFD_CLOEXEC)
+	low, err := proc.MemFDExec("lazyrestore-table", unix.MFD_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
@@ -366,7 +375,7 @@ func (b *builder) start(p *Process, progFD int) error {
 	if err != nil {
 		return err
 	}
-	stub, err := memfdExec("lazyrestore-stub", unix.MFD_CLOEXEC)
+	stub, err := proc.MemFDExec("lazyrestore-stub", unix.MFD_CLOEXEC)
 	if err != nil {
 		return err
 	}
@@ -380,7 +389,7 @@ func (b *builder) start(p *Process, progFD int) error {
 	if _, err := unix.Write(stub, img); err != nil {
 		return fmt.Errorf("write the stub: %w", err)
 	}
-	opts := proc.StartOptions{PID: b.st.PID, Exec: stub}
+	opts := proc.StartOptions{PID: b.st.PID, Exec: stub, Namespace: p.Space}
 	opts.NewSession, opts.Before = b.session()
 	opts.Stack, opts.Layout = b.layout()
 	if opts.TimeOffsets, err = b.timeOffsets(); err != nil {
@@ -389,9 +398,10 @@ func (b *builder) start(p *Process, progFD int) error {
 	if err := p.tracer.Start(opts); err != nil {
 		return b.notStarted(err)
 	}
-	p.PIDFD = p.tracer.PIDFD()
+	p.PID, p.PIDFD = p.tracer.PID(), p.tracer.PIDFD()
+	b.pid = p.PID
 	if opts.TimeOffsets != "" {
-		if err := b.inItsTime(b.st.PID); err != nil {
+		if err := b.inItsTime(b.pid); err != nil {
 			return err
 		}
 	}
@@ -407,8 +417,12 @@ func (b *builder) notStarted(err error) error {
 		var r reasons
 		r.taken(b.st.PID)
 		return r.err()
-	case errors.As(err, &call) && call.Call.NR == unix.SYS_UNSHARE:
+	case errors.As(err, &call) && call.Call.NR == unix.SYS_UNSHARE && call.Call.Args[0] == unix.CLONE_NEWTIME:
 		return b.backwards(call.Errno)
+	case errors.As(err, &call) && call.Call.NR == unix.SYS_UNSHARE:
+		return &SpaceError{fmt.Errorf("make a mount namespace: %w", call.Errno)}
+	case errors.As(err, &call) && call.Call.NR == unix.SYS_MOUNT:
+		return &SpaceError{fmt.Errorf("mount its /proc: %w", call.Errno)}
 	}
 	return fmt.Errorf("start process %d: %w", b.st.PID, err)
 }
@@ -416,7 +430,7 @@ func (b *builder) notStarted(err error) error {
 // built waits for the leader's stop at the end of its table, and for the
 // other threads' sleep.
 func (b *builder) built(p *Process) error {
-	stop, err := p.tracer.WaitStop(b.st.PID)
+	stop, err := p.tracer.WaitStop(b.pid)
 	if err != nil {
 		return err
 	}

@@ -17,9 +17,6 @@ func epollEvent(w *Watch) []byte {
 	return binary.NativeEndian.AppendUint64(b, w.Data)
 }
 
-// elfMachine is the e_machine of an executable for this architecture.
-const elfMachine = 62
-
 // What the kernel's signal code finds in rax when a system call was
 // interrupted and is to be made again; see <linux/errno.h>.
 const (
@@ -72,13 +69,6 @@ func xfeatures(state []byte) uint64 {
 		return 3 // x87 and SSE: a processor without xsave
 	}
 	return binary.NativeEndian.Uint64(state[at:]) &^ onRequest
-}
-
-// entryCode is code that runs the table at addr in the loop behind it.
-func entryCode(addr uint64, loop []byte) []byte {
-	code := append([]byte(nil), 0x49, 0xbc) // MOVABS $addr, R12
-	code = binary.LittleEndian.AppendUint64(code, addr)
-	return append(code, loop...)
 }
 
 // syscallInsn is the machine code of a system call.

@@ -63,6 +63,7 @@ func (r *reopener) close() {
 
 func (r *reopener) all(ctx context.Context) error {
 	r.mapCount()
+	r.fitsSpace()
 	r.places.reserve(len(r.st.Opens) + len(r.st.Shared) + 8) // a few are the restore's own
 	for i := range r.st.Shared {
 		fd, err := r.sharedObject(&r.st.Shared[i], uint32(i+1))

@@ -57,6 +57,9 @@ func removeStops(list *[][]byte) (found bool) {
 // else in a new one. So is one that had a terminal: as a group
 // in the background of our terminal it could not read from it.
 func (b *builder) session() (newSession bool, calls []proc.Call) {
+	if b.re.opts.PIDNamespace {
+		return true, nil // no other session has a number there
+	}
 	s := b.st.Session
 	own, err := unix.Getsid(0)
 	if err != nil || s.ID != own || s.ID == b.st.PID || s.Terminal {

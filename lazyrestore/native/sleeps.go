@@ -143,12 +143,12 @@ func (b *builder) sleepArgs(th *Thread) [6]uint64 {
 // asleep looks, once a thread other than the first is stopped, how its sleep
 // came out, and gives the registers that it goes on with.
 func (b *builder) asleep(tr *proc.Tracer, i int) (proc.Regs, error) {
-	th, t := &b.st.Threads[i], b.threadTables[i-1]
+	th, tid, t := &b.st.Threads[i], b.tids[i], b.threadTables[i-1]
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		if ret, done := b.prog.result(t, len(t.steps)-2); done {
 			return awake(&th.Regs, ret), nil
 		}
-		regs, err := tr.GetRegs(th.TID)
+		regs, err := tr.GetRegs(tid)
 		if err != nil {
 			return regs, err
 		}
@@ -158,7 +158,7 @@ func (b *builder) asleep(tr *proc.Tracer, i int) (proc.Regs, error) {
 		if time.Now().After(deadline) {
 			return regs, fmt.Errorf("thread %d does not sleep on", th.TID)
 		}
-		if err := tr.LetRun(th.TID); err != nil { // it was on its way
+		if err := tr.LetRun(tid); err != nil { // it was on its way
 			return regs, err
 		}
 	}
@@ -179,7 +179,7 @@ func (b *builder) leaderAsleep(tr *proc.Tracer) (*proc.Regs, error) {
 	if b.prog.err != nil {
 		return nil, b.prog.err
 	}
-	slept, ret, err := tr.EnterSleep(th.TID, insn, th.Sleep.number(), args[:]...)
+	slept, ret, err := tr.EnterSleep(b.pid, insn, th.Sleep.number(), args[:]...)
 	if err != nil {
 		return nil, err
 	}

@@ -25,13 +25,15 @@ const cloneArgsSize = 88
 // memory that the calls' arguments point to must not be on a Go stack: an Arena
 // holds it. The child has all signals blocked, which lasts across the execve.
 //
-// The child gets the id pid in our pid namespace, which needs
-// CAP_CHECKPOINT_RESTORE, or any where pid is 0. The error is a *PIDTakenError
+// The child gets the id pid in its pid namespace (which is not ours where the
+// calling thread says so, see setns(2), or flags do), which needs
+// CAP_CHECKPOINT_RESTORE, or any where pid is 0. flags are further ones of
+// clone(2), of the kind CLONE_NEWPID. The error is a *PIDTakenError
 // where it is in use, and a *CallError where a call failed that may not, or the
 // execve did; the child has then been waited for. The caller owns pidfd and
 // has to wait for the child. A child that traces itself is traced by the
 // calling thread: call CloneExec in a Tracer's Do.
-func CloneExec(table []Call, pid int) (child, pidfd int, err error) {
+func CloneExec(table []Call, pid int, flags uint64) (child, pidfd int, err error) {
 	if len(table) == 0 {
 		return 0, -1, errors.New("clone: the table of system calls is empty")
 	}
@@ -42,7 +44,7 @@ func CloneExec(table []Call, pid int) (child, pidfd int, err error) {
 		return 0, -1, err
 	}
 	defer arena.Close()
-	c, err := layClone(arena, stack, table, pid)
+	c, err := layClone(arena, stack, table, pid, flags)
 	if err != nil {
 		return 0, -1, err
 	}
@@ -72,7 +74,7 @@ type cloneCall struct {
 	pidfd []byte
 }
 
-func layClone(arena *Arena, stack int, table []Call, pid int) (*cloneCall, error) {
+func layClone(arena *Arena, stack int, table []Call, pid int, flags uint64) (*cloneCall, error) {
 	stackAddr, _, err := arena.Alloc(stack, 16)
 	if err != nil {
 		return nil, err
@@ -95,7 +97,7 @@ func layClone(arena *Arena, stack int, table []Call, pid int) (*cloneCall, error
 	}
 	c.args, c.pidfd = args, pidfd
 	put := func(field int, v uint64) { binary.LittleEndian.PutUint64(mem[8*field:], v) }
-	put(0, unix.CLONE_VM|unix.CLONE_VFORK|unix.CLONE_PIDFD)
+	put(0, unix.CLONE_VM|unix.CLONE_VFORK|unix.CLONE_PIDFD|flags)
 	put(1, pidfdAddr)
 	put(4, uint64(unix.SIGCHLD))
 	put(5, stackAddr)

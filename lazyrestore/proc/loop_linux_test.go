@@ -85,7 +85,7 @@ func TestCloneExec(t *testing.T) {
 		{NR: unix.SYS_CLOSE | MayFail, Args: [6]uint64{9999}},
 		{NR: unix.SYS_EXECVE, Args: [6]uint64{a.str("/bin/sh"), argv, envp}},
 		{NR: unix.SYS_EXIT_GROUP, Args: [6]uint64{127}},
-	}, 0)
+	}, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestCloneExecPID(t *testing.T) {
 	a := newArena(t)
 	table := []Call{{NR: unix.SYS_EXECVE, Args: [6]uint64{a.str("/bin/true"), a.strs("true"), a.strs()}}}
 	want := freePID(t)
-	child, pidfd, err := CloneExec(table, want)
+	child, pidfd, err := CloneExec(table, want, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestCloneExecPID(t *testing.T) {
 		t.Errorf("child is %d, want %d", child, want)
 	}
 	var taken *PIDTakenError
-	if _, _, err := CloneExec(table, os.Getpid()); !errors.As(err, &taken) || taken.PID != os.Getpid() {
+	if _, _, err := CloneExec(table, os.Getpid(), 0); !errors.As(err, &taken) || taken.PID != os.Getpid() {
 		t.Errorf("a taken id: %v", err)
 	}
 }
@@ -153,7 +153,7 @@ func TestCloneExecFails(t *testing.T) {
 		}, 1, unix.EBADF},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, _, err := CloneExec(tt.table, 0)
+			_, _, err := CloneExec(tt.table, 0, 0)
 			var call *CallError
 			if !errors.As(err, &call) || call.Index != tt.index || call.Errno != tt.errno {
 				t.Errorf("error %v, want call %d: %v", err, tt.index, tt.errno)
@@ -163,7 +163,7 @@ func TestCloneExecFails(t *testing.T) {
 	if _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); !errors.Is(err, unix.ECHILD) {
 		t.Errorf("a child was left behind: %v", err)
 	}
-	if _, _, err := CloneExec([]Call{{NR: unix.SYS_GETPID}}, 0); err == nil {
+	if _, _, err := CloneExec([]Call{{NR: unix.SYS_GETPID}}, 0, 0); err == nil {
 		t.Error("a table without execve gave no error")
 	}
 }

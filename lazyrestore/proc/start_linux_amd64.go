@@ -10,7 +10,7 @@ import (
 
 // StartOptions say how Start makes a process.
 type StartOptions struct {
-	PID        int      // its id in our pid namespace; 0: any
+	PID        int      // its id in its pid namespace; 0: any
 	Exec       int      // descriptor of the executable
 	Args       []string // argv; none: one argument, "lazyrestore"
 	NewSession bool     // setsid(2)
@@ -21,6 +21,11 @@ type StartOptions struct {
 	// personality(2) at the execve, if not 0, for the same reason.
 	Stack  [2]uint64
 	Layout uint64
+
+	// Namespace, if not nil, is the pid namespace whose guest the process will
+	// be, in a mount namespace of its own with a /proc of it. For us it has
+	// another id than PID, see Tracer.PID.
+	Namespace *PIDNamespace
 
 	// TimeOffsets, where not empty, puts the process into a new time namespace
 	// with these offsets, in the words of timens_offsets; see time_namespaces(7).
@@ -48,16 +53,37 @@ func (t *Tracer) Start(opts StartOptions) error {
 		if err != nil {
 			return err
 		}
-		pid, pidfd, err := CloneExec(table, opts.PID)
-		if err != nil {
+		if err := t.clone(table, &opts); err != nil {
 			return err
 		}
-		t.child, t.pidfd = pid, pidfd
-		if err := t.launch(pid); err != nil {
+		err = nil
+		if opts.Namespace != nil {
+			err = opts.Namespace.Settle(t.pidfd)
+		}
+		if err == nil {
+			err = t.launch(t.child)
+		}
+		if err != nil {
 			return errors.Join(err, t.KillAll())
 		}
 		return nil
 	})
+}
+
+// clone makes the child.
+func (t *Tracer) clone(table []Call, opts *StartOptions) error {
+	clone := func() (err error) {
+		t.child, t.pidfd, err = CloneExec(table, opts.PID, 0)
+		return err
+	}
+	if opts.Namespace == nil {
+		return clone()
+	}
+	err := opts.Namespace.within(clone)
+	if err != nil && t.child != 0 {
+		err = errors.Join(err, t.KillAll())
+	}
+	return err
 }
 
 // startTable is what the child does until its execve. Until it is seized, it
@@ -79,11 +105,22 @@ func startTable(arena *Arena, opts *StartOptions) ([]Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	alive, err := parentLives(arena)
-	if err != nil {
-		return nil, err
+	table := []Call{{NR: unix.SYS_PRCTL, Args: [6]uint64{unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL)}}}
+	if opts.Namespace != nil {
+		// From there its parent cannot be seen. But the namespace knows of no
+		// guest yet, and ends with the parent.
+		calls, err := ownProc(arena)
+		if err != nil {
+			return nil, err
+		}
+		table = append(table, calls...)
+	} else {
+		alive, err := parentLives(arena)
+		if err != nil {
+			return nil, err
+		}
+		table = append(table, alive)
 	}
-	table := []Call{{NR: unix.SYS_PRCTL, Args: [6]uint64{unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL)}}, alive}
 	if opts.NewSession {
 		table = append(table, Call{NR: unix.SYS_SETSID})
 	}

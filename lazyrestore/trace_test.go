@@ -24,6 +24,7 @@ type traceEvent struct {
 	Args  struct {
 		Name string `json:"name"`
 		Step string `json:"step"`
+		Cut  int64  `json:"cut_ns"` // by how much it is shorter than what was counted
 	} `json:"args"`
 }
 
@@ -38,6 +39,7 @@ func readTrace(t *testing.T, r *trace.Recorder) restoreTrace {
 	if err := r.Write(&b); err != nil {
 		t.Fatal(err)
 	}
+	wellFormed(t, b.Bytes())
 	var file struct{ TraceEvents []traceEvent }
 	if err := json.Unmarshal(b.Bytes(), &file); err != nil {
 		t.Fatal(err)
@@ -125,7 +127,7 @@ func (rt restoreTrace) checkFaults(t *testing.T, stats lazyrestore.Stats) {
 		for _, e := range events {
 			if e.Name == "fault" {
 				faults++
-				whole += e.Dur
+				whole += e.Dur + float64(e.Args.Cut)/1e3
 			}
 		}
 	}

@@ -111,16 +111,7 @@ func (w *stopwatch) served(f fault, end int64) {
 	if w.trace == nil {
 		return
 	}
-	row := w.threads.row(w.trace, w.target.Pid, f.tid)
-	w.span(row, "fault", f.at, end, trace.Text("address", f.addr.String()))
-	for _, s := range [...]struct {
-		name     string
-		from, to int64
-	}{{"queue", f.at, began}, {"fetch", began, fetched}, {"decode", fetched, decoded}, {"copy", decoded, end}} {
-		if s.to > s.from {
-			w.span(row, s.name, s.from, s.to)
-		}
-	}
+	w.threads.record(w, f, began, fetched, decoded, end)
 	w.count()
 }
 
@@ -145,8 +136,8 @@ func (w *stopwatch) did(name string) {
 	}
 }
 
-func (w *stopwatch) span(row trace.Row, name string, from, to int64, args ...trace.Arg) {
-	w.trace.Span(row, name, w.traceSkew+time.Duration(from), w.traceSkew+time.Duration(to), args...)
+func (w *stopwatch) span(row trace.Row, name string, from, to int64, args ...trace.Arg) int {
+	return w.trace.Span(row, name, w.traceSkew+time.Duration(from), w.traceSkew+time.Duration(to), args...)
 }
 
 // count records how much of the memory is there.
@@ -158,19 +149,42 @@ const traceCommand = "lazyrestore"
 // threadRows are the rows of the threads that have faulted.
 type threadRows struct {
 	mu   sync.Mutex
-	rows map[uint32]trace.Row // guarded by mu
+	rows map[uint32]*threadRow // guarded by mu
 }
 
-func (t *threadRows) row(r *trace.Recorder, pid int, tid uint32) trace.Row {
+type threadRow struct {
+	row   trace.Row
+	last  int64 // when the last of its faults began that is recorded
+	spans []int // those of that fault
+}
+
+// record records a fault, with its stages. A thread has one at a time: if it
+// raised the next one it had been woken from this one before, although the
+// goroutine that woke it read the clock only later. They may come in any order.
+func (t *threadRows) record(w *stopwatch, f fault, began, fetched, decoded, end int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	row, known := t.rows[tid]
-	if !known {
+	r := t.rows[f.tid]
+	if r == nil {
 		if t.rows == nil {
-			t.rows = make(map[uint32]trace.Row)
+			t.rows = make(map[uint32]*threadRow)
 		}
-		row = r.Row(fmt.Sprintf("process %d", pid), fmt.Sprintf("thread %d", tid))
-		t.rows[tid] = row
+		r = &threadRow{row: w.trace.Row(fmt.Sprintf("process %d", w.target.Pid), fmt.Sprintf("thread %d", f.tid)), last: f.at}
+		t.rows[f.tid] = r
 	}
-	return row
+	spans := []int{w.span(r.row, "fault", f.at, end, trace.Text("address", f.addr.String()))}
+	for _, s := range [...]struct {
+		name     string
+		from, to int64
+	}{{"queue", f.at, began}, {"fetch", began, fetched}, {"decode", fetched, decoded}, {"copy", decoded, end}} {
+		if s.to > s.from {
+			spans = append(spans, w.span(r.row, s.name, s.from, s.to))
+		}
+	}
+	if f.at < r.last {
+		w.trace.Cut(w.traceSkew+time.Duration(r.last), spans...)
+		return
+	}
+	w.trace.Cut(w.traceSkew+time.Duration(f.at), r.spans...)
+	r.last, r.spans = f.at, spans
 }

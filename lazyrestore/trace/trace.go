@@ -13,6 +13,7 @@
 package trace
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -102,9 +103,29 @@ func (r *Recorder) AtWall(nanoseconds int64) time.Duration {
 	return time.Duration(nanoseconds - r.begin.UnixNano())
 }
 
-// Span records what took from start to end.
-func (r *Recorder) Span(on Row, name string, start, end time.Duration, args ...Arg) {
-	r.add(event{kind: 'X', row: on, name: name, start: start, end: max(start, end), args: args})
+// Span records what took from start to end, and gives its number for Cut.
+func (r *Recorder) Span(on Row, name string, start, end time.Duration, args ...Arg) int {
+	return r.add(event{kind: 'X', row: on, name: name, start: start, end: max(start, end), args: args})
+}
+
+// Cut ends spans at a moment, those that have not ended before: something shows
+// that they were over by then, and who recorded them came to the clock late. By
+// how much is an argument of theirs, cut_ns.
+func (r *Recorder) Cut(at time.Duration, spans ...int) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range spans {
+		if n < 0 || r.events[n].end <= at {
+			continue
+		}
+		e := &r.events[n]
+		e.start = min(e.start, at)
+		e.args = append(slices.Clip(e.args), Int("cut_ns", int64(e.end-at)))
+		e.end = at
+	}
 }
 
 // Begin is a span from now until the function is called that it returns.
@@ -132,15 +153,17 @@ func (r *Recorder) Count(on Row, name string, value uint64) {
 	}
 }
 
-func (r *Recorder) add(e event) {
+// add gives the number of the event; -1 where it is not kept.
+func (r *Recorder) add(e event) int {
 	if r == nil {
-		return
+		return -1
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.events) == most {
 		r.dropped++
-		return
+		return -1
 	}
 	r.events = append(r.events, e)
+	return len(r.events) - 1
 }

@@ -91,6 +91,23 @@ func TestMomentsAndCounts(t *testing.T) {
 	}
 }
 
+// Spans are made shorter once it is known that they were; what was over stays.
+func TestCut(t *testing.T) {
+	r := trace.New(time.Now(), "p", "t")
+	over := r.Span(0, "over", 1000, 2000)
+	long := r.Span(0, "long", 1000, 9000, trace.Int("n", 1))
+	late := r.Span(0, "late", 7000, 9000)
+	r.Cut(5000, over, long, late, -1)
+	want := []event{
+		{Phase: "X", Name: "over", PID: 1, TID: 1, Start: 1, Dur: 1},
+		{Phase: "X", Name: "long", PID: 1, TID: 1, Start: 1, Dur: 4, Args: map[string]any{"n": 1.0, "cut_ns": 4000.0}},
+		{Phase: "X", Name: "late", PID: 1, TID: 1, Start: 5, Args: map[string]any{"cut_ns": 4000.0}},
+	}
+	if diff := cmp.Diff(want, events(t, r)[3:]); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
 // A restore that nobody traces has a nil recorder.
 func TestNil(t *testing.T) {
 	var r *trace.Recorder
@@ -99,6 +116,7 @@ func TestNil(t *testing.T) {
 		r.Span(0, "x", r.Now(), r.At(time.Time{}))
 		r.Mark(0, "x")
 		r.Count(0, "x", uint64(r.AtWall(1)))
+		r.Cut(1, r.Span(0, "x", 0, 2))
 	}); n != 0 {
 		t.Errorf("%v allocations, want none", n)
 	}

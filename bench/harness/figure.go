@@ -44,6 +44,8 @@ type Result struct {
 	Plots []*plot.Plot
 	// Notes say what a reader has to know besides.
 	Notes []string
+	// Took is how long the figure took.
+	Took time.Duration
 	// Err is why there is no value.
 	Err error
 }
@@ -114,11 +116,11 @@ func (f *Figure) Measure(ctx context.Context, env *Env) *Result {
 	env.logf("== %s: %s", f.Name, f.Title)
 	began := time.Now()
 	result, err := f.measure(limited, env)
-	env.logf("== %s took %v", f.Name, time.Since(began).Round(100*time.Millisecond))
 	if result == nil {
 		result = &Result{Value: math.NaN(), Low: math.NaN(), High: math.NaN()}
 	}
-	result.Figure = f
+	result.Figure, result.Took = f, time.Since(began)
+	env.logf("== %s took %v", f.Name, result.Took.Round(100*time.Millisecond))
 	failed := []error{err, env.Clear()}
 	for _, series := range result.Series {
 		if series.Err != nil && !errors.Is(series.Err, ErrNoCRIU) {

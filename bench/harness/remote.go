@@ -118,12 +118,15 @@ func remoteTouch(ctx context.Context, env *Env) (*Result, error) {
 			return env.touchMean(ctx, subject, img, len(series.Values) == 0)
 		}))
 	}
-	bare := result.series("bare-tcp", "ns/op")
+	bare, asleep := result.series("bare-tcp", "ns/op"), result.series("bare-tcp-asleep", "ns/op")
 	turns = append(turns, &turn{series: bare, sample: func(ctx context.Context) (float64, error) {
-		return bareTCP(ctx, reply, touchCount)
+		return env.bareTCP(ctx, reply, true)
+	}}, &turn{series: asleep, sample: func(ctx context.Context) (float64, error) {
+		return env.bareTCP(ctx, reply, false)
 	}})
 	env.rounds(ctx, env.runs(touchRuns), turns...)
-	result.Notes = append(result.Notes, fmt.Sprintf("replies of %d bytes", reply))
+	result.Notes = append(result.Notes,
+		fmt.Sprintf("bare-tcp: replies of %d bytes, two processes in C; its client spins, as the pager does; -asleep: it sleeps, and has to be woken", reply))
 	extra := &Series{}
 	for i := range min(len(result.Series[0].Values), len(result.Series[1].Values)) {
 		extra.add(result.Series[0].Values[i] - result.Series[1].Values[i])

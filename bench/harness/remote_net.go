@@ -15,93 +15,36 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
 
-// bareTCP is the mean time of a request and its reply of so many bytes, on
-// loopback, with blocking calls and nothing else, in nanoseconds.
-func bareTCP(ctx context.Context, reply, count int) (float64, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// bareTCP is the mean time of a request and its reply of so many bytes on
+// loopback, in nanoseconds, by a client and a server in C, each a process. The
+// client spins, as the pager does, or sleeps until the reply is there. Where the
+// scheduler puts the two is what such a time swings by, and is so for as long as
+// they live: it is the median of three pairs.
+func (e *Env) bareTCP(ctx context.Context, reply int, spin bool) (float64, error) {
+	bin, err := e.builder.C(ctx, "reply")
 	if err != nil {
 		return 0, err
 	}
-	defer ln.Close()
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
-	const request = 64
-	go func() {
-		conn, err := ln.Accept()
+	args := []string{"-n", strconv.Itoa(touchCount), "-b", strconv.Itoa(reply)}
+	if spin {
+		args = append(args, "-s")
+	}
+	var means []float64
+	for range 3 {
+		text, err := exec.CommandContext(ctx, bin, args...).Output()
 		if err != nil {
-			return
+			return 0, fmt.Errorf("bare TCP in C: %w", err)
 		}
-		answer(conn, request, reply)
-	}()
-	conn, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		return 0, err
-	}
-	fd, err := blocking(conn)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	ask, got := make([]byte, request), make([]byte, reply)
-	begin := time.Now()
-	for range count {
-		if _, err := unix.Write(fd, ask); err != nil {
-			return 0, err
+		line, ok := lineOf(string(text), "replies")
+		if !ok {
+			return 0, fmt.Errorf("bare TCP in C: no replies in what it printed: %q", text)
 		}
-		if err := fill(fd, got); err != nil {
-			return 0, err
-		}
+		means = append(means, float64(numbers(line)["mean_ns"]))
 	}
-	return float64(time.Since(begin).Nanoseconds()) / float64(count), nil
-}
-
-// answer replies to requests until the connection ends.
-func answer(conn net.Conn, request, reply int) {
-	fd, err := blocking(conn)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	ask, bytes := make([]byte, request), make([]byte, reply)
-	for fill(fd, ask) == nil {
-		if _, err := unix.Write(fd, bytes); err != nil {
-			return
-		}
-	}
-}
-
-// blocking takes a connection out of Go's hands.
-func blocking(conn net.Conn) (int, error) {
-	defer conn.Close()
-	f, err := conn.(*net.TCPConn).File()
-	if err != nil {
-		return -1, err
-	}
-	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	return fd, unix.SetNonblock(fd, false)
-}
-
-func fill(fd int, p []byte) error {
-	for len(p) > 0 {
-		n, err := unix.Read(fd, p)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || n == 0 {
-			return errors.Join(err, io.ErrUnexpectedEOF)
-		}
-		p = p[n:]
-	}
-	return nil
+	return median(means), nil
 }
 
 // A gigabit is a network namespace at the other end of a link of 1 Gbit/s.

@@ -103,13 +103,14 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 		High    *float64     `json:"third_quartile,omitempty"`
 		Bound   float64      `json:"bound,omitempty"`
 		Aim     float64      `json:"aim,omitempty"`
+		Took    int64        `json:"took_ns"`
 		Error   string       `json:"error,omitempty"`
 		Notes   []string     `json:"notes,omitempty"`
 		Series  []*Series    `json:"series"`
 		Plots   []*plot.Plot `json:"plots,omitempty"`
 	}{
 		Name: r.Figure.Name, Title: r.Figure.Title, Verdict: r.Verdict(), Bound: r.Figure.Bound, Aim: r.Figure.Aim,
-		Notes: r.Notes, Series: r.Series, Plots: r.Plots,
+		Took: r.Took.Nanoseconds(), Notes: r.Notes, Series: r.Series, Plots: r.Plots,
 	}
 	if r.Figure.Bound != 0 {
 		out.Value, out.Low, out.High = jsonNumber(r.Value), jsonNumber(r.Low), jsonNumber(r.High)

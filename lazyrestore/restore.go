@@ -368,6 +368,9 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 				p.abort(r, built)
 				return p.pagerErr
 			}
+		case <-p.pager.Lost():
+			p.abort(r, built)
+			return p.pagerErr
 		case <-ctx.Done():
 			p.abort(r, built)
 			return ctx.Err()

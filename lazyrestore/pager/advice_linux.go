@@ -19,11 +19,31 @@ import (
 // it asked for is looked up before that, and only what happened before the look
 // may be read after it. A removal that no thread was seen to ask for (by
 // io_uring, or in the moment between the look and the read) leaves nobody who
-// knows what the memory holds: the pager gives up, and the process with it.
+// knows what the memory holds: what is missing of it is lost.
 
 // errUnseenRemoval is of shared memory that was dropped or removed, nobody
 // knows which.
 var errUnseenRemoval = errors.New("shared memory that is missing was taken away by a call that was not seen")
+
+// loseUnseen gives up what is missing of the shared memory r of s, in all spaces
+// that have it: whoever touches it gets SIGBUS. The gate is shut. No successor
+// can be told which pages these are.
+func (r *reader) loseUnseen(s *space, removed page.Range, err error) {
+	r.log.Error("pages are lost, and touching them raises SIGBUS", "pid", s.pid, "error", err)
+	r.lost.add(err)
+	r.journal.spoil()
+	for i := s.search(removed.Start); i < len(s.byProc) && s.byProc[i].Start < removed.End; i++ {
+		from, to := r.numbers(cutProc(s.byProc[i], removed).ImageRange())
+		for _, o := range *r.spaces.Load() {
+			for i := o.done.nextClear(from, to); i < to; i = o.done.nextClear(i, to) {
+				o.lose(i, o.done.nextSet(i, to))
+			}
+		}
+	}
+	if r.onLost == Kill && s.id == 0 && r.target.PidFD >= 0 {
+		r.note(unix.PidfdSendSignal(r.target.PidFD, unix.SIGKILL, nil, 0))
+	}
+}
 
 // madvDontNeedLocked is MADV_DONTNEED_LOCKED of linux/mman.h.
 const madvDontNeedLocked = 24

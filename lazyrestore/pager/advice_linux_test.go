@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
 func numbered(from, to page.Addr) page.Range {
@@ -50,6 +51,64 @@ func TestLookAtThreads(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// What nobody was seen to drop or remove is lost where it is missing, for all who
+// share it, and for a successor.
+func TestUnseenRemovalIsALoss(t *testing.T) {
+	const pages, here = 8, 2 // the first of them are there
+	se := fakeSessionAt(t, page.ImageShared, pages, plainSource)
+	l, err := newLayout([]page.Mapping{{Range: page.RangeOf(testBase, pages*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{}
+	mem := &fakeMemory{}
+	s := newSpace(se.pages, w.add(-1, 1, l), nil, mem, nil)
+	m, err := w.apply(s.id, event{kind: eventFork, fd: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := newSpace(se.pages, m, nil, mem, s)
+	se.spaces.Store(&[]*space{s, child})
+	j, err := newJournal(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	r := &reader{worker: *se.newWorker("reader"), world: w, journal: j}
+	defer r.close()
+	s.settle(0, here)
+
+	b := make([]byte, uffd.MsgSize)
+	b[0] = slotRemove
+	order64.PutUint64(b[8:], uint64(testBase))
+	order64.PutUint64(b[16:], uint64(testBase+6*page.Size))
+	msg, err := uffd.ParseMsg(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.changed(s, &msg, seenCalls{looked: true}); err != nil {
+		t.Fatal(err)
+	}
+	for n := range pages {
+		if want := here <= n && n < 6; s.isLost(n) != want {
+			t.Errorf("page %d of the process is lost: %v", n, s.isLost(n))
+		}
+		if want := n < 6; child.isLost(n) != want {
+			t.Errorf("page %d of the child is lost: %v", n, child.isLost(n))
+		}
+	}
+	if err := se.lost.err(); !errors.Is(err, errUnseenRemoval) {
+		t.Errorf("the loss is told as %v", err)
+	}
+	state := make([]byte, j.size)
+	if _, err := unix.Pread(j.file, state, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replay(state); !errors.Is(err, errState) {
+		t.Errorf("a successor reads the state: %v", err)
 	}
 }
 

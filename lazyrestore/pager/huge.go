@@ -121,6 +121,10 @@ func (w *worker) placeHuge(s *space, r page.Range, lose bool) (outcome, error) {
 			return out, err
 		}
 	}
-	s.settle(i, j)
+	if lose && len(places) > 0 && places[0].Shared {
+		s.lose(i, j)
+	} else {
+		s.settle(i, j)
+	}
 	return there, nil
 }

@@ -25,6 +25,7 @@ type part struct {
 	n        int // bytes
 	pageSize int
 	off      int // in the span's plain data
+	shared   bool
 }
 
 // plan lists what of the span, whose plain data begins with page number first
@@ -40,7 +41,7 @@ func (in *installer) plan(s *space, first, i, j int) {
 				if !m.Shared { // shared memory may have a place twice
 					placed += m.Len()
 				}
-				in.add(part{m.Start, int(m.Len()), int(m.PageSize), int(m.Image-r.Start) + (number-first)<<page.Shift})
+				in.add(part{m.Start, int(m.Len()), int(m.PageSize), int(m.Image-r.Start) + (number-first)<<page.Shift, m.Shared})
 			})
 			if placed < r.Len() {
 				in.settleHoles(s, r, number)
@@ -63,7 +64,7 @@ func (in *installer) settleHoles(s *space, r page.Range, number int) {
 func (in *installer) add(p part) {
 	if k := len(in.parts); k > 0 {
 		last := &in.parts[k-1]
-		if last.dst+page.Addr(last.n) == p.dst && last.off+last.n == p.off && last.pageSize == p.pageSize {
+		if last.dst+page.Addr(last.n) == p.dst && last.off+last.n == p.off && last.pageSize == p.pageSize && last.shared == p.shared {
 			last.n += p.n
 			return
 		}
@@ -123,7 +124,11 @@ func (in *installer) poison(s *space, i, j int) (outcome, error) {
 			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Poison(uint64(dst), uint64(n), 0) },
 			func(off, n int, how outcome) {
 				at := i + (p.off+off)>>page.Shift
-				s.settle(at, at+n>>page.Shift)
+				if p.shared && how != gone {
+					s.lose(at, at+n>>page.Shift)
+				} else {
+					s.settle(at, at+n>>page.Shift)
+				}
 				if how == there {
 					in.tally.poisoned.Add(uint64(n))
 				}

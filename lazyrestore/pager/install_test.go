@@ -82,13 +82,18 @@ func (m *fakeMemory) Wake(start, _ uint64) error {
 // all their number, in chunks of four.
 func fakeSession(t testing.TB, pages int, src func(*imagetest.Mem) image.Source) *session {
 	t.Helper()
+	return fakeSessionAt(t, testBase, pages, src)
+}
+
+func fakeSessionAt(t testing.TB, at page.Addr, pages int, src func(*imagetest.Mem) image.Source) *session {
+	t.Helper()
 	var p []byte
 	for i := range pages {
 		for range page.Size {
 			p = append(p, byte(i+1))
 		}
 	}
-	mem, _ := imagetest.Write(t, image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}, ChunkSize: 4 * page.Size}, imagetest.Run{At: testBase, P: p})
+	mem, _ := imagetest.Write(t, image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}, ChunkSize: 4 * page.Size}, imagetest.Run{At: at, P: p})
 	img, err := image.Open(t.Context(), src(mem), image.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +109,7 @@ func fakeSession(t testing.TB, pages int, src func(*imagetest.Mem) image.Source)
 	t.Cleanup(func() { _ = unix.Close(kickFD) })
 	se := &session{
 		img: img, pages: newTable(ix, make([]uint32, ix.Frames()+1)), stats: &counters{}, log: slog.New(slog.DiscardHandler), retry: time.Minute, onLost: Poison,
-		lost: &lostErrors{}, start: time.Now(), kickFD: kickFD,
+		lost: &lostErrors{first: make(chan struct{})}, start: time.Now(), kickFD: kickFD,
 	}
 	return se
 }

@@ -143,6 +143,10 @@ func (j *journal) drop(space uint32) {
 	j.pos += 2
 }
 
+// spoil makes the state one that nobody can go on from: the events do not say
+// all.
+func (j *journal) spoil() { clear(j.header[:len(stateMagic)]) }
+
 // put writes a slot of our own: what it means last, in one store.
 func (j *journal) put(i int, kind byte, v, w uint64) {
 	b := slotOf(&j.log[i])

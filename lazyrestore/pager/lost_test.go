@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -152,6 +154,52 @@ func TestLostSourceSparesWhoMissesNothing(t *testing.T) {
 	s.Mmap(s.Start, s.Length, unix.PROT_READ, unix.MAP_PRIVATE).Wait(t) // it lives
 	if got, err := th.Load(s.Addr(9)).Result(); !uffdtest.Gone(err) {
 		t.Errorf("the child read %d, %v from a page that is lost, want its end", got, err)
+	}
+}
+
+// Shared memory that is lost stays lost, also where it is looked at anew: by a
+// child that is forked afterwards, and once it was dropped from the page table.
+func TestLostSharedMemoryIsNeverZero(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	const bad = 2
+	for _, anew := range []string{"forked", "dropped"} {
+		t.Run(anew, func(t *testing.T) {
+			s := serveChild(t, setting{
+				child:  uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+				writer: image.WriterOptions{ChunkSize: 4 * page.Size},
+				damage: func(m *imagetest.Mem, ix *image.Index) {
+					b := append([]byte(nil), m.Get("pages.raw")...)
+					b[ix.Frame(bad).Offset+5] ^= 4
+					m.Set("pages.raw", b)
+				},
+			})
+			for deadline := time.Now().Add(uffdtest.Timeout); s.pager.Stats().PoisonedBytes < 4*page.Size || s.pager.Stats().MissingBytes > 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("not all is there or poisoned: %+v", s.pager.Stats())
+				}
+			}
+			select {
+			case err := <-s.done:
+				t.Errorf("Serve returned while the process lives: %v", err)
+			case <-time.After(20 * time.Millisecond): // nothing tells that it stays
+			}
+			th := s.Thread
+			if anew == "forked" {
+				var pid *uffdtest.Reply
+				th, pid = s.Fork(t)
+				pid.Wait(t)
+			} else {
+				s.Madvise(s.Start, s.Length, unix.MADV_DONTNEED).Wait(t)
+			}
+			s.checkAt(t, th, s.Addr(4), 4*page.Size, 4*page.Size)
+			if got, err := th.Load(s.Addr(4*bad + 1)).Result(); !uffdtest.Gone(err) {
+				t.Errorf("a page that is lost reads as %d, %v", got, err)
+			}
+			s.Kill()
+			if err := s.wait(t); !errors.Is(err, image.ErrDamaged) {
+				t.Errorf("Serve = %v, want ErrDamaged", err)
+			}
+		})
 	}
 }
 

@@ -118,7 +118,7 @@ func New(img *image.Image, opts Options) (*Pager, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Pager{img: img, opts: opts, resident: make(chan struct{})}
+	p := &Pager{img: img, opts: opts, resident: make(chan struct{}), lost: lostErrors{first: make(chan struct{})}}
 	if opts.Stages || opts.Trace != nil {
 		p.stats.stages = new(stageCounters)
 	}
@@ -209,7 +209,8 @@ func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
 // serving impossible.
 //
 // A *LostError means that all is resident or poisoned, or the process killed:
-// some pages could not be had, and touching them raises SIGBUS. Where the index
+// some pages could not be had, and touching them raises SIGBUS. Where they are of
+// shared memory, Serve goes on as long as the process lives. Where the index
 // cannot be had, no page can, and the process is killed, unless it is to wait
 // and the index not damaged, or there is no pidfd.
 func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []page.Mapping) error {
@@ -314,6 +315,9 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 // stays open if the process ends before.
 func (p *Pager) Resident() <-chan struct{} { return p.resident }
 
+// Lost is closed once a page is given up.
+func (p *Pager) Lost() <-chan struct{} { return p.lost.first }
+
 // Remaining is what the process that Serve was given still misses: each
 // mapping is pages that are only in the image. It is empty before Serve and
 // once the process is resident. While Serve runs pages come in, so what is
@@ -392,6 +396,7 @@ func (e *LostError) Unwrap() []error { return e.Errs }
 
 // lostErrors collects what becomes a LostError.
 type lostErrors struct {
+	first chan struct{} // closed by the first
 	mu    sync.Mutex
 	errs  []error // guarded by mu
 	total int     // guarded by mu
@@ -405,6 +410,9 @@ func (l *lostErrors) add(err error) {
 	defer l.mu.Unlock()
 	if l.total++; len(l.errs) < keptErrors {
 		l.errs = append(l.errs, err)
+	}
+	if l.total == 1 {
+		close(l.first)
 	}
 }
 

@@ -188,7 +188,7 @@ func (c *seenCalls) judge(e *event) error {
 // read before any event: then there is no need to look, unless it stops waiting
 // by a signal, which judge finds.
 func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
-	if !s.sharesAny() || s.left.Load() == 0 {
+	if !s.sharesAny() || s.left.Load() == 0 && !s.hasLost.Load() {
 		return r.journal.slots(s.id, nil), seenCalls{}
 	}
 	if !readable(s.u.Fd()) {
@@ -220,7 +220,8 @@ func (r *reader) changed(s *space, m *uffd.Msg, seen seenCalls) error {
 	}
 	if s.shares(e.from) {
 		if err := seen.judge(&e); err != nil {
-			return err
+			r.loseUnseen(s, e.from, err)
+			return nil
 		}
 	}
 	child, err := r.world.apply(s.id, e)
@@ -243,7 +244,7 @@ func (r *reader) adopt(parent *space, m *model) error {
 		return fmt.Errorf("userfaultfd of a forked child: %w", err)
 	}
 	u := uffd.FromFD(m.fd)
-	child := newSpace(r.table, m, u, u, &parent.done)
+	child := newSpace(r.table, m, u, u, parent)
 	all := append(append([]*space(nil), *r.spaces.Load()...), child)
 	r.spaces.Store(&all)
 	r.log.Debug("serving a forked child", "space", m.id, "missing", child.left.Load()<<page.Shift)
@@ -398,9 +399,12 @@ func (r *reader) judge(s *space, out outcome, err error) verdict {
 
 // wake answers a fault on a page that is there by now. One that comes back
 // for ever is on a page that went without an event; nothing is known about
-// its content, so it is poisoned.
+// its content, so it is poisoned. So is one that was lost.
 func (r *reader) wake(f fault, n int) verdict {
 	s := f.s
+	if s.isLost(n) {
+		return r.poisonAt(f)
+	}
 	if s.lastWake != f.addr {
 		s.lastWake, s.wakes = f.addr, 0
 	}
@@ -408,12 +412,25 @@ func (r *reader) wake(f fault, n int) verdict {
 		err := fmt.Errorf("page at %v, number %d, was there and is missing", f.addr, n)
 		r.log.Error("page is lost and poisoned: touching it raises SIGBUS", "error", err)
 		r.lost.add(err)
-		_, err = s.mem.Poison(uint64(f.addr), page.Size, 0)
-		r.note(err)
-		return settled
+		return r.poisonAt(f)
 	}
 	_ = s.mem.Wake(uint64(f.addr), page.Size)
 	return settled
+}
+
+// poisonAt poisons the page of a fault.
+func (r *reader) poisonAt(f fault) verdict {
+	did, err := f.s.mem.Poison(uint64(f.addr), page.Size, 0)
+	r.stats.poisoned.Add(uint64(max(did, 0)))
+	switch out := outcomeOf(err); out {
+	case there:
+		return settled
+	case present, gone:
+		_ = f.s.mem.Wake(uint64(f.addr), page.Size)
+		return settled
+	default:
+		return r.judge(f.s, out, err)
+	}
 }
 
 // zero fills from the fault on with zeros, no further than limit: an address

@@ -85,7 +85,7 @@ func (r *reader) review() (over bool, err error) {
 		switch {
 		case s.ended.Load():
 			err = r.release(s, false)
-		case s.left.Load() == 0:
+		case s.left.Load() == 0 && !s.hasLost.Load():
 			err = r.release(s, true)
 		}
 		if err != nil {

@@ -22,19 +22,30 @@ type space struct {
 	order *order       // in which the background fetches
 	ended atomic.Bool  // the process is gone: nothing more can be installed
 
+	// lost has a bit for each stored page of shared memory that nobody shall
+	// see. Being poisoned is no property of the page, but of the place where it
+	// was poisoned: after MADV_DONTNEED, and in a child forked afterwards, it is
+	// missing. So the space stays registered as long as its process lives.
+	lost    bitset // empty where no memory is shared
+	hasLost atomic.Bool
+
 	// Of the reader.
 	ramp     ramp
 	lastWake page.Addr
 	wakes    int
 }
 
-// newSpace begins to serve m. done is that of the parent of a forked child,
-// or nil.
-func newSpace(t *table, m *model, u *uffd.FD, mem memory, done *bitset) *space {
+// newSpace begins to serve m, that of a child which parent has forked, or of
+// nobody's child: nil.
+func newSpace(t *table, m *model, u *uffd.FD, mem memory, parent *space) *space {
 	s := &space{model: m, u: u, mem: mem, order: newOrder(t.Frames())}
-	if done != nil {
-		s.done = done.clone()
+	if parent != nil {
+		s.done, s.lost = parent.done.clone(), parent.lost.clone()
+		s.hasLost.Store(parent.hasLost.Load())
 	} else {
+		if m.sharesAny() {
+			s.lost = newBitset(t.pages())
+		}
 		s.done = newBitset(t.pages())
 		s.settleUnmapped(t)
 	}
@@ -59,6 +70,16 @@ func (s *space) settleUnmapped(t *table) {
 
 // settle notes that the pages numbered from i up to j need no more.
 func (s *space) settle(i, j int) { s.left.Add(int64(-s.done.setRange(i, j))) }
+
+// lose notes that the pages numbered from i up to j, of shared memory, are lost.
+func (s *space) lose(i, j int) {
+	s.lost.setRange(i, j)
+	s.hasLost.Store(true) // before somebody finds that nothing is missing
+	s.settle(i, j)
+}
+
+// isLost reports whether page number n is lost.
+func (s *space) isLost(n int) bool { return s.hasLost.Load() && s.lost.get(n) }
 
 // settleGone does so for what the latest events have cut out of the layout.
 func (s *space) settleGone(t *table) {

@@ -111,14 +111,18 @@ func exitOf(status unix.WaitStatus) int {
 }
 
 // pass gives signals to the process. Before it runs, those that end a command
-// end the restore.
+// end the restore; where they come too late for that, it gets them too.
 func pass(signals <-chan os.Signal, started <-chan *supervised, ended <-chan struct{}, cancel context.CancelCauseFunc) {
 	var s *supervised
+	var early []unix.Signal
 	for {
 		select {
 		case <-ended:
 			return
 		case s = <-started:
+			for _, sig := range early {
+				s.pass(sig)
+			}
 		case got := <-signals:
 			sig, ok := got.(unix.Signal)
 			switch {
@@ -127,8 +131,11 @@ func pass(signals <-chan os.Signal, started <-chan *supervised, ended <-chan str
 				s.pass(sig)
 			case sig == unix.SIGHUP, sig == unix.SIGINT, sig == unix.SIGQUIT, sig == unix.SIGTERM:
 				cancel(fmt.Errorf("interrupted by %s", unix.SignalName(sig)))
+				early = append(early, sig)
 			case sig == unix.SIGTSTP:
 				unix.Kill(unix.Getpid(), unix.SIGSTOP)
+			case len(early) < cap(signals):
+				early = append(early, sig)
 			}
 		}
 	}

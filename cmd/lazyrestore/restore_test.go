@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -204,4 +205,38 @@ func readJSON(t *testing.T, path string, v any) {
 	if err := json.Unmarshal(text, v); err != nil {
 		t.Fatalf("%s: %v in %q", path, err, text)
 	}
+}
+
+// A signal that comes before this command knows of its process is not lost.
+func TestEarlySignalsArePassedOn(t *testing.T) {
+	signals, started, ended := make(chan os.Signal), make(chan *supervised), make(chan struct{})
+	var interrupted error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pass(signals, started, ended, func(cause error) { interrupted = cause })
+	}()
+	p := &signalled{}
+	signals <- unix.SIGTERM
+	started <- &supervised{process: p}
+	signals <- unix.SIGUSR1
+	close(ended)
+	<-done
+	if interrupted == nil {
+		t.Error("SIGTERM does not interrupt the restore")
+	}
+	if want := []unix.Signal{unix.SIGTERM, unix.SIGUSR1}; !slices.Equal(p.got, want) {
+		t.Errorf("the process got %v, want %v", p.got, want)
+	}
+}
+
+// A signalled process notes its signals.
+type signalled struct {
+	fakeProcess
+	got []unix.Signal
+}
+
+func (p *signalled) Signal(sig unix.Signal) error {
+	p.got = append(p.got, sig)
+	return nil
 }

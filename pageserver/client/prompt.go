@@ -71,11 +71,11 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 	}
 	defer x.busy.Unlock()
 	now := time.Now()
-	if x.file == nil {
-		c.openPrompt()
+	if now.Before(x.until) {
 		return false, nil
 	}
-	if now.Before(x.until) {
+	if x.file == nil {
+		c.openPrompt()
 		return false, nil
 	}
 	switch err := x.read(object, p, off, now.Add(soon)); {
@@ -122,7 +122,10 @@ func (x *prompt) read(object string, p []byte, off int64, deadline time.Time) er
 		case err != nil || n <= 0:
 			return errStream
 		case x.skip > 0:
-			x.skip -= n
+			// What nobody waits for may come without end.
+			if x.skip -= n; !time.Now().Before(deadline) {
+				return errLate
+			}
 			continue
 		case left > 0:
 			got, left = got+n, left-n
@@ -137,13 +140,15 @@ func (x *prompt) read(object string, p []byte, off int64, deadline time.Time) er
 			return errStream // whatever it is, a lane will hear it too
 		}
 		if m.ID != x.last {
-			x.skip = m.Data.Length
+			if x.skip = m.Data.Length; !time.Now().Before(deadline) {
+				return errLate
+			}
 			continue
 		}
-		if m.Data.Offset != off+int64(got) || m.Data.Length > len(p)-got {
+		left, last = m.Data.Length, m.Flags&wire.FlagLast != 0
+		if m.Data.Offset != off+int64(got) || left > len(p)-got || left == 0 && !last {
 			return errStream
 		}
-		left, last = m.Data.Length, m.Flags&wire.FlagLast != 0
 	}
 	if got < len(p) {
 		return errStream

@@ -103,9 +103,9 @@ func (e *Env) pagerPeak(ctx context.Context, subject Subject, img *image) (int64
 	_, err = restored.touch(ctx, "sweep", true)
 	var peak int64
 	if err == nil {
-		var all cost
-		all, err = restored.cost()
-		peak = all.peak
+		var parts []cost
+		parts, err = restored.costs()
+		peak = sumOf(parts).peak
 	}
 	if stopped := restored.Stop(); err == nil {
 		err = stopped

@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -11,57 +12,120 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A cost is what the parts of a restore took that are not the restored program.
+// A cost is what a part of a restore took, none of which is the restored program.
 type cost struct {
+	part string
 	cpu  time.Duration
-	peak int64 // the largest resident sets of all parts, added up, in bytes
+	peak int64 // the largest resident set, in bytes
 }
 
-// cost adds up the restoring command, what it started, and the helpers.
-func (r *Restored) cost() (cost, error) {
-	sum, err := costOfTree(r.restore.cmd.Process.Pid, r.image.process.Pid)
+// What the parts are called.
+const (
+	partCommand = "command" // the one that restores
+	partKeeper  = "keeper"  // what it started, but for the program
+	partServer  = "server"
+	partDaemon  = "daemon" // that of lazy-pages
+)
+
+// sumOf adds parts up.
+func sumOf(parts []cost) (sum cost) {
+	for _, p := range parts {
+		sum.cpu, sum.peak = sum.cpu+p.cpu, sum.peak+p.peak
+	}
+	return sum
+}
+
+// costs are those of the restoring command, of what it started, and of the helpers.
+func (r *Restored) costs() ([]cost, error) {
+	parts, err := costsOfTree(r.restore.cmd.Process.Pid, r.image.process.Pid, partCommand, partKeeper)
 	for _, helper := range r.helpers {
 		if err != nil {
 			break
 		}
-		var one cost
-		select {
-		case <-helper.ended:
-			state := helper.cmd.ProcessState
-			one.cpu = state.UserTime() + state.SystemTime()
-			if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
-				one.peak = usage.Maxrss << 10
-			}
-		default:
-			one, err = costOfTree(helper.cmd.Process.Pid, 0)
+		name := partDaemon
+		if strings.HasSuffix(helper.name, "serve") {
+			name = partServer
 		}
-		sum.cpu, sum.peak = sum.cpu+one.cpu, sum.peak+one.peak
+		var theirs []cost
+		theirs, err = helper.costs(name)
+		parts = append(parts, theirs...)
 	}
-	return sum, err
+	return joined(parts), err
 }
 
-// costOfTree is what a process and its descendants took, but for one of them,
-// the restored program.
-func costOfTree(pid, without int) (cost, error) {
+// costs are those of a command that may have ended, or is about to.
+func (c *command) costs(name string) ([]cost, error) {
+	select {
+	case <-c.ended:
+	default:
+		parts, err := costsOfTree(c.cmd.Process.Pid, 0, name, name)
+		if err == nil {
+			return parts, nil
+		}
+		select {
+		case <-c.ended:
+		case <-time.After(time.Second):
+			return nil, err
+		}
+	}
+	state := c.cmd.ProcessState
+	one := cost{part: name, cpu: state.UserTime() + state.SystemTime()}
+	if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
+		one.peak = usage.Maxrss << 10
+	}
+	return []cost{one}, nil
+}
+
+// joined adds up those with one name.
+func joined(parts []cost) (list []cost) {
+	for _, p := range parts {
+		i := slices.IndexFunc(list, func(c cost) bool { return c.part == p.part })
+		if i < 0 {
+			list = append(list, p)
+			continue
+		}
+		list[i].cpu, list[i].peak = list[i].cpu+p.cpu, list[i].peak+p.peak
+	}
+	return list
+}
+
+// withThose adds the parts that have left since earlier.
+func withThose(parts, earlier []cost) []cost {
+	for _, p := range earlier {
+		if !slices.ContainsFunc(parts, func(c cost) bool { return c.part == p.part }) {
+			parts = append(parts, p)
+		}
+	}
+	return parts
+}
+
+// costsOfTree are those of a process and of its descendants, which have another
+// name, but for one of them, the restored program.
+func costsOfTree(pid, without int, name, below string) ([]cost, error) {
 	if pid == without {
-		return cost{}, nil
+		return nil, nil
 	}
-	sum, err := costOf(pid)
+	own, err := costOf(pid)
 	if err != nil {
-		return cost{}, err
+		return nil, err
 	}
+	own.part = name
+	all := []cost{own}
 	children, err := childrenOf(pid)
 	if err != nil {
-		return cost{}, err
+		return nil, err
 	}
 	for _, child := range children {
-		theirs, err := costOfTree(child, without)
-		if err != nil {
-			return cost{}, err
+		theirs, err := costsOfTree(child, without, below, below)
+		if _, gone := os.Stat("/proc/" + strconv.Itoa(child)); gone != nil {
+			continue // it has just ended
 		}
-		sum.cpu, sum.peak = sum.cpu+theirs.cpu, sum.peak+theirs.peak
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, theirs...)
 	}
-	return sum, nil
+	return all, nil
 }
 
 // costOf is that of one process: the clock of its processor time, which counts

@@ -322,6 +322,7 @@ type image struct {
 	dir     string
 	process *workload.Process
 	taken   taken
+	memory  uint64 // the resident set of the process before, in bytes
 }
 
 // hold starts a program, has the subject checkpoint it, and sees it end.
@@ -331,7 +332,7 @@ func (e *Env) hold(ctx context.Context, subject Subject, program *workload.Progr
 		return nil, err
 	}
 	img := &image{dir: e.path(subject.Name() + ".image"), process: process}
-	if err := e.room(process.Pid); err != nil {
+	if img.memory, err = e.room(process.Pid); err != nil {
 		return nil, errors.Join(err, e.stop(process))
 	}
 	if wantsDisk(subject) {

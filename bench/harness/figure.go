@@ -93,6 +93,17 @@ func (r *Result) measure(subject, measure, unit string) *Series {
 	return s
 }
 
+// detail is the series of a subject's measure that only the report and the JSON
+// object show.
+func (r *Result) detail(subject, measure, unit string) *Series {
+	if s := r.Find(subject, measure); s != nil {
+		return s
+	}
+	s := r.measure(subject, measure, unit)
+	s.Detail = true
+	return s
+}
+
 // series adds one.
 func (r *Result) series(name, unit string) *Series {
 	s := &Series{Name: name, Unit: unit}

@@ -16,6 +16,7 @@ func Figures() []*Figure {
 		phaseFigures(),
 		residencyFigures(),
 		latencyFigures(),
+		codecFigures(),
 		programFigures(),
 		remoteFigures(),
 		serveFigures(),

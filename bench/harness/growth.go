@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/bench/plot"
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
@@ -47,24 +45,47 @@ type size struct {
 // growthMemory also has the cold start, which is what memory costs without any image.
 func growthMemory(ctx context.Context, env *Env) (*Result, error) {
 	var sizes []size
-	for mib := 64; mib <= env.mostMiB(); mib *= 4 {
+	most, why, err := env.mostMiB()
+	if err != nil {
+		return nil, err
+	}
+	for mib := 64; mib <= most; mib *= 4 {
 		sizes = append(sizes, size{float64(mib) * (1 << 20), strconv.Itoa(mib) + " MiB", workload.MappingsOptions{MiB: mib, Touches: -1}})
 	}
-	return env.growth(ctx, sizes, plot.Plot{
+	result, err := env.growth(ctx, sizes, plot.Plot{
 		Name: "ttfi-memory", Title: "Time to first instruction, and the memory of the program",
 		X: plot.Axis{Label: "memory of the program", Unit: plot.Bytes, Log: true},
 	}, true)
+	if result != nil {
+		result.Notes = append(result.Notes, why)
+	}
+	return result, err
 }
 
-// mostMiB is the largest program that the machine has room for twice, with two
-// images of it; never more than the user says.
-func (e *Env) mostMiB() int {
-	var info unix.Sysinfo_t
-	most := e.mib(4096)
-	if unix.Sysinfo(&info) == nil {
-		most = min(most, int(info.Freeram*uint64(info.Unit)>>20)/4)
+// mostMiB is the largest program that the machine has room for beside images of it
+// by us and by CRIU, and never more than the user says, or 4 GiB: beyond that a
+// run takes too long. It also says so.
+func (e *Env) mostMiB() (most int, why string, err error) {
+	free, err := availableMemory()
+	if err != nil {
+		return 0, "", err
 	}
-	return most
+	const share = 4 // the program, two images at worst of its size, and as much for whatever else
+	most = e.mib(4096)
+	why = fmt.Sprintf("up to %d MiB (--mib); %s are available, of which a program takes up to a quarter: its images need room too", most, show(float64(free), "B"))
+	if fits := int(free>>20) / share; fits < most {
+		most = fits
+	}
+	return most, why, nil
+}
+
+// growthRunsOf are fewer for a large program, which takes seconds to start, and
+// to restore eagerly.
+func growthRunsOf(options workload.MappingsOptions) int {
+	if options.MiB > 256 {
+		return 3
+	}
+	return growthRuns
 }
 
 func growthThreads(ctx context.Context, env *Env) (*Result, error) {
@@ -108,7 +129,7 @@ func (e *Env) growth(ctx context.Context, sizes []size, p plot.Plot, cold bool) 
 			return result, err
 		}
 		all := e.growthTurns(ctx, result, program, at.name, cold)
-		e.rounds(ctx, e.runs(growthRuns), all...)
+		e.rounds(ctx, e.runs(growthRunsOf(at.options)), all...)
 		for _, t := range all {
 			if t == nil || len(t.series.Values) == 0 {
 				continue

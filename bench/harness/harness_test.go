@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -279,5 +280,27 @@ func TestSteps(t *testing.T) {
 	}
 	if got := stepEndsIn("step 1\n", step); got != nil {
 		t.Errorf("%v of steps that do not say when", got)
+	}
+}
+
+func TestChunkBytes(t *testing.T) {
+	for size, want := range map[string]float64{"64KiB": 65536, "4096": 4096, "1M": 1 << 20, "2m": 2 << 20, "x": 0, "": 0, "7Q": 0} {
+		if got := chunkBytes(size); got != want {
+			t.Errorf("%q is %v bytes, want %v", size, got, want)
+		}
+	}
+}
+
+// Parts of one name are one; one that has left since keeps what it took.
+func TestCosts(t *testing.T) {
+	early := []cost{{"command", 3, 10}, {"keeper", 1, 2}}
+	late := joined([]cost{{"command", 5, 20}, {"server", 2, 8}, {"server", 1, 1}})
+	all := withThose(late, early)
+	want := []cost{{"command", 5, 20}, {"server", 3, 9}, {"keeper", 1, 2}}
+	if !slices.Equal(all, want) {
+		t.Errorf("parts %v, want %v", all, want)
+	}
+	if sum := sumOf(all); sum.cpu != 9 || sum.peak != 31 {
+		t.Errorf("together %v", sum)
 	}
 }

@@ -67,6 +67,8 @@ type toucher struct {
 	worst *Series
 	// clock is what one reading of the clock takes there: part of each touch.
 	clock *Series
+	// far says that its faults wait for a slow line.
+	far bool
 	// stages are the pager's own means, one a run.
 	stages []lazyrestore.Stats
 }
@@ -120,6 +122,9 @@ func latency(ctx context.Context, env *Env) (*Result, error) {
 	images := map[string]*image{}
 	for _, subject := range env.lazyOnes() {
 		t := result.toucher(subject.Name())
+		if s, ok := subject.(*served); ok {
+			t.far = s.link != nil
+		}
 		touchers = append(touchers, t)
 		made := row{ttfi: t.mean, imageSize: &Series{}, checkpointTime: &Series{}}
 		if env.hold1(ctx, subject, program, images, &made); t.mean.Err != nil {
@@ -166,9 +171,6 @@ func (e *Env) touchAll(ctx context.Context, subject Subject, img *image, t *touc
 		return 0, err
 	}
 	said, err := restored.touch(ctx, "touches", false)
-	if err == nil {
-		_, err = restored.AwaitLine(ctx, "sweep") // the statistics are written when all is there
-	}
 	if stopped := restored.Stop(); err == nil {
 		err = stopped
 	}
@@ -219,12 +221,12 @@ func stagesPlot(touchers []*toucher) *plot.Plot {
 	p := &plot.Plot{
 		Name: "fault-stages", Title: "Where the pager's time for a fault goes, mean",
 		X:    plot.Axis{Label: "from reading the fault to its page being there", Unit: plot.Nanoseconds},
-		Note: "Of all faults, those of the sweep over all pages that follows the touches included. Raising the fault, and waking the thread, come on top.",
+		Note: "Raising the fault, and waking the thread, come on top. Without the slow link, whose line a fault waits for.",
 	}
 	for _, t := range touchers {
 		var queue, fetch, decode, copying []float64
 		for _, s := range t.stages {
-			if s.Stages == nil || s.Faults == 0 {
+			if s.Stages == nil || s.Faults == 0 || t.far {
 				continue
 			}
 			queue, fetch = append(queue, 1e3*s.Stages.Queue.MeanMicros), append(fetch, 1e3*s.Stages.Fetch.MeanMicros)

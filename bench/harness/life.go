@@ -21,7 +21,17 @@ type life struct {
 	// pace is the time of a step once all is resident; 0 where steps do not say
 	// when they end.
 	pace time.Duration
-	cost cost
+	// costs are those of the parts that restored it, until all was there.
+	costs []cost
+}
+
+// filling is how long memory came: after the first instruction, or, where all
+// was there by then, before it.
+func (l *life) filling() time.Duration {
+	if l.ttfi > 0 && l.resident > l.ttfi {
+		return l.resident - l.ttfi
+	}
+	return l.resident
 }
 
 // stepPatience is how long a step may take. The user's own program may be
@@ -47,6 +57,10 @@ func (e *Env) follow(ctx context.Context, subject Subject, img *image) (life, er
 func (r *Restored) toTheEnd(ctx context.Context, subject Subject) (life, error) {
 	l := life{began: r.restore.began, ttfi: r.TTFI}
 	program := r.image.process.Program
+	early, err := r.costs() // the keeper leaves when all is there
+	if err != nil {
+		return l, err
+	}
 	if program.Step != nil {
 		waiting, cancel := context.WithTimeout(ctx, stepPatience)
 		ends, err := r.awaitSteps(waiting, 1)
@@ -63,9 +77,10 @@ func (r *Restored) toTheEnd(ctx context.Context, subject Subject) (life, error) 
 		return l, err
 	}
 	l.resident = resident
-	if l.cost, err = r.cost(); err != nil {
+	if l.costs, err = r.costs(); err != nil {
 		return l, err
 	}
+	l.costs = withThose(l.costs, early)
 	if program.Step != nil && stepEndsIn(r.image.process.Fresh(), program.Step) != nil {
 		seen := len(program.Step.FindAllString(r.image.process.Fresh(), -1))
 		ends, err := r.awaitSteps(ctx, seen+paceSteps)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
 
@@ -27,7 +29,7 @@ func Own(opts workload.OwnOptions) *Figure {
 			case err != nil:
 				return nil, err
 			}
-			result, err := e.sideBySide(ctx, program, e.runs(programRuns))
+			result, err := e.sideBySide(ctx, "own", program, e.runs(programRuns))
 			if result != nil && program.Unseen {
 				result.Notes = append(result.Notes, "no thread that reads the clock could be loaded into the program (it is linked statically, or was started by a script): its first instruction cannot be seen, its first line of output can")
 			}
@@ -51,10 +53,7 @@ func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
 	if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err != nil {
 		return nil, fmt.Errorf("process %d: there is none", pid)
 	}
-	if err := e.room(pid); err != nil {
-		return nil, err
-	}
-	memory, err := residentOf(pid)
+	memory, err := e.room(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +72,7 @@ func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
 			took.Err = missing.err
 			continue
 		}
-		rate, size := result.measure(subject.Format(), "throughput", "B/s"), result.measure(subject.Format(), measureImage, "B")
+		rate, size := result.measure(subject.Format(), measureWrite, "B/s"), result.measure(subject.Format(), measureImage, "B")
 		turns = append(turns, &turn{series: took, sample: func(ctx context.Context) (float64, error) {
 			dir := e.path(subject.Format())
 			taken, err := e.checkpoint(ctx, subject, pid, dir, true)
@@ -90,26 +89,35 @@ func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
 	return result, nil
 }
 
-// room is an error if the images of a process would not fit into memory, where
-// that is where they are put.
-func (e *Env) room(pid int) error {
+// room is the resident set of a process, in bytes, and an error if an image of it
+// would not fit where images are put, or, where that is in memory, beside it.
+func (e *Env) room(pid int) (uint64, error) {
 	need, err := residentOf(pid)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	free, err := availableMemory()
-	if err != nil || !e.onTmpfs() {
-		return err
+	var info unix.Statfs_t
+	if err := unix.Statfs(e.dir, &info); err != nil {
+		return 0, fmt.Errorf("room for images in %s: %w", e.dir, err)
 	}
-	return fits(need, free)
+	free := info.Bavail * uint64(info.Bsize)
+	if e.onTmpfs() {
+		memory, err := availableMemory()
+		if err != nil {
+			return 0, err
+		}
+		free = min(free, memory)
+	}
+	return need, fits(need, free)
 }
 
-// fits is an error if so much memory and an image of it beside would be too much.
+// fits is an error if an image of so much memory, at worst of its size, would be
+// too much.
 func fits(need, free uint64) error {
 	if need+need/4 < free {
 		return nil
 	}
-	return fmt.Errorf("the program has %s of memory, and an image of it would not fit into the %s that are free: --dir names a directory on a disk",
+	return fmt.Errorf("the program has %s of memory, and an image of it would not fit into the %s that are free: --dir names another directory, or one on a disk",
 		show(float64(need), "B"), show(float64(free), "B"))
 }
 

@@ -45,7 +45,7 @@ func programFigures() []*Figure {
 				if err != nil {
 					return nil, err
 				}
-				return e.sideBySide(ctx, program, e.runs(programRuns))
+				return e.sideBySide(ctx, p.name, program, e.runs(programRuns))
 			},
 		})
 	}
@@ -63,39 +63,46 @@ const (
 	measureTTFI       = "TTFI"
 	measureStep       = "first step"
 	measureResident   = "all resident"
+	measureFill       = "fill"
 	measurePace       = "step after/before"
 	measureCPU        = "CPU"
 	measureMemory     = "memory"
 	measureImage      = "image"
 	measureCheckpoint = "checkpoint"
+	measureWrite      = "checkpoint rate"
 )
 
 // A row is the series of one subject; those that its program has nothing for
 // stay out of the result.
 type row struct {
-	subject                                                            string
-	ttfi, step, resident, pace, cpu, memory, imageSize, checkpointTime *Series
+	result                                                                          *Result
+	subject                                                                         string
+	ttfi, step, resident, fill, pace, cpu, memory, imageSize, checkpointTime, write *Series
 }
 
 func (r *Result) row(subject string) *row {
 	return &row{
+		result:         r,
 		subject:        subject,
 		ttfi:           r.measure(subject, measureTTFI, "ns/op"),
 		step:           r.measure(subject, measureStep, "ns/op"),
 		resident:       r.measure(subject, measureResident, "ns/op"),
+		fill:           r.measure(subject, measureFill, "B/s"),
 		pace:           r.measure(subject, measurePace, ""),
 		cpu:            r.measure(subject, measureCPU, "ns/op"),
 		memory:         r.measure(subject, measureMemory, "B"),
 		imageSize:      r.measure(subject, measureImage, "B"),
 		checkpointTime: r.measure(subject, measureCheckpoint, "ns/op"),
+		write:          r.measure(subject, measureWrite, "B/s"),
 	}
 }
 
 // sideBySide has each subject bring one program back, in turns, and a cold
 // start beside them. A subject that cannot is a row that says why.
-func (e *Env) sideBySide(ctx context.Context, program *workload.Program, runs int) (*Result, error) {
+func (e *Env) sideBySide(ctx context.Context, name string, program *workload.Program, runs int) (*Result, error) {
 	result := &Result{Notes: []string{
-		"first step: the first piece of work done, for a cold start where the images were taken; CPU and memory: of all that restores, without the program",
+		"first step: the first piece of work done, for a cold start where the images were taken; CPU and memory: of all that restores, without the program, until all is resident",
+		"fill: the program's memory over the time from its first instruction until all is resident, of an eager restore over all of its time; checkpoint rate: its memory over the time of the checkpoint",
 	}}
 	images := map[string]*image{}
 	var turns []*turn
@@ -119,7 +126,7 @@ func (e *Env) sideBySide(ctx context.Context, program *workload.Program, runs in
 			if err != nil {
 				return 0, err
 			}
-			row.add(l, paceBefore(img.process))
+			row.add(l, img)
 			if program.Unseen {
 				return math.NaN(), nil
 			}
@@ -131,6 +138,7 @@ func (e *Env) sideBySide(ctx context.Context, program *workload.Program, runs in
 	}
 	e.rounds(ctx, runs, turns...)
 	result.dropEmpty()
+	result.Plots = append(result.Plots, result.startPlot(name, program.Name), result.costPlot(name, program.Name))
 	return result, nil
 }
 
@@ -152,25 +160,43 @@ func (e *Env) hold1(ctx context.Context, subject Subject, program *workload.Prog
 		images[subject.Format()] = img
 	}
 	row.checkpointTime.add(float64(img.taken.wall.Nanoseconds()))
+	if row.write != nil {
+		row.write.add(float64(img.memory) / img.taken.wall.Seconds())
+	}
 	if size, err := sizeOf(img.dir); err == nil {
 		row.imageSize.add(float64(size))
 	}
 }
 
-func (r *row) add(l life, before time.Duration) {
+// add books one restore.
+func (r *row) add(l life, img *image) {
+	sum := sumOf(l.costs)
 	for _, m := range []struct {
 		s *Series
 		d time.Duration
-	}{{r.step, l.step}, {r.resident, l.resident}, {r.cpu, l.cost.cpu}} {
+	}{{r.step, l.step}, {r.resident, l.resident}, {r.cpu, sum.cpu}} {
 		if m.d > 0 {
 			m.s.add(float64(m.d.Nanoseconds()))
 		}
 	}
-	r.memory.add(float64(l.cost.peak))
-	if before > 0 && l.pace > 0 {
+	r.memory.add(float64(sum.peak))
+	for _, part := range l.costs {
+		r.result.detail(r.subject, detailCPU+part.part, "ns/op").add(float64(part.cpu.Nanoseconds()))
+		r.result.detail(r.subject, detailMemory+part.part, "B").add(float64(part.peak))
+	}
+	if took := l.filling(); took > 0 {
+		r.fill.add(float64(img.memory) / took.Seconds())
+	}
+	if before := paceBefore(img.process); before > 0 && l.pace > 0 {
 		r.pace.add(float64(l.pace) / float64(before))
 	}
 }
+
+// Details are named for the part that they are of.
+const (
+	detailCPU    = "CPU: "
+	detailMemory = "memory: "
+)
 
 // dropEmpty takes out the series that nobody had anything for.
 func (r *Result) dropEmpty() {
@@ -209,8 +235,8 @@ func (a *absent) Format() string { return a.name }
 // subjects are all ways to restore that there are here.
 func (e *Env) subjects() []Subject {
 	var list []Subject
-	for _, codec := range orOne(e.opts.Codecs, "lz4") {
-		for _, chunk := range orOne(e.opts.Chunks, "64KiB") {
+	for _, codec := range orThese(e.opts.Codecs, "lz4") {
+		for _, chunk := range orThese(e.opts.Chunks, "64KiB") {
 			base := ours{bin: e.opts.Lazyrestore, codec: codec, chunk: chunk, stats: e.path("stats")}
 			eager, lazy, disk := base, base, base
 			eager.eager, eager.stats = true, ""
@@ -239,9 +265,9 @@ func remote(subject Subject) bool {
 	return over || wantsDisk(subject)
 }
 
-func orOne(list []string, one string) []string {
+func orThese(list []string, these ...string) []string {
 	if len(list) == 0 {
-		return []string{one}
+		return these
 	}
 	return list
 }

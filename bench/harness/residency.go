@@ -46,7 +46,7 @@ func residency(ctx context.Context, env *Env) (*Result, error) {
 				return 0, err
 			}
 			curves[subject.Name()] = append(curves[subject.Name()], c.since(l.began, l.resident))
-			row.add(l, 0)
+			row.add(l, img)
 			return float64(l.ttfi.Nanoseconds()), nil
 		}})
 	}

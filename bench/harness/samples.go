@@ -11,6 +11,8 @@ type Series struct {
 	Name string
 	// Measure is what was measured of it, where several things were.
 	Measure string
+	// Detail says that the terminal's table leaves it out.
+	Detail bool
 	// Unit is one of benchstat's: ns/op, B/s, B.
 	Unit   string
 	Values []float64

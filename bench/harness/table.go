@@ -91,10 +91,25 @@ func (r *Result) grid(w io.Writer) {
 	}
 }
 
-// Measures are what was measured of each subject, in their order; none where
-// each series stands for itself.
+// Measures are what was measured of each subject, in their order, without
+// details; none where each series stands for itself.
 func (r *Result) Measures() []string {
-	return distinct(r.Series, func(s *Series) string { return s.Measure })
+	return distinct(r.Series, func(s *Series) string {
+		if s.Detail {
+			return ""
+		}
+		return s.Measure
+	})
+}
+
+// Details are the measures that are details.
+func (r *Result) Details() []string {
+	return distinct(r.Series, func(s *Series) string {
+		if s.Detail {
+			return s.Measure
+		}
+		return ""
+	})
 }
 
 // Subjects are those that were measured, in their order.

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
 
@@ -106,12 +104,12 @@ func (e *Env) ttfi(ctx context.Context, subject Subject, img *image) (float64, e
 // ttfiSize compares ours with itself: the time must not grow with the memory.
 func ttfiSize(ctx context.Context, env *Env) (*Result, error) {
 	large, small := env.mib(4096), min(env.mib(4096)/2, 256)
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return nil, fmt.Errorf("memory of this machine: %w", err)
+	free, err := availableMemory()
+	if err != nil {
+		return nil, err
 	}
 	// The process and its image in tmpfs, at worst uncompressed, with room.
-	if need := uint64(large) << 20 * 5 / 2; info.Freeram*uint64(info.Unit) < need && env.onTmpfs() {
+	if need := uint64(large) << 20 * 5 / 2; free < need && env.onTmpfs() {
 		return nil, fmt.Errorf("this needs %d MiB of free memory, or --dir on a disk", need>>20)
 	}
 	subject := &ours{bin: env.opts.Lazyrestore}

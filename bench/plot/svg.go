@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -214,18 +215,36 @@ func (p *Plot) bars(c *canvas, offset float64) (height float64, names []string) 
 func (p *Plot) legend(c *canvas, names []string, y float64) float64 {
 	x := float64(left)
 	for i, name := range names {
-		w := 34 + 7.4*float64(utf8.RuneCountInString(name))
+		w := 40 + textWidth(name)
 		if x+w > width-right && x > left {
 			x, y = left, y+rowHeight
 		}
 		if len(p.Bars) > 0 {
-			c.add(`<rect class="f%d" x="%.1f" y="%.1f" width="18" height="10"/>`, i%colours, x, y-9)
+			c.add(`<rect class="f%d swatch" x="%.1f" y="%.1f" width="18" height="10"/>`, i%colours, x, y-9)
 		} else {
 			n := p.Lines[i].number(i)
-			c.add(`<path class="line c%d"%s d="M%.1f %.1fh18"/>`, n%colours, dashes(n), x, y-4)
+			c.add(`<path class="line c%d swatch"%s d="M%.1f %.1fh18"/>`, n%colours, dashes(n), x, y-4)
 		}
 		c.text(x+24, y, "", "start", name)
 		x += w
 	}
 	return y + 14
+}
+
+// textWidth is about what a text of the legend takes in the wider of the fonts
+// that it may be shown in.
+func textWidth(text string) (w float64) {
+	for _, r := range text {
+		switch {
+		case strings.ContainsRune("mwMW", r):
+			w += 12.7
+		case strings.ContainsRune("ijlI |.,:'", r):
+			w += 4.5
+		case unicode.IsUpper(r):
+			w += 9.5
+		default:
+			w += 8.3
+		}
+	}
+	return w
 }

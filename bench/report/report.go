@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +61,7 @@ func HTML(w io.Writer, run *harness.Run) error {
 		"ratios":  ratios,
 		"runs":    runs,
 		"failure": failure,
+		"grid":    newGrid,
 	}).Parse(page)
 	if err != nil {
 		return err
@@ -87,6 +89,24 @@ func ratios(run *harness.Run) (list []*harness.Result) {
 func spread(s *harness.Series) string {
 	low, high := s.Spread()
 	return s.Show(s.Median()) + " (" + s.Show(low) + " - " + s.Show(high) + ")"
+}
+
+// A grid is a table: a line for each subject, a column for each measure.
+type grid struct {
+	Result             *harness.Result
+	Subjects, Measures []string
+	Runs               bool // with a column for them, or for what failed
+}
+
+// newGrid has the subjects that there is something to say of.
+func newGrid(r *harness.Result, measures []string, runs bool) grid {
+	g := grid{Result: r, Measures: measures, Runs: runs}
+	for _, subject := range r.Subjects() {
+		if runs || slices.ContainsFunc(measures, func(m string) bool { return r.Find(subject, m) != nil }) {
+			g.Subjects = append(g.Subjects, subject)
+		}
+	}
+	return g
 }
 
 // runs is how often a subject was measured.

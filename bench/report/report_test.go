@@ -32,7 +32,7 @@ func sample() *harness.Run {
 		long.Points = append(long.Points, plot.Point{X: float64(i) * 1e6, Y: float64(i) * (1 << 20)})
 	}
 	bar := func(name string) plot.Bar {
-		return plot.Bar{Name: name, Parts: []plot.Part{{Name: "queue", Value: 1000}, {Name: "fetch", Value: 2500}, {Name: "decode", Value: 7000}, {Name: "copy", Value: 4000}}}
+		return plot.Bar{Name: name, Parts: []plot.Part{{Name: "command", Value: 1000}, {Name: "fetch", Value: 2500}, {Name: "decode", Value: 7000}, {Name: "copy", Value: 4000}}}
 	}
 	return &harness.Run{
 		Machine: harness.Machine{CPU: "Some <Processor>", Kernel: "6.18", CRIU: "CRIU 4.1.1", Began: time.Unix(1e9, 0)},
@@ -49,6 +49,7 @@ func sample() *harness.Run {
 				Series: []*harness.Series{
 					{Name: "ours-lazy", Measure: "64 MiB", Unit: "ns/op", Values: []float64{3e6, 3.3e6}},
 					{Name: "criu", Measure: "64 MiB", Unit: "ns/op", Err: errors.New("it does <not> work here\nand that is why")},
+					{Name: "ours-lazy", Measure: "CPU: keeper", Detail: true, Unit: "ns/op", Values: []float64{7e5, 7e5}},
 				},
 				Err: errors.New("growth-memory: criu: it does <not> work here\nand that is why"),
 				Plots: []*plot.Plot{{
@@ -106,6 +107,10 @@ addEventListener('load', () => {
 		texts.forEach(([e, a], i) => {
 			if (a.left < all.left - 1 || a.right > all.right + 1 || a.top < all.top - 1 || a.bottom > all.bottom + 1) seen.outside.push(e.textContent);
 			if (contrast(light(getComputedStyle(e).fill), ground) < 4.5) seen.faint.push(e.textContent);
+			for (const o of svg.querySelectorAll('.swatch')) {
+				const b = o.getBoundingClientRect();
+				if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom) seen.overlaps.push(e.textContent + ' | a colour of the legend');
+			}
 			for (const [o, b] of texts.slice(i + 1))
 				if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3) seen.overlaps.push(e.textContent + ' | ' + o.textContent);
 		});
@@ -176,7 +181,7 @@ func TestBrowser(t *testing.T) {
 			t.Errorf("on %s texts overlap: %q; lie outside: %q; are hard to see: %q; the page is too wide by %v",
 				seen.Ground, seen.Overlaps, seen.Outside, seen.Faint, seen.Wide)
 		}
-		for _, want := range []string{"Some <Processor>", "4.00", "growth-memory", "it does <not> work here", "a note & more"} {
+		for _, want := range []string{"Some <Processor>", "4.00", "growth-memory", "it does <not> work here", "a note & more", "CPU: keeper", "700.0 µs"} {
 			if !strings.Contains(seen.Text, want) {
 				t.Errorf("no %q is seen", want)
 			}

@@ -118,6 +118,21 @@ func TestBadPrograms(t *testing.T) {
 			[]string{"--criu", "/bin/false", "--", "sh", "-c", "sleep 600 & echo ready; wait"},
 			"ours-lazy", "child process", "cold start",
 		},
+		{
+			"cannot be checkpointed: io_uring",
+			[]string{"--criu", "/bin/false", "--", "/usr/bin/python3", "-c", `
+import ctypes, time
+if ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(256)) < 0: raise OSError("io_uring_setup")
+print("ready", flush=True)
+time.sleep(600)
+`},
+			"ours-lazy", "io_uring", "cold start",
+		},
+		{
+			"more memory than there is",
+			[]string{"--", "sh", "-c", "ulimit -v 200000; exec /usr/bin/python3 -c 'x = bytearray(1 << 30)'"},
+			"ours-lazy", "MemoryError", "",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -132,6 +147,28 @@ func TestBadPrograms(t *testing.T) {
 				t.Errorf("%s failed too: %s", tt.well, r.failure(tt.well))
 			}
 		})
+	}
+}
+
+// An image that would not fit is not begun; who needs none is measured.
+func TestNoRoom(t *testing.T) {
+	uffdtest.Need(t, "root")
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Unmount(dir, syscall.MNT_DETACH)
+	code, r := measure(t, "--criu", "/bin/false", "--dir", dir, "--disk", dir, "--", "/usr/bin/python3", "-c", `
+import time
+x = bytearray(b"x" * (64 << 20))
+print("ready", flush=True)
+time.sleep(600)
+`)
+	if got := r.failure("ours-lazy"); code != 1 || !strings.Contains(got, "would not fit") {
+		t.Errorf("exit code %d, failure %q: want it not to fit", code, got)
+	}
+	if r.failure("cold start") != "" || r.runs("cold start", "first step") != 1 {
+		t.Errorf("no cold start: %q", r.failure("cold start"))
 	}
 }
 

@@ -97,7 +97,7 @@ func (v *benchVerb) flags() []cli.Flag {
 func (v *benchVerb) run(args []string) error {
 	if v.list {
 		for _, figure := range harness.Figures() {
-			fmt.Fprintf(v.Stdout, "%-14s %s\n", figure.Name, figure.Title)
+			fmt.Fprintf(v.Stdout, "%-17s %s\n", figure.Name, figure.Title)
 		}
 		return nil
 	}

@@ -133,11 +133,9 @@ func (r *restorer) open(ctx context.Context) error {
 	if err != nil {
 		return objectError(image.ProcessObject, err)
 	}
-	state := make([]byte, size)
-	if err := r.src.ReadRange(ctx, image.ProcessObject, state, 0, image.Demand); err != nil {
+	if r.state, err = image.ReadWhole(ctx, r.src, image.ProcessObject, 0, size); err != nil {
 		return objectError(image.ProcessObject, err)
 	}
-	r.state = state
 	if r.st, err = native.DecodeState(r.state); errors.Is(err, image.ErrVersion) {
 		return err
 	} else if err != nil {

@@ -102,16 +102,16 @@ func objectFile(ctx context.Context, src image.Source, object string) (*os.File,
 	if err != nil {
 		return nil, err
 	}
-	b := make([]byte, size)
-	if err := src.ReadRange(ctx, object, b, 0, image.Demand); err != nil {
-		return nil, err
-	}
 	fd, err := unix.MemfdCreate("lazyrestore "+object, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), object)
-	if _, err := f.WriteAt(b, 0); err != nil {
+	err = image.ReadSteps(ctx, src, object, 0, size, func(b []byte) error {
+		_, err := f.Write(b)
+		return err
+	})
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -116,6 +116,15 @@ func (im *Image) missing(name string, err error) error {
 	return fmt.Errorf("%s: %w", name, err)
 }
 
+// readWhole is ReadWhole with the error of this package.
+func (im *Image) readWhole(ctx context.Context, object string, off, size int64) ([]byte, error) {
+	b, err := ReadWhole(ctx, im.src, object, off, size)
+	if err != nil {
+		return nil, readError(object, off, err)
+	}
+	return b, nil
+}
+
 // read fills p from an object that is small or waited for.
 func (im *Image) read(ctx context.Context, object string, p []byte, off int64) error {
 	if len(p) == 0 {
@@ -134,8 +143,8 @@ func (im *Image) ReadObject(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := make([]byte, size)
-	if err := im.read(ctx, name, b, 0); err != nil {
+	b, err := im.readWhole(ctx, name, 0, size)
+	if err != nil {
 		return nil, err
 	}
 	if err := im.CheckObject(name, b); err != nil {

@@ -19,14 +19,15 @@ const loadWorkers = 4
 
 // LoadIndex reads the index and checks it. Memory is taken only after sizes
 // were found to fit the objects as they are; a 4 GiB process has about 2.6 MB
-// of it, read in a millisecond or two. With a pinned digest (OpenOptions) all
+// of it, read in a millisecond or two. The sizes may be lies all the same, so
+// that LoadIndexInto says so where alloc has no such memory. With a pinned digest (OpenOptions) all
 // of it is checked by cryptographic digests, else by CRC-32C.
 func (im *Image) LoadIndex(ctx context.Context) (*Index, error) {
 	return im.LoadIndexInto(ctx, func(n int) []byte { return make([]byte, n) })
 }
 
 // LoadIndexInto is LoadIndex into memory that alloc gives, n zero bytes at a
-// time, and that has to last as long as the Index is used.
+// time, and that has to last as long as the Index is used; nil: there is none.
 func (im *Image) LoadIndexInto(ctx context.Context, alloc func(n int) []byte) (*Index, error) {
 	if im.plain != nil {
 		return im.plain, nil
@@ -58,6 +59,9 @@ func (im *Image) LoadIndexInto(ctx context.Context, alloc func(n int) []byte) (*
 	}
 	if im.pinned {
 		ix.digests = alloc(int(f.frames) * digestBytes)
+	}
+	if ix.frames == nil || ix.runs == nil || im.pinned && ix.digests == nil {
+		return nil, fmt.Errorf("there is no memory for an index of %d bytes", size)
 	}
 	if err := im.loadSegments(ctx, ix); err != nil {
 		return nil, err
@@ -92,8 +96,7 @@ func (im *Image) readTail(ctx context.Context, size int64) ([]byte, error) {
 		return nil, err
 	}
 	if n := size - f.directory; n > int64(len(tail)) {
-		tail = make([]byte, n)
-		if err := im.read(ctx, IndexObject, tail, f.directory); err != nil {
+		if tail, err = im.readWhole(ctx, IndexObject, f.directory, n); err != nil {
 			return nil, err
 		}
 	}

@@ -16,7 +16,8 @@ const (
 // collection.
 type arena struct{ maps [][]byte }
 
-// alloc gives n zero bytes, on the boundary of a page.
+// alloc gives n zero bytes, on the boundary of a page; nil where there is no such
+// memory.
 func (a *arena) alloc(n int) []byte {
 	if n < arenaSmall {
 		return make([]byte, n)
@@ -26,7 +27,7 @@ func (a *arena) alloc(n int) []byte {
 	size := (n + arenaHuge - 1) &^ (arenaHuge - 1)
 	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return make([]byte, n)
+		return nil
 	}
 	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // without it the pages are small
 	a.maps = append(a.maps, b)

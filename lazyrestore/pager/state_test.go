@@ -193,3 +193,15 @@ func FuzzReplay(f *testing.F) {
 		}
 	})
 }
+
+// An index that is said to be larger than memory is no end of the program.
+func TestArenaHasNoSuchMemory(t *testing.T) {
+	var a arena
+	defer a.free()
+	if b := a.alloc(1 << 50); b != nil {
+		t.Errorf("%d bytes of memory", len(b))
+	}
+	if b := a.alloc(arenaHuge); len(b) != arenaHuge {
+		t.Errorf("%d bytes, want %d", len(b), arenaHuge)
+	}
+}

@@ -2,6 +2,7 @@ package pager
 
 import (
 	"context"
+	"fmt"
 	"sort"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
@@ -26,7 +27,12 @@ func loadTable(ctx context.Context, img *image.Image) (*table, error) {
 		mem.free()
 		return nil, err
 	}
-	t := newTable(ix, words32(mem.alloc(4*(ix.Frames()+1))))
+	base := mem.alloc(4 * (ix.Frames() + 1))
+	if base == nil {
+		mem.free()
+		return nil, fmt.Errorf("there is no memory for a table of %d frames", ix.Frames())
+	}
+	t := newTable(ix, words32(base))
 	t.mem = mem
 	return t, nil
 }

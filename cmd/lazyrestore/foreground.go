@@ -59,7 +59,9 @@ func (v *restoreVerb) foreground() error {
 	v.warn(s.Result())
 	if jsonFile != nil {
 		verb.WriteJSON(jsonFile, s.Result())
-		jsonFile.Close()
+		if v.jsonFD > 2 { // a standard one is the command's, and its number nothing else's
+			jsonFile.Close()
+		}
 	}
 	return s.supervise()
 }

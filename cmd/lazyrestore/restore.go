@@ -233,8 +233,13 @@ func (s *supervised) writeStats() {
 
 // jsonFile is where --json-fd writes.
 func (v *restoreVerb) jsonFile() (*os.File, error) {
-	if v.jsonFD == 0 {
+	switch v.jsonFD {
+	case 0:
 		return nil, nil
+	case 1:
+		return os.Stdout, nil // another os.File of it would close it some day
+	case 2:
+		return os.Stderr, nil
 	}
 	f := os.NewFile(uintptr(v.jsonFD), "json-fd")
 	if _, err := f.Stat(); err != nil {

@@ -240,3 +240,35 @@ func (p *signalled) Signal(sig unix.Signal) error {
 	p.got = append(p.got, sig)
 	return nil
 }
+
+// A standard descriptor that the JSON object is written to stays open: its number
+// must not become that of memory.
+func TestJSONOnStandardErrorLeavesItOpen(t *testing.T) {
+	fakeRestore(t, "exit 0")
+	saved, err := unix.FcntlInt(2, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	object, err := os.Create(filepath.Join(t.TempDir(), "object"))
+	if err == nil {
+		err = unix.Dup3(int(object.Fd()), 2, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer object.Close()
+	defer func() {
+		if err := unix.Dup3(saved, 2, 0); err != nil {
+			t.Error(err)
+		}
+		_ = unix.Close(saved)
+	}()
+	if code := run([]string{"restore", "--json-fd", "2", "img"}, &bytes.Buffer{}, &bytes.Buffer{}); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	var result lazyrestore.RestoreResult
+	readJSON(t, object.Name(), &result)
+	if _, err := unix.FcntlInt(2, unix.F_GETFD, 0); err != nil || result.Mappings != 3 {
+		t.Errorf("result %+v; descriptor 2: %v", result, err)
+	}
+}

@@ -21,7 +21,7 @@ import (
 // no memory but those and one page: starting one costs a copy of this
 // process's page tables, so it is quickest while the heap is small. It is in a
 // session of its own and blocks all signals. When this process is gone it
-// closes the standard descriptors, and it ends once no process lives that has
+// closes the standard descriptors, unless they are of memory, and it ends once no process lives that has
 // a uffd here. Descriptors that this process opens later are held too.
 type Keeper struct {
 	pid  int

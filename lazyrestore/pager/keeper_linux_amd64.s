@@ -86,12 +86,24 @@ wait:
 	JNE	wait
 
 	// The pager is gone, and the descriptors are ours alone. Nobody shall
-	// wait for the end of its output because of us.
+	// wait for the end of its output because of us. If the pager had closed
+	// one of them, its number may be that of a uffd, which is kept.
 	XORQ	R13, R13
 stdio:
 	MOVQ	R13, DI
+	MOVQ	$UFFDIO_WRITEPROTECT, SI
+	LEAQ	PAGE_PROBE(R12), DX
+	MOVQ	$SYS_ioctl, AX
+	SYSCALL
+	CMPQ	AX, $ENOTTY
+	JEQ	shut
+	CMPQ	AX, $EINVAL
+	JNE	shown
+shut:
+	MOVQ	R13, DI
 	MOVQ	$SYS_close, AX
 	SYSCALL
+shown:
 	INCQ	R13
 	CMPQ	R13, $3
 	JLT	stdio

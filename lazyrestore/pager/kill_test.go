@@ -32,6 +32,7 @@ type helperConfig struct {
 	Pid  int
 	Maps []page.Mapping
 	Full bool
+	Low  bool // the uffd gets the number of a standard descriptor
 }
 
 func TestMain(m *testing.M) {
@@ -74,7 +75,15 @@ func beHelper(config string) error {
 	if err != nil {
 		return err
 	}
-	u, target := uffd.FromFD(3), Target{Pid: c.Pid, PidFD: -1}
+	fd := 3
+	if c.Low {
+		if err := unix.Dup3(fd, 0, unix.O_CLOEXEC); err != nil {
+			return err
+		}
+		_ = unix.Close(fd)
+		fd = 0
+	}
+	u, target := uffd.FromFD(fd), Target{Pid: c.Pid, PidFD: -1}
 	if err := p.Attach(u, target, c.Maps); err != nil {
 		return err
 	}
@@ -108,6 +117,13 @@ type victim struct {
 
 func startVictim(t *testing.T, set setting, full bool) *victim {
 	t.Helper()
+	return startVictimOf(t, set, helperConfig{Full: full})
+}
+
+// startVictimOf is startVictim with all of what the pager is told that has to
+// do with no child.
+func startVictimOf(t *testing.T, set setting, c helperConfig) *victim {
+	t.Helper()
 	uffdtest.Need(t, "uffd")
 	set.child.Features |= events
 	v := &victim{dir: t.TempDir()}
@@ -118,7 +134,8 @@ func startVictim(t *testing.T, set setting, full bool) *victim {
 			t.Fatal(err)
 		}
 	}
-	config, err := json.Marshal(helperConfig{v.dir, v.Pid, v.maps, full})
+	c.Dir, c.Pid, c.Maps = v.dir, v.Pid, v.maps
+	config, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,6 +328,19 @@ func TestKeeperOutlivesPagerOnly(t *testing.T) {
 	}
 	if !ended(uffdtest.Timeout) {
 		t.Error("the keeper lives on though nobody is left")
+	}
+}
+
+// A keeper that closes the standard descriptors spares a uffd among them.
+func TestKeeperSparesLowDescriptors(t *testing.T) {
+	v := startVictimOf(t, setting{child: uffdtest.Options{Pages: 64}}, helperConfig{Low: true})
+	v.Load(v.Addr(1)).Wait(t)
+	v.killPager()
+	waiting := v.Load(v.Addr(40))
+	waits(t, waiting)
+	v.resume(t)
+	if got, want := waiting.Wait(t), uint64(v.want[40*page.Size]); got != want {
+		t.Errorf("the page waited for begins with %d, want %d", got, want)
 	}
 }
 

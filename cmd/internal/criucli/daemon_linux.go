@@ -82,16 +82,17 @@ func (o *Options) Daemonize(args []string) (done bool, err error) {
 }
 
 // Ready says that requests can be handled: on the status descriptor, which it
-// closes, and to who started the daemon. A daemon's standard descriptors lead
+// closes unless that is a standard one, and to who started the daemon. A daemon's standard descriptors lead
 // nowhere from then on.
 func (o *Options) Ready() error {
 	if o.StatusFD >= 0 {
-		f := os.NewFile(uintptr(o.StatusFD), "status descriptor")
-		if _, err := f.Write([]byte{0}); err != nil {
+		// Not an os.File, whose finalizer closes a standard descriptor too: its
+		// number would become that of something else.
+		if _, err := unix.Write(o.StatusFD, []byte{0}); err != nil {
 			return fmt.Errorf("status descriptor %d: %w", o.StatusFD, err)
 		}
 		if o.StatusFD > 2 {
-			f.Close()
+			_ = unix.Close(o.StatusFD)
 		}
 		o.StatusFD = -1
 	}

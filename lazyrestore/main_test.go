@@ -92,6 +92,7 @@ func playRole(role string) int {
 	roles := map[string]func(arguments []byte) error{
 		"checkpoint": roleCheckpoint,
 		"restore":    roleRestore,
+		"serve":      roleServe,
 		"trace":      roleTrace,
 	}
 	play := roles[role]

@@ -2,9 +2,7 @@ package lazyrestore_test
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,64 +13,23 @@ import (
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
-	"github.com/lazyrestore/lazyrestore/pageserver"
 )
-
-// A site is a page server in this process, which can be stopped and started
-// anew at the same address.
-type site struct {
-	t      testing.TB
-	root   string
-	addr   string
-	server *pageserver.Server
-	served chan error
-}
-
-func newSite(t testing.TB, root string) *site {
-	t.Helper()
-	s := &site{t: t, root: root, addr: "127.0.0.1:0"}
-	s.start()
-	t.Cleanup(s.stop)
-	return s
-}
-
-func (s *site) start() {
-	s.t.Helper()
-	catalog, err := pageserver.NewCatalog(s.root)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", s.addr)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.addr = ln.Addr().String()
-	s.server = pageserver.NewServer(catalog, pageserver.ServerOptions{})
-	s.served = make(chan error, 1)
-	go func(server *pageserver.Server, served chan error) { served <- server.Serve(ln) }(s.server, s.served)
-}
-
-// stop cuts all connections.
-func (s *site) stop() {
-	if s.server == nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = s.server.Shutdown(ctx)
-	<-s.served
-	s.server = nil
-}
 
 // publish has the subject's image served under a name, and restored from there.
 func (s *subject) publish(root, name string, sites ...*site) {
 	s.t.Helper()
-	if err := os.Rename(s.image, filepath.Join(root, name)); err != nil {
-		s.t.Fatal(err)
-	}
 	var addrs []string
 	for _, site := range sites {
 		addrs = append(addrs, site.addr)
+	}
+	s.publishAt(root, name, addrs...)
+}
+
+// publishAt is publish for servers, or proxies, by their addresses.
+func (s *subject) publishAt(root, name string, addrs ...string) {
+	s.t.Helper()
+	if err := os.Rename(s.image, filepath.Join(root, name)); err != nil {
+		s.t.Fatal(err)
 	}
 	s.image = "tcp://" + strings.Join(addrs, ",") + "/" + name
 }
@@ -144,7 +101,7 @@ func TestRemoteCache(t *testing.T) {
 	}
 }
 
-// The server is stopped and started anew in the middle of many restores: the
+// The server is killed and started anew in the middle of many restores: the
 // processes wait, and every byte is right.
 func TestServerDiesAmidRestores(t *testing.T) {
 	const many = 100

@@ -17,13 +17,10 @@ import (
 	"testing"
 	"time"
 
-	toxiproxy "github.com/Shopify/toxiproxy/v2"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
-
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store/storetest"
 	"github.com/lazyrestore/lazyrestore/pageserver/client"
+	"github.com/lazyrestore/lazyrestore/pageserver/proxytest"
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
 
@@ -89,40 +86,15 @@ func readAll(t *testing.T, c *client.Client, object string, want []byte) {
 	t.Logf("%d pieces rejected", rejects.Load())
 }
 
-// toxic puts a proxy with one fault before upstream, on the way to the client.
-func toxic(t *testing.T, upstream, fault string) string {
-	t.Helper()
-	api := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
-	p := toxiproxy.NewProxy(api, t.Name(), "127.0.0.1:0", upstream)
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Stop)
-	if fault != "" {
-		if _, err := p.Toxics.AddToxicJson(strings.NewReader(fault)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return p.Listen
-}
-
 // Whatever a network does, what is read is right, or waited for.
 func TestFaultyNetwork(t *testing.T) {
-	for _, tt := range []struct{ name, fault string }{
-		{"delays", `{"type": "latency", "attributes": {"latency": 8, "jitter": 6}}`},
-		{"narrow", `{"type": "bandwidth", "attributes": {"rate": 4000}}`},
-		{"slices", `{"type": "slicer", "attributes": {"average_size": 900, "size_variation": 700, "delay": 5}}`},
-		{"resets", `{"type": "reset_peer", "toxicity": 0.5, "attributes": {"timeout": 5}}`},
-		{"truncates", `{"type": "limit_data", "attributes": {"bytes": 300000}}`},
-		{"falls silent", `{"type": "timeout", "toxicity": 0.5, "attributes": {"timeout": 0}}`},
-		{"slow close", `{"type": "slow_close", "attributes": {"delay": 100}}`},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
+	for _, tt := range proxytest.Faults {
+		t.Run(tt.Name, func(t *testing.T) {
 			root := t.TempDir()
 			want := content(1, 3<<20)
 			put(t, root, "img", storetest.Objects{"pages.lz4": want})
 			s := serve(t, root, "127.0.0.1:0")
-			through := toxic(t, s.addr, tt.fault)
+			through := proxytest.Toxic(t, s.addr, tt.Toxic)
 			// The second server is the same one: what is lost on the way to one
 			// is asked of the other.
 			for _, addrs := range [][]string{{through}, {through, s.addr}} {
@@ -142,70 +114,6 @@ func TestFaultyNetwork(t *testing.T) {
 	}
 }
 
-// A corrupter passes on what upstream says, with bits turned over here and
-// there.
-type corrupter struct {
-	net.Listener
-	upstream string
-	every    int          // bytes, about, from one damaged bit to the next
-	turned   atomic.Int64 // bits
-	wg       sync.WaitGroup
-}
-
-func corrupt(t *testing.T, upstream string, every int) *corrupter {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &corrupter{Listener: ln, upstream: upstream, every: every}
-	p.wg.Go(p.accept)
-	t.Cleanup(func() {
-		_ = ln.Close()
-		p.wg.Wait()
-	})
-	return p
-}
-
-func (p *corrupter) accept() {
-	for n := uint64(0); ; n++ {
-		down, err := p.Accept()
-		if err != nil {
-			return
-		}
-		up, err := net.Dial("tcp", p.upstream)
-		if err != nil {
-			_ = down.Close()
-			continue
-		}
-		p.wg.Go(func() {
-			_, _ = io.Copy(up, down)
-			_ = up.Close()
-		})
-		p.wg.Go(func() {
-			p.pass(down, up, rand.New(rand.NewPCG(n, 5)))
-			_ = down.Close()
-			_ = up.Close()
-		})
-	}
-}
-
-func (p *corrupter) pass(to io.Writer, from io.Reader, r *rand.Rand) {
-	b := make([]byte, 32<<10)
-	next := r.IntN(2 * p.every)
-	for {
-		n, err := from.Read(b)
-		for ; next < n; next += 1 + r.IntN(2*p.every) {
-			b[next] ^= 1 << r.IntN(8)
-			p.turned.Add(1)
-		}
-		next -= n
-		if _, werr := to.Write(b[:n]); err != nil || werr != nil {
-			return
-		}
-	}
-}
-
 // Bits that turn over on the way are found: in messages by the protocol, in
 // pages by whoever checks them.
 func TestCorruptingProxy(t *testing.T) {
@@ -220,7 +128,7 @@ func TestCorruptingProxy(t *testing.T) {
 		alone bool // there is no other server
 	}{{"often", 200_000, true}, {"rarely", 700_000, true}, {"often, and another", 20_000, false}} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := corrupt(t, s.addr, tt.every)
+			p := proxytest.Corrupt(t, s.addr, tt.every)
 			addrs := []string{p.Addr().String()}
 			if !tt.alone {
 				addrs = append(addrs, s.addr)
@@ -230,7 +138,7 @@ func TestCorruptingProxy(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
-			turned := p.turned.Load()
+			turned := p.Turned()
 			t.Logf("%d bits turned over", turned)
 			if turned == 0 {
 				t.Error("the proxy has not damaged anything")
@@ -436,7 +344,7 @@ func TestGivenUp(t *testing.T) {
 	want := content(8, 8<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
 	s := serve(t, root, "127.0.0.1:0")
-	slow := toxic(t, s.addr, `{"type": "bandwidth", "attributes": {"rate": 20000}}`)
+	slow := proxytest.Toxic(t, s.addr, `{"type": "bandwidth", "attributes": {"rate": 20000}}`)
 	c := open(t, address("img", slow), client.Options{})
 	for i := range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*3*time.Millisecond)

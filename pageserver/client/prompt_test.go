@@ -8,6 +8,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store/storetest"
 	"github.com/lazyrestore/lazyrestore/pageserver/client"
+	"github.com/lazyrestore/lazyrestore/pageserver/proxytest"
 )
 
 // soon tries prompt reads of random ranges until n were answered; whatever is
@@ -64,7 +65,7 @@ func TestPromptGivesUp(t *testing.T) {
 	root := t.TempDir()
 	want := content(10, 1<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
-	far := toxic(t, serve(t, root, "127.0.0.1:0").addr, `{"type": "latency", "attributes": {"latency": 10}}`)
+	far := proxytest.Toxic(t, serve(t, root, "127.0.0.1:0").addr, `{"type": "latency", "attributes": {"latency": 10}}`)
 	c := open(t, address("img", far), client.Options{Whole: true})
 	p := make([]byte, 1000)
 	begin := time.Now()

@@ -44,6 +44,7 @@ var mayImport = []struct {
 	{"cmd/...", []string{"..."}},
 	// Helpers of tests, which nothing else imports.
 	{"uffd/uffdtest", []string{"uffd"}},
+	{"pageserver/proxytest", nil},
 	{"pageserver/tlsfiles/tlstest", []string{"pageserver/tlsfiles"}},
 	{"lazyrestore/criu/criutest", []string{"uffd/uffdtest"}},
 	{"lazyrestore/image/imagetest", []string{"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page"}},

@@ -187,7 +187,7 @@ func (r *restorer) check(ctx context.Context) error {
 }
 
 // prepare looks whether the image is whole, and whether there is memory enough,
-// and makes the pager, which loads its index.
+// and makes the pager, which opens its index.
 func (r *restorer) prepare(ctx context.Context) error {
 	row := r.opts.Trace.Row("lazyrestore", "prepare")
 	defer r.opts.Trace.Begin(row, "prepare")()
@@ -217,9 +217,13 @@ func (r *restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	ctx, r.giveUp = context.WithCancel(ctx)
+	if _, local := r.src.(image.Filer); local {
+		defer r.giveUp()
+		return r.pager.Prepare(ctx)
+	}
 	go func() {
 		defer r.giveUp()
-		_ = r.pager.Prepare(ctx) // Serve tells what is wrong
+		_ = r.pager.Prepare(ctx) // that takes a while; Serve tells what is wrong
 	}()
 	return nil
 }

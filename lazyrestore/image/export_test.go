@@ -34,6 +34,15 @@ func SealIndex(b []byte) []byte {
 
 // LoadIndexOf loads the index b from src, as if a manifest named it.
 func LoadIndexOf(src Source, b []byte, pages int64) (*Index, error) {
+	return imageOf(src, b, pages).LoadIndex(context.Background())
+}
+
+// OpenIndexOf opens it.
+func OpenIndexOf(src Source, b []byte, pages int64) (*Index, error) {
+	return imageOf(src, b, pages).OpenIndex(context.Background())
+}
+
+func imageOf(src Source, b []byte, pages int64) *Image {
 	m := &Manifest{ChunkSize: 8192, Objects: map[string]Object{
 		IndexObject: {Size: int64(len(b))}, "pages.lz4": {Size: pages},
 	}}
@@ -41,8 +50,7 @@ func LoadIndexOf(src Source, b []byte, pages int64) (*Index, error) {
 		sum := sha256.Sum256(b[f.directory:])
 		m.IndexRoot = hex.EncodeToString(sum[:])
 	}
-	im := &Image{src: src, manifest: m, codec: chunk.LZ4, pages: "pages.lz4"}
-	return im.LoadIndex(context.Background())
+	return &Image{src: src, manifest: m, codec: chunk.LZ4, pages: "pages.lz4"}
 }
 
 // RewriteIndex parses an index and writes it again.

@@ -191,6 +191,8 @@ func TestBadIndex(t *testing.T) {
 		{"segment of more frames", dir + 16, []byte{nFrames + 1}},
 		{"segment of 2^32 frames", dir + 16, []byte{0xff, 0xff, 0xff, 0xff}},
 		{"segment of fewer runs", dir + 20, []byte{1}},
+		{"segment of no runs", dir + 20, []byte{0}},
+		{"segment beyond all addresses", dir + 14, []byte{0xff}},
 		{"footer of no segments", foot + 20, []byte{0}},
 		{"footer of many segments", foot + 20, []byte{0xff, 0xff, 0xff, 0xff}},
 		{"footer with flags", foot + 24, []byte{1}},

@@ -25,8 +25,9 @@ const (
 	footerBytes  = 64
 
 	// A segment ends with the frame that reaches one of these.
-	segmentFrames = 16 << 10
-	segmentRuns   = 64 << 10
+	segmentFrames = 1 << 10
+	segmentRuns   = 4 << 10
+	maxSegment    = 64 << 20 // bytes of one that is read
 )
 
 // A frame's first word: where it starts, and flags.
@@ -137,8 +138,7 @@ type segment struct {
 	tables       chunk.Digest // of frames and runs
 	digests      chunk.Digest
 
-	// Not stored: how many frames and runs the segments before have.
-	frameBase, runBase int
+	frameBase int // not stored: how many frames the segments before have
 }
 
 func (s *segment) runsAt() int64    { return s.offset + int64(s.frames)*frameBytes }
@@ -245,13 +245,16 @@ func parseTail(tail []byte, size int64) (footer, []segment, error) {
 	at, frames, runs := int64(headerBytes), 0, 0
 	for i := range segs {
 		s := decodeSegment(tail[i*segmentBytes:])
-		s.frameBase, s.runBase = frames, runs
-		if s.offset != at || s.end() > f.directory {
+		s.frameBase = frames
+		if s.offset != at || s.end() > f.directory || s.end()-s.offset > maxSegment || s.runs == 0 || s.firstPage > pageMask || i > 0 && s.firstPage <= segs[i-1].firstPage {
 			return footer{}, nil, damaged(IndexObject, f.directory+int64(i)*segmentBytes,
-				"segment %d: %d frames and %d runs at %d", i, s.frames, s.runs, s.offset)
+				"segment %d: %d frames and %d runs at %d, from page %#x on", i, s.frames, s.runs, s.offset, s.firstPage)
 		}
 		segs[i] = s
 		at, frames, runs = s.end(), frames+s.frames, runs+s.runs
+	}
+	if frames == 0 && f.pages != 0 {
+		return footer{}, nil, damaged(IndexObject, size-footerBytes, "footer: no frames, and they end at %d", f.pages)
 	}
 	if at != f.directory || uint64(frames) != f.frames || uint64(runs) != f.runs {
 		return footer{}, nil, damaged(IndexObject, size-footerBytes, "footer: %d frames and %d runs, segments have %d and %d", f.frames, f.runs, frames, runs)

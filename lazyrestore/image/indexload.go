@@ -6,29 +6,29 @@ import (
 	"encoding/hex"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 )
-
-// tailGuess is how much of the end of pages.idx is read first: the directory
-// of 120 segments, which is 120 GiB in chunks of 64 KiB.
-const tailGuess = 8 << 10
 
 // loadWorkers is how many segments are read at once.
 const loadWorkers = 4
 
 // LoadIndex reads the index and checks it. Memory is taken only after sizes
 // were found to fit the objects as they are; a 4 GiB process has about 2.6 MB
-// of it, read in a millisecond or two. The sizes may be lies all the same, so
-// that LoadIndexInto says so where alloc has no such memory. With a pinned digest (OpenOptions) all
+// of it, read in some milliseconds. With a pinned digest (OpenOptions) all
 // of it is checked by cryptographic digests, else by CRC-32C.
 func (im *Image) LoadIndex(ctx context.Context) (*Index, error) {
-	return im.LoadIndexInto(ctx, func(n int) []byte { return make([]byte, n) })
+	ix, err := im.OpenIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return ix, ix.loadAll(ctx)
 }
 
-// LoadIndexInto is LoadIndex into memory that alloc gives, n zero bytes at a
-// time, and that has to last as long as the Index is used; nil: there is none.
-func (im *Image) LoadIndexInto(ctx context.Context, alloc func(n int) []byte) (*Index, error) {
+// OpenIndex is LoadIndex without the segments, which are a thousandth of the
+// index: Index.Load loads them.
+func (im *Image) OpenIndex(ctx context.Context) (*Index, error) {
 	if im.plain != nil {
 		return im.plain, nil
 	}
@@ -53,20 +53,10 @@ func (im *Image) LoadIndexInto(ctx context.Context, alloc func(n int) []byte) (*
 	if int(f.chunkSize) != im.manifest.ChunkSize || f.pages > im.manifest.Objects[im.pages].Size {
 		return nil, damaged(IndexObject, size-footerBytes, "chunks of %d bytes in %d bytes of frames: not as %s has it", f.chunkSize, f.pages, ManifestObject)
 	}
-	ix := &Index{
-		chunkSize: int(f.chunkSize), pages: f.pages, segs: segs,
-		frames: alloc(int(f.frames) * frameBytes), runs: alloc(int(f.runs) * runBytes),
-	}
-	if im.pinned {
-		ix.digests = alloc(int(f.frames) * digestBytes)
-	}
-	if ix.frames == nil || ix.runs == nil || im.pinned && ix.digests == nil {
-		return nil, fmt.Errorf("there is no memory for an index of %d bytes", size)
-	}
-	if err := im.loadSegments(ctx, ix); err != nil {
-		return nil, err
-	}
-	return ix, ix.checkBorders()
+	return &Index{
+		im: im, chunkSize: int(f.chunkSize), pages: f.pages, frames: int(f.frames), runs: int(f.runs),
+		segs: segs, tables: make([]atomic.Pointer[tables], len(segs)),
+	}, nil
 }
 
 // objectSize is the size of an object, which must be what the manifest says.
@@ -85,9 +75,17 @@ func (im *Image) objectSize(ctx context.Context, name string) (int64, error) {
 	return size, nil
 }
 
+// tailGuess is how much of the end of an index of size bytes is read first:
+// the directory and the footer, as this package writes them, are less.
+func tailGuess(size int64) int64 { return min(size, 1<<10+size/512, mostGuessed) }
+
+// mostGuessed is enough for some hundred GiB of memory; what a source says of
+// sizes may be a lie.
+const mostGuessed = 256 << 10
+
 // readTail reads the directory and the footer of an index of size bytes.
 func (im *Image) readTail(ctx context.Context, size int64) ([]byte, error) {
-	tail := make([]byte, min(size, tailGuess))
+	tail := make([]byte, tailGuess(size))
 	if err := im.read(ctx, IndexObject, tail, size-int64(len(tail))); err != nil {
 		return nil, err
 	}
@@ -103,22 +101,16 @@ func (im *Image) readTail(ctx context.Context, size int64) ([]byte, error) {
 	return tail[int64(len(tail))-(size-f.directory):], nil
 }
 
-// loadSegments reads and checks all segments, a few at a time.
-func (im *Image) loadSegments(ctx context.Context, ix *Index) error {
-	if len(ix.segs) <= 1 {
-		for i := range ix.segs {
-			return im.loadSegment(ctx, ix, &ix.segs[i])
-		}
-		return nil
-	}
+// loadAll loads all segments, a few at a time.
+func (ix *Index) loadAll(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	next := make(chan *segment)
+	next := make(chan int)
 	var wg sync.WaitGroup
 	for range min(loadWorkers, len(ix.segs)) {
 		wg.Go(func() {
-			for s := range next {
-				if err := im.loadSegment(ctx, ix, s); err != nil {
+			for i := range next {
+				if err := ix.Load(ctx, i, make([]byte, ix.SegmentBytes(i)), Demand); err != nil {
 					cancel(err)
 				}
 			}
@@ -128,36 +120,95 @@ func (im *Image) loadSegments(ctx context.Context, ix *Index) error {
 		if ctx.Err() != nil {
 			break
 		}
-		next <- &ix.segs[i]
+		if !ix.Loaded(i) {
+			next <- i
+		}
 	}
 	close(next)
 	wg.Wait()
 	return context.Cause(ctx)
 }
 
-// loadSegment reads one segment into its place in the tables.
-func (im *Image) loadSegment(ctx context.Context, ix *Index, s *segment) error {
-	frames := ix.frames[s.frameBase*frameBytes : (s.frameBase+s.frames)*frameBytes]
-	runs := ix.runs[s.runBase*runBytes : (s.runBase+s.runs)*runBytes]
-	if err := im.read(ctx, IndexObject, frames, s.offset); err != nil {
+// SegmentBytes is how much memory segment i takes.
+func (ix *Index) SegmentBytes(i int) int {
+	s := &ix.segs[i]
+	if ix.im != nil && ix.im.pinned {
+		return int(s.end() - s.offset)
+	}
+	return int(s.digestsAt() - s.offset)
+}
+
+// Load reads segment i and checks it. Its tables lie in buf, SegmentBytes(i)
+// bytes that have to last as long as the Index is used. Nothing becomes of buf
+// if the segment is there by then. The source is told of damage, which is
+// a DamagedError.
+func (ix *Index) Load(ctx context.Context, i int, buf []byte, lane Lane) error {
+	at := ix.segs[i].offset
+	if err := ix.im.src.ReadRange(ctx, IndexObject, buf, at, lane); err != nil {
+		return readError(IndexObject, at, err)
+	}
+	return ix.accept(i, buf)
+}
+
+// LoadNow is Load where the source has the segment in memory; where it has
+// not, or cannot tell, ok is false.
+func (ix *Index) LoadNow(i int, buf []byte) (ok bool, err error) {
+	now, ok := ix.im.src.(Immediate)
+	if !ok {
+		return false, nil
+	}
+	at := ix.segs[i].offset
+	if ok, err = now.ReadNow(IndexObject, buf, at); err != nil {
+		return false, readError(IndexObject, at, err)
+	}
+	if !ok {
+		return false, nil
+	}
+	err = ix.accept(i, buf)
+	return err == nil, err
+}
+
+// accept checks the tables of segment i, and has them used.
+func (ix *Index) accept(i int, buf []byte) error {
+	t := ix.segs[i].cut(buf)
+	err := ix.checkTables(i, t)
+	if err == nil {
+		ix.mu.Lock()
+		defer ix.mu.Unlock()
+		if ix.Loaded(i) {
+			return nil
+		}
+		err = ix.checkBorders(i, t)
+	}
+	if err != nil {
+		ix.im.reject(IndexObject, ix.segs[i].offset, int64(len(buf)), err)
 		return err
 	}
-	if err := im.read(ctx, IndexObject, runs, s.runsAt()); err != nil {
-		return err
+	ix.tables[i].Store(t)
+	return nil
+}
+
+// cut is the tables in b, as they follow one another in the file.
+func (s *segment) cut(b []byte) *tables {
+	n, m := s.frames*frameBytes, s.frames*frameBytes+s.runs*runBytes
+	t := &tables{frames: b[:n:n], runs: b[n:m:m]}
+	if len(b) > m {
+		t.digests = b[m:]
 	}
-	if got := chunk.UpdateChecksum(chunk.Checksum(frames), runs); got != s.tablesSum {
+	return t
+}
+
+// checkTables compares the sums of a segment's tables with the directory, and
+// looks at what is in them.
+func (ix *Index) checkTables(i int, t *tables) error {
+	s := &ix.segs[i]
+	if got := chunk.UpdateChecksum(chunk.Checksum(t.frames), t.runs); got != s.tablesSum {
 		return damaged(IndexObject, s.offset, "tables: checksum is %08x, not %08x", got, s.tablesSum)
 	}
-	if ix.digests != nil {
-		digests := ix.digests[s.frameBase*digestBytes : (s.frameBase+s.frames)*digestBytes]
-		if err := im.read(ctx, IndexObject, digests, s.digestsAt()); err != nil {
-			return err
-		}
-		if tablesDigest(frames, runs) != s.tables || chunk.DigestOf(digests) != s.digests {
-			return damaged(IndexObject, s.offset, "tables: wrong digest")
-		}
+	if t.digests != nil && (tablesDigest(t.frames, t.runs) != s.tables || chunk.DigestOf(t.digests) != s.digests) {
+		return damaged(IndexObject, s.offset, "tables: wrong digest")
 	}
-	return ix.checkSegment(s, func(plain int) int { return chunk.MaxFrame(im.codec, plain) })
+	return ix.checkSegment(i, t)
 }
 
 // tablesDigest is the digest of a segment's frames and runs.

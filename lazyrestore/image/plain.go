@@ -2,6 +2,7 @@ package image
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -30,6 +31,10 @@ func NewPlain(src Source, object string, parts []page.Range, chunkSize int) (*Im
 	}
 	p.endFrame()
 	p.endSegment()
+	ix.tables = make([]atomic.Pointer[tables], len(p.done))
+	for i := range p.done {
+		ix.tables[i].Store(&p.done[i])
+	}
 	return &Image{src: src, codec: chunk.None, pages: object, plain: ix}, nil
 }
 
@@ -37,7 +42,9 @@ func NewPlain(src Source, object string, parts []page.Range, chunkSize int) (*Im
 type plainIndex struct {
 	*Index
 	chunk uint64
+	done  []tables // of the segments
 	seg   segment
+	cur   tables     // of seg, which is begun
 	frame frameEntry // begun: what of it is there
 }
 
@@ -46,12 +53,16 @@ func (p *plainIndex) add(r page.Range) {
 	for !r.Empty() {
 		part := page.RangeOf(r.Start, min(r.Len(), p.chunk-uint64(p.frame.Plain)))
 		if p.frame.Plain == 0 {
-			p.frame.Offset, p.frame.firstRun = p.pages, uint32(p.NumRuns()-p.seg.runBase)
+			p.frame.Offset, p.frame.firstRun = p.pages, uint32(p.seg.runs)
 		}
-		p.runs = appendRun(p.runs, Run{
+		if p.seg.runs == 0 {
+			p.seg.firstPage = uint64(part.Start) >> page.Shift
+		}
+		p.cur.runs = appendRun(p.cur.runs, Run{
 			Page: part.Start, Pages: uint32(part.Pages()),
-			Frame: uint32(p.Frames()), Offset: uint32(p.frame.Plain >> page.Shift),
+			Frame: uint32(p.frames), Offset: uint32(p.frame.Plain >> page.Shift),
 		})
+		p.seg.runs++
 		p.frame.runs++
 		p.frame.Plain += int(part.Len())
 		p.pages += int64(part.Len())
@@ -67,17 +78,18 @@ func (p *plainIndex) endFrame() {
 		return
 	}
 	p.frame.Stored, p.frame.Raw = p.frame.Plain, true
-	p.frames = appendFrame(p.frames, p.frame)
+	p.cur.frames = appendFrame(p.cur.frames, p.frame)
 	p.frame = frameEntry{}
-	if p.seg.frames = p.Frames() - p.seg.frameBase; p.seg.frames == segmentFrames {
+	p.frames++
+	if p.seg.frames++; p.seg.frames == segmentFrames {
 		p.endSegment()
 	}
 }
 
 func (p *plainIndex) endSegment() {
-	p.seg.runs = p.NumRuns() - p.seg.runBase
 	if p.seg.frames > 0 {
-		p.segs = append(p.segs, p.seg)
+		p.runs += p.seg.runs
+		p.segs, p.done = append(p.segs, p.seg), append(p.done, p.cur)
 	}
-	p.seg = segment{frameBase: p.Frames(), runBase: p.NumRuns()}
+	p.seg, p.cur = segment{frameBase: p.frames}, tables{}
 }

@@ -33,12 +33,16 @@ func (r *reader) loseUnseen(s *space, removed page.Range, err error) {
 	r.lost.add(err)
 	r.journal.spoil()
 	for i := s.search(removed.Start); i < len(s.byProc) && s.byProc[i].Start < removed.End; i++ {
-		from, to := r.numbers(cutProc(s.byProc[i], removed).ImageRange())
-		for _, o := range *r.spaces.Load() {
-			for i := o.done.nextClear(from, to); i < to; i = o.done.nextClear(i, to) {
-				o.lose(i, o.done.nextSet(i, to))
+		gone := cutProc(s.byProc[i], removed).ImageRange()
+		r.unseen.Add(gone) // for the parts of the index that are to come
+		r.segments(gone, func(_ int, sg *segment) {
+			if sg == nil || sg.lost() {
+				return
 			}
-		}
+			for _, o := range *r.spaces.Load() {
+				o.loseRange(sg, gone)
+			}
+		})
 	}
 	if r.onLost == Kill && s.id == 0 && r.target.PidFD >= 0 {
 		r.note(unix.PidfdSendSignal(r.target.PidFD, unix.SIGKILL, nil, 0))

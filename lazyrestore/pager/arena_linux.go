@@ -1,43 +1,65 @@
 package pager
 
 import (
+	"sync"
+
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 const (
-	arenaHuge  = 2 << 20
-	arenaSmall = arenaHuge / 4 // from here on memory is of huge pages
+	arenaAlign = 64
+	arenaSmall = 256 << 10 // less is Go's
 )
 
-// An arena gives memory for tables that are as large as the image is, and that
-// the first fault waits for. It is of huge pages, where there is much of it:
-// taking 3 MB from the kernel a page at a time costs more than reading and
-// checking what goes into it. It is not Go's heap, so that it sets off no
-// collection.
-type arena struct{ maps [][]byte }
+// arenaBytes is how much of an arena n bytes take.
+func arenaBytes(n int) int { return (n + arenaAlign - 1) &^ (arenaAlign - 1) }
 
-// alloc gives n zero bytes, on the boundary of a page; nil where there is no such
-// memory.
-func (a *arena) alloc(n int) []byte {
+// An arena gives memory for tables that are as large as the image is. It is
+// not Go's heap, so that it sets off no collection, and what is given is taken
+// from the kernel at once: page by page that costs more than reading and
+// checking what goes into it.
+type arena struct {
+	mu   sync.Mutex
+	all  []byte
+	used int // guarded by mu
+	here int // guarded by mu: bytes taken from the kernel
+}
+
+// reserve has the arena give n bytes in all. It is called once, first.
+func (a *arena) reserve(n int) {
 	if n < arenaSmall {
+		return
+	}
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err == nil {
+		a.all = b
+	}
+}
+
+// alloc gives n zero bytes. It may be called from any goroutine.
+func (a *arena) alloc(n int) []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	end := a.used + arenaBytes(n)
+	if end > len(a.all) {
 		return make([]byte, n)
 	}
-	// The kernel puts a mapping of a whole number of huge pages on a boundary of
-	// them (Linux 6.7).
-	size := (n + arenaHuge - 1) &^ (arenaHuge - 1)
-	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil
+	b := a.all[a.used : a.used+n : a.used+n]
+	a.used = end
+	if end > a.here {
+		to := min((end+page.Size-1)&^(page.Size-1), len(a.all))
+		_ = unix.Madvise(a.all[a.here:to], unix.MADV_POPULATE_WRITE) // since Linux 5.14; without it they come one by one
+		a.here = to
 	}
-	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // without it the pages are small
-	a.maps = append(a.maps, b)
-	return b[:n:n]
+	return b
 }
 
 // free gives everything back.
 func (a *arena) free() {
-	for _, b := range a.maps {
-		_ = unix.Munmap(b)
+	if a.all != nil {
+		_ = unix.Munmap(a.all)
+		a.all = nil
 	}
-	a.maps = nil
 }

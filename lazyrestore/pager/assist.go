@@ -66,12 +66,12 @@ func (r *reader) freeRest() *rest {
 func (r *reader) decoded(frame int) (plain []byte, base int, e *rest) {
 	for i := range r.rests {
 		if e := &r.rests[i]; e.frame == frame {
-			return e.plain, int(r.base[frame]), e
+			return e.plain, r.from(frame), e
 		}
 	}
 	for _, o := range r.held {
 		if o.first <= frame && frame < o.first+o.n {
-			return o.plain, int(r.base[o.first]), nil
+			return o.plain, r.from(o.first), nil
 		}
 	}
 	return nil, 0, nil
@@ -119,9 +119,9 @@ func (r *reader) assistRest() bool {
 		if e.s == nil {
 			continue
 		}
-		end := int(r.base[e.frame+1])
+		base, end := r.frameNumbers(e.frame)
 		to := min(end, e.next+r.piece())
-		if !r.assistInto(e.s, e.plain, int(r.base[e.frame]), e.next, to) {
+		if !r.assistInto(e.s, e.plain, base, e.next, to) {
 			return true
 		}
 		if e.next = to; to == end {
@@ -138,7 +138,7 @@ func (r *reader) assistOffer() bool {
 		return false
 	}
 	o := r.held[0]
-	base, end := int(r.base[o.first]), int(r.base[o.first+o.n])
+	base, end := r.spanNumbers(o.first, o.n)
 	to := min(end, o.next+r.piece())
 	for _, s := range *r.spaces.Load() {
 		if !r.assistInto(s, o.plain, base, o.next, to) {

@@ -99,7 +99,7 @@ func (w *filler) fillSome(ctx context.Context) bool {
 			continue
 		}
 		if first, n := s.order.next(max(1, span/w.ChunkSize())); n > 0 {
-			w.fillSpan(ctx, first, n)
+			w.fillFrames(ctx, first, n)
 			return true
 		}
 	}
@@ -107,6 +107,22 @@ func (w *filler) fillSome(ctx context.Context) bool {
 		w.reclaim(ctx, &w.slots[i])
 	}
 	return false
+}
+
+// fillFrames does the n frames from first on, which may lie in several
+// segments of the index.
+func (w *filler) fillFrames(ctx context.Context, first, n int) {
+	for n > 0 && ctx.Err() == nil {
+		seg := w.SegmentOf(first)
+		_, end := w.SegmentFrames(seg)
+		k := min(n, end-first)
+		if err := w.openSegment(ctx, seg, image.Background); err != nil {
+			w.note(err)
+		} else {
+			w.fillSpan(ctx, first, k)
+		}
+		first, n = first+k, n-k
+	}
 }
 
 // fillSpan fetches what is still missing of the n frames from first on, and
@@ -137,7 +153,7 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	defer w.watch.filled(first, n, len(plain))
 	w.stats.fetched.Add(uint64(len(plain)))
 	w.stats.outage.over(w.log)
-	o.plain, o.first, o.n, o.next = plain, first, n, int(w.base[first])
+	o.plain, o.first, o.n, o.next = plain, first, n, w.from(first)
 	// In a stream what counts is the rate, so the reader and the worker share
 	// the copying.
 	if !w.active() || w.streaming.Load() && len(w.offers) > 0 {
@@ -193,7 +209,7 @@ func (w *filler) fillSlowly(ctx context.Context, first, n int) {
 
 // wanted reports whether any space misses a page of frame.
 func (w *worker) wanted(frame int) bool {
-	i, j := int(w.base[frame]), int(w.base[frame+1])
+	i, j := w.frameNumbers(frame)
 	for _, s := range *w.spaces.Load() {
 		if !s.ended.Load() && s.done.nextClear(i, j) < j {
 			return true
@@ -211,7 +227,7 @@ func (w *worker) fillSpaces(ctx context.Context, plain []byte, first, n int) {
 // installFrames installs n frames from first on, whose plain data lies one
 // after the other in plain, as far as s wants them. Huge pages come last.
 func (w *worker) installFrames(ctx context.Context, s *space, plain []byte, first, n int) error {
-	base, end := int(w.base[first]), int(w.base[first+n])
+	base, end := w.spanNumbers(first, n)
 	var huge []page.Addr
 	err := w.put(ctx, s, base, end, func(i, j int) (outcome, error) {
 		out, err := w.install(s, plain, base, i, j)

@@ -60,11 +60,12 @@ func (b *bitset) nextSet(i, j int) int {
 	return j
 }
 
-// count is the number of set bits.
-func (b *bitset) count() int {
+// clears is how many bits from i up to j are clear.
+func (b *bitset) clears(i, j int) int {
 	n := 0
-	for i := range b.words {
-		n += bits.OnesCount64(atomic.LoadUint64(&b.words[i]))
+	for i < j {
+		n += bits.OnesCount64(^atomic.LoadUint64(&b.words[i>>6]) & wordMask(i, j))
+		i = (i | 63) + 1
 	}
 	return n
 }
@@ -73,7 +74,9 @@ func (b *bitset) count() int {
 func (b *bitset) clone() bitset {
 	c := newBitset(b.n)
 	for i := range b.words {
-		c.words[i] = atomic.LoadUint64(&b.words[i])
+		if w := atomic.LoadUint64(&b.words[i]); w != 0 { // else the kernel need not give that memory
+			c.words[i] = w
+		}
 	}
 	return c
 }

@@ -21,9 +21,11 @@ type fault struct {
 	old   bool  // it has been parked
 }
 
-// What a flight fetches: a frame, or a huge page of one space.
+// What a flight fetches: a frame, a huge page of one space, or a segment of the
+// index.
 type flightKey struct {
-	frame int
+	frame int // or segment
+	index bool
 	huge  *space
 	at    page.Addr
 }
@@ -125,9 +127,12 @@ func (d *demand) work(ctx context.Context) {
 	w := d.newWorker("demand")
 	defer w.close()
 	for fl := d.next(); fl != nil; fl = d.next() {
-		if fl.key.huge != nil {
+		switch {
+		case fl.key.index:
+			d.flyIndex(ctx, w, fl)
+		case fl.key.huge != nil:
 			d.flyHuge(ctx, w, fl)
-		} else {
+		default:
 			d.fly(ctx, w, fl)
 		}
 		d.kick()
@@ -185,7 +190,7 @@ func (d *demand) served(w *worker, f fault) {
 
 // note logs what must not happen; a context's end may.
 func (se *session) note(err error) {
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errIndex) && !errors.Is(err, errKilled) {
 		se.log.Error("install pages", "error", err)
 	}
 }

@@ -10,7 +10,9 @@
 //  2. The layout of the space says which image address the page has: the
 //     engine's mappings as events have changed them since (layout.go,
 //     model.go). An address that has none is a page of zeros.
-//  3. The index says which frame holds it (table.go). If the source has the
+//  3. The index says which frame holds it (table.go). It comes by segments; one
+//     that is not there yet is loaded for the first fault that needs it
+//     (opening.go), at once if the source has it in memory. If the source has the
 //     frame in memory, the reader fetches, checks, decodes and installs it at
 //     once: the page that is waited for, then the rest of the chunk.
 //  4. Else the fault joins the flight of that frame (demand.go): one fetch

@@ -22,38 +22,48 @@ const (
 	copyPause = 20 * time.Microsecond
 )
 
-// fetch reads a frame and tries again, with growing pauses, until that is
-// hopeless: a frame damaged several times in a row, any other error for as
-// long as Options.Retry where Options.OnLost is not to wait. The error is then
-// the last one; it is the context's if that ended first.
-func (w *worker) fetch(ctx context.Context, frame int, lane image.Lane) ([]byte, error) {
-	deadline := time.Now().Add(w.retry)
+// fetch reads a frame with all patience (see patiently).
+func (w *worker) fetch(ctx context.Context, frame int, lane image.Lane) (plain []byte, err error) {
+	err = w.patiently(ctx, "frame", frame, func() (err error) {
+		plain, err = w.frames.Read(ctx, frame, lane)
+		return err
+	})
+	w.stats.fetched.Add(uint64(len(plain)))
+	return plain, err
+}
+
+// patiently has read, which reads the what of number n, done again and again,
+// with growing pauses, until that is hopeless: it is damaged several times in a
+// row, or any other error for as long as Options.Retry where Options.OnLost is
+// not to wait. The error is then the last one; it is the context's if that
+// ended first.
+func (se *session) patiently(ctx context.Context, what string, n int, read func() error) error {
+	deadline := time.Now().Add(se.retry)
 	pause := firstBackoff
 	damaged := 0 // tries in a row
 	for try := 1; ; try++ {
-		plain, err := w.frames.Read(ctx, frame, lane)
+		err := read()
 		if err == nil {
-			w.stats.fetched.Add(uint64(len(plain)))
-			w.stats.outage.over(w.log)
-			return plain, nil
+			se.stats.outage.over(se.log)
+			return nil
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
-		w.log.Debug("read failed", "frame", frame, "try", try, "error", err)
+		se.log.Debug("read failed", what, n, "try", try, "error", err)
 		if errors.Is(err, image.ErrDamaged) {
 			if damaged++; damaged >= damagedTries {
-				return nil, err
+				return err
 			}
 		} else {
 			damaged = 0
-			if w.onLost != Wait && time.Now().Add(pause).After(deadline) {
-				return nil, err
+			if se.onLost != Wait && time.Now().Add(pause).After(deadline) {
+				return err
 			}
-			w.stats.outage.failed(w.log, err)
+			se.stats.outage.failed(se.log, err)
 		}
 		if err := sleep(ctx, pause); err != nil {
-			return nil, err
+			return err
 		}
 		pause = min(2*pause, lastBackoff)
 	}

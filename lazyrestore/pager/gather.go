@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -68,7 +67,7 @@ func (r *reader) admit(a *arrival) error {
 	s := newSpace(r.table, m, a.u, a.u, nil)
 	all := append(slices.Clone(*r.spaces.Load()), s)
 	r.spaces.Store(&all)
-	r.log.Debug("serving a process", "space", m.id, "pid", a.pid, "missing", s.left.Load()<<page.Shift)
+	r.log.Debug("serving a process", "space", m.id, "pid", a.pid, "missing", s.missingBytes(r.table))
 	r.wakeBackground()
 	r.kicks.Add(1)
 	return nil

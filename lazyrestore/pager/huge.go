@@ -2,6 +2,7 @@ package pager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -36,15 +37,19 @@ func (w *worker) installHuge(ctx context.Context, s *space, at page.Addr, lane i
 	size := page.Addr(m.PageSize)
 	from := m.ImageAddr(at &^ (size - 1))
 	whole := page.Range{Start: from, End: from + size}
-	i, j := w.numbers(whole)
-	if i < j && s.done.nextClear(i, j) == j {
-		return nil
+	fetchErr := w.openRange(ctx, whole, lane)
+	if fetchErr == nil {
+		if stored, missing := s.count(w.table, whole); stored > 0 && missing == 0 {
+			return nil
+		}
+		fetchErr = w.assemble(ctx, whole, lane)
 	}
-	fetchErr := w.assemble(ctx, whole, lane)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
-	}
-	if fetchErr != nil {
+	case errors.Is(fetchErr, errKilled):
+		return fetchErr
+	case fetchErr != nil && !errors.Is(fetchErr, errIndex): // that has been told
 		if killed, err := w.killFor(s, fetchErr); killed {
 			return err
 		}
@@ -71,10 +76,7 @@ func (w *worker) assemble(ctx context.Context, r page.Range, lane image.Lane) er
 	clear(w.big)
 	var plain []byte
 	frame := uint32(0)
-	for run := range w.RunsFrom(r.Start) {
-		if run.Page >= r.End {
-			break
-		}
+	for run := range w.RunsIn(r) {
 		if run.Kind != image.Stored {
 			continue
 		}
@@ -97,7 +99,6 @@ func (w *worker) assemble(ctx context.Context, r page.Range, lane image.Lane) er
 func (w *worker) placeHuge(s *space, r page.Range, lose bool) (outcome, error) {
 	var places []page.Mapping
 	s.places(r, func(m page.Mapping) { places = append(places, m) })
-	i, j := w.numbers(r)
 	for _, m := range places {
 		if m.Len() != r.Len() {
 			continue // part of it is gone: the kernel does not split huge pages
@@ -121,10 +122,15 @@ func (w *worker) placeHuge(s *space, r page.Range, lose bool) (outcome, error) {
 			return out, err
 		}
 	}
-	if lose && len(places) > 0 && places[0].Shared {
-		s.lose(i, j)
-	} else {
-		s.settle(i, j)
-	}
+	shared := len(places) > 0 && places[0].Shared
+	w.segments(r, func(_ int, sg *segment) {
+		switch {
+		case sg == nil || sg.lost():
+		case lose && shared:
+			s.lose(sg.numbers(r))
+		default:
+			s.settle(sg.numbers(r))
+		}
+	})
 	return there, nil
 }

@@ -98,7 +98,7 @@ func fakeSessionAt(t testing.TB, at page.Addr, pages int, src func(*imagetest.Me
 	if err != nil {
 		t.Fatal(err)
 	}
-	ix, err := img.LoadIndex(t.Context())
+	table, err := openTable(t.Context(), img)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +108,15 @@ func fakeSessionAt(t testing.TB, at page.Addr, pages int, src func(*imagetest.Me
 	}
 	t.Cleanup(func() { _ = unix.Close(kickFD) })
 	se := &session{
-		img: img, pages: newTable(ix, make([]uint32, ix.Frames()+1)), stats: &counters{}, log: slog.New(slog.DiscardHandler), retry: time.Minute, onLost: Poison,
+		img: img, pages: table, stats: &counters{}, log: slog.New(slog.DiscardHandler), retry: time.Minute, onLost: Poison,
 		lost: &lostErrors{first: make(chan struct{})}, start: time.Now(), kickFD: kickFD,
+	}
+	se.spaces.Store(new([]*space))
+	for i := range table.Segments() {
+		if err := se.loadSegment(t.Context(), i, image.Demand); err != nil {
+			t.Fatal(err)
+		}
+		se.open(i, false)
 	}
 	return se
 }
@@ -117,7 +124,7 @@ func fakeSessionAt(t testing.TB, at page.Addr, pages int, src func(*imagetest.Me
 // fakeSpace is a space of se's image in m.
 func fakeSpace(t rapid.TB, se *session, m *fakeMemory) *space {
 	t.Helper()
-	n := uint64(se.pages.pages()) * page.Size
+	n := uint64(se.pages.room()) * page.Size
 	l, err := newLayout([]page.Mapping{{Range: page.RangeOf(testBase, n), Image: testBase, PageSize: page.Size}})
 	if err != nil {
 		t.Fatal(err)

@@ -39,8 +39,11 @@ func (o OnLost) String() string {
 // lose gives up a frame in s, unless s does not want it: err is why it cannot
 // be had.
 func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error {
-	from, to := int(w.base[frame]), int(w.base[frame+1])
-	if s.ended.Load() || s.done.nextClear(from, to) == to {
+	from, to := w.frameNumbers(frame)
+	w.gate.enter() // what has been read has its effect by then
+	wanted := !s.ended.Load() && s.done.nextClear(from, to) < to
+	w.gate.leave()
+	if !wanted {
 		return nil
 	}
 	if killed, kerr := w.killFor(s, err); killed {

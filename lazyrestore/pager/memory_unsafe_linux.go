@@ -48,11 +48,5 @@ func processMadvise(pidfd int, r page.Range, advice int) error {
 	return nil
 }
 
-// words32 is b, whose length is a multiple of 4 and which is aligned to it, as
-// numbers.
-func words32(b []byte) []uint32 {
-	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
-}
-
 // addressOf is where b is. It means something only for memory of mmap(2).
 func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }

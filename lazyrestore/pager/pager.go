@@ -125,8 +125,9 @@ func New(img *image.Image, opts Options) (*Pager, error) {
 	return p, nil
 }
 
-// Prepare loads the image's index, which Serve does else. It may run while
-// the process is still being built.
+// Prepare opens the image's index, which Serve does else. It may run while
+// the process is still being built. The index itself is loaded by parts, when
+// the process is served.
 func (p *Pager) Prepare(ctx context.Context) error {
 	p.prepare.Lock()
 	defer p.prepare.Unlock()
@@ -136,8 +137,8 @@ func (p *Pager) Prepare(ctx context.Context) error {
 	if p.table != nil {
 		return nil
 	}
-	defer p.opts.Trace.Begin(p.opts.Trace.Row(traceCommand, "index"), "load the page index")()
-	t, err := loadTable(ctx, p.img)
+	defer p.opts.Trace.Begin(p.opts.Trace.Row(traceCommand, "index"), "open the page index")()
+	t, err := openTable(ctx, p.img)
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
@@ -258,6 +259,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		traceSkew:  p.opts.Trace.At(start),
 		more:       make(chan struct{}, p.opts.Workers),
 		arrivals:   make(chan *arrival, 16),
+		openings:   make(chan *opening, 16),
 		over:       make(chan struct{}),
 		offers:     make(chan *offer, offersEach*p.opts.Workers),
 	}
@@ -293,6 +295,9 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 			wg.Go(func() { se.collapse(outer, p.opts.HugePages) })
 		}
 	}
+	if _, local := p.img.Source().(image.Filer); !local {
+		wg.Go(func() { se.loadRest(ctx) })
+	}
 	if se.background {
 		for k := range p.opts.Workers {
 			wg.Go(func() { se.fill(ctx, k) })
@@ -319,8 +324,8 @@ func (p *Pager) Resident() <-chan struct{} { return p.resident }
 func (p *Pager) Lost() <-chan struct{} { return p.lost.first }
 
 // Remaining is what the process that Serve was given still misses: each
-// mapping is pages that are only in the image. It is empty before Serve and
-// once the process is resident. While Serve runs pages come in, so what is
+// mapping is pages that are only in the image, or zero where that could not be
+// told in time. It is empty before Serve and once the process is resident. While Serve runs pages come in, so what is
 // listed may be there by the time it is looked at, but never the other way.
 func (p *Pager) Remaining() []page.Mapping {
 	p.mu.Lock()
@@ -329,6 +334,7 @@ func (p *Pager) Remaining() []page.Mapping {
 	if se == nil || p.over {
 		return nil
 	}
+	p.loadMissing(se)
 	var list []page.Mapping
 	se.gate.enter()
 	defer se.gate.leave()
@@ -344,6 +350,26 @@ func (p *Pager) Remaining() []page.Mapping {
 		}
 	}
 	return list
+}
+
+// remainingTime is how long Remaining waits for parts of the index.
+const remainingTime = time.Second
+
+// loadMissing loads what it can of the index, so that missing can tell pages
+// of zeros from others.
+func (p *Pager) loadMissing(se *session) {
+	ctx, cancel := context.WithTimeout(context.Background(), remainingTime)
+	defer cancel()
+	t := se.pages
+	for i := range t.Segments() {
+		if t.Loaded(i) {
+			continue
+		}
+		if err := t.Load(ctx, i, t.mem.alloc(t.SegmentBytes(i)), image.Background); err != nil {
+			se.log.Debug("load the index", "segment", i, "error", err)
+			return
+		}
+	}
 }
 
 // joins reports whether b goes on where a ends.
@@ -369,10 +395,12 @@ func (p *Pager) Stats() Stats {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.session != nil {
-		for _, s := range *p.session.spaces.Load() {
+	if se := p.session; se != nil && !p.over {
+		se.gate.enter()
+		defer se.gate.leave()
+		for _, s := range *se.spaces.Load() {
 			if s.attached() {
-				st.MissingBytes += uint64(s.left.Load()) << page.Shift
+				st.MissingBytes += s.missingBytes(se.pages)
 			}
 		}
 	}

@@ -55,6 +55,7 @@ type reader struct {
 	later    []fault // those that memory was short for
 	requeue  int64   // when unfinished frames were last given back
 	zeros    []byte  // maxZero bytes
+	spare    []byte  // memory for a segment of the index that was not at hand
 	row      int     // faults up to it that lie in a row
 	last     int     // frame of the latest fault
 	pidGone  bool    // the target's pidfd has said so
@@ -75,6 +76,9 @@ func (r *reader) run() error {
 		n, err := r.readAll()
 		if err != nil {
 			return err
+		}
+		if len(r.openings) > 0 {
+			r.openAll()
 		}
 		switch {
 		case r.head < len(r.queue):
@@ -188,7 +192,7 @@ func (c *seenCalls) judge(e *event) error {
 // read before any event: then there is no need to look, unless it stops waiting
 // by a signal, which judge finds.
 func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
-	if !s.sharesAny() || s.left.Load() == 0 && !s.hasLost.Load() {
+	if !s.sharesAny() || s.left.Load() == 0 && r.closed.Load() == 0 && !s.hasLost.Load() {
 		return r.journal.slots(s.id, nil), seenCalls{}
 	}
 	if !readable(s.u.Fd()) {
@@ -247,7 +251,7 @@ func (r *reader) adopt(parent *space, m *model) error {
 	child := newSpace(r.table, m, u, u, parent)
 	all := append(append([]*space(nil), *r.spaces.Load()...), child)
 	r.spaces.Store(&all)
-	r.log.Debug("serving a forked child", "space", m.id, "missing", child.left.Load()<<page.Shift)
+	r.log.Debug("serving a forked child", "space", m.id, "missing", child.missingBytes(r.table))
 	r.wakeBackground()
 	r.kicks.Add(1)
 	return nil
@@ -268,11 +272,16 @@ func (r *reader) serve() {
 		r.finish(f, r.zero(f, m, f.s.gap(f.addr, page.RangeOf(f.addr, maxZero)).End))
 		return
 	}
+	if m.PageSize != page.Size {
+		r.demand.add(r.ctx, flightKey{huge: f.s, at: f.addr &^ page.Addr(m.PageSize-1)}, f)
+		return
+	}
 	at := m.ImageAddr(f.addr)
+	if seg := r.SegmentAt(at); seg >= 0 && !r.openFor(f, seg) {
+		return
+	}
 	run, ok := r.Lookup(at)
 	switch {
-	case m.PageSize != page.Size:
-		r.demand.add(r.ctx, flightKey{huge: f.s, at: f.addr &^ page.Addr(m.PageSize-1)}, f)
 	case ok && run.Kind == image.Stored:
 		r.finish(f, r.stored(f, run, r.number(run, at)))
 	default:
@@ -326,9 +335,9 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 			r.demand.add(r.ctx, flightKey{frame: frame}, f) // it has patience
 			return handed
 		}
-		plain, base = e.plain, int(r.base[frame])
+		plain, base = e.plain, r.from(frame)
 	}
-	from, to := int(r.base[frame]), int(r.base[frame+1])
+	from, to := r.frameNumbers(frame)
 	if whole {
 		return r.settle(f.s, plain, base, from, to)
 	}

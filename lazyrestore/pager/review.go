@@ -85,7 +85,7 @@ func (r *reader) review() (over bool, err error) {
 		switch {
 		case s.ended.Load():
 			err = r.release(s, false)
-		case s.left.Load() == 0 && !s.hasLost.Load():
+		case s.complete(r.table):
 			err = r.release(s, true)
 		}
 		if err != nil {
@@ -113,10 +113,10 @@ func (r *reader) giveBack() {
 	some := false
 	for _, s := range *r.spaces.Load() {
 		for n := s.done.nextClear(0, s.done.n); n < s.done.n; {
-			frame := r.frameOf(n)
+			frame, end := r.frameOf(n)
 			s.order.giveBack(frame)
 			some = true
-			n = s.done.nextClear(int(r.base[frame+1]), s.done.n)
+			n = s.done.nextClear(end, s.done.n)
 		}
 	}
 	if some {

@@ -3,12 +3,14 @@ package pager
 import (
 	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/trace"
 )
 
@@ -37,6 +39,9 @@ type session struct {
 	kickFD    int           // an eventfd that wakes it
 	offers    chan *offer   // spans for the reader to install
 	arrivals  chan *arrival // for the reader to serve
+	openings  chan *opening // segments of the index for the reader to open
+	indexing  sync.Mutex    // held to load one that nobody waits for
+	unseen    page.Set      // of the reader: image addresses of shared memory that loseUnseen has given up
 	over      chan struct{} // closed when nothing is served any more
 	gathering atomic.Bool   // more may come
 	forming   atomic.Bool   // they are still being built: nothing is installed unasked

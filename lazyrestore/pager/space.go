@@ -18,7 +18,7 @@ type space struct {
 
 	// done has a bit for each stored page: it is there, or not wanted.
 	done  bitset
-	left  atomic.Int64 // bits of done that are clear
+	left  atomic.Int64 // bits of done that are clear, in opened segments of the index
 	order *order       // in which the background fetches
 	ended atomic.Bool  // the process is gone: nothing more can be installed
 
@@ -44,28 +44,78 @@ func newSpace(t *table, m *model, u *uffd.FD, mem memory, parent *space) *space 
 		s.hasLost.Store(parent.hasLost.Load())
 	} else {
 		if m.sharesAny() {
-			s.lost = newBitset(t.pages())
+			s.lost = newBitset(t.room())
 		}
-		s.done = newBitset(t.pages())
-		s.settleUnmapped(t)
+		s.done = newBitset(t.room())
 	}
-	s.left.Store(int64(s.done.n - s.done.count()))
+	for i := range t.opened {
+		sg := t.opened[i].Load()
+		switch {
+		case sg == nil:
+		case parent == nil:
+			s.enter(t, i, sg)
+		default:
+			first, end := t.SegmentFrames(i)
+			s.left.Add(int64(s.done.clears(first*t.each, end*t.each)))
+		}
+	}
 	return s
 }
 
-// settleUnmapped marks the pages of the image that no mapping holds.
-func (s *space) settleUnmapped(t *table) {
-	from := 0
-	for _, m := range s.byImage {
-		a, b := t.numbers(m.ImageRange())
-		if a > from {
-			s.done.setRange(from, a)
+// enter begins to keep books on the pages of segment i: those that no mapping
+// holds, and numbers that stand for none, are settled.
+func (s *space) enter(t *table, i int, sg *segment) {
+	first, end := t.SegmentFrames(i)
+	from, to := first*t.each, end*t.each
+	if !sg.lost() {
+		s.places(sg.within, func(m page.Mapping) {
+			a, b := sg.numbers(m.ImageRange())
+			if a > from {
+				s.done.setRange(from, a)
+			}
+			from = max(from, b)
+		})
+	}
+	if from < to {
+		s.done.setRange(from, to)
+	}
+	s.left.Add(int64(s.done.clears(first*t.each, to)))
+}
+
+// complete reports whether the space misses nothing, and nothing that it has
+// lost can be missing again. The caller is the reader.
+func (s *space) complete(t *table) bool {
+	if s.left.Load() > 0 || s.hasLost.Load() {
+		return false
+	}
+	for i := range t.opened {
+		if t.opened[i].Load() == nil && s.holds(t.SegmentRange(i)) {
+			return false
 		}
-		from = max(from, b)
 	}
-	if from < s.done.n {
-		s.done.setRange(from, s.done.n)
+	return true
+}
+
+// holds reports whether any of the image range r has a place.
+func (s *space) holds(r page.Range) (some bool) {
+	s.places(r, func(page.Mapping) { some = true })
+	return some
+}
+
+// missingBytes is how much is missing, or, of what the index has not told yet,
+// may be. The caller is the reader, or inside the gate.
+func (s *space) missingBytes(t *table) uint64 {
+	n := uint64(s.left.Load()) << page.Shift
+	for i := range t.opened {
+		if t.opened[i].Load() != nil {
+			continue
+		}
+		mapped := uint64(0)
+		s.places(t.SegmentRange(i), func(m page.Mapping) { mapped += m.Len() })
+		first, end := t.SegmentFrames(i)
+		n += min(mapped, uint64(end-first)*uint64(t.ChunkSize()))
 	}
+	return n
 }
 
 // settle notes that the pages numbered from i up to j need no more.
@@ -81,13 +131,44 @@ func (s *space) lose(i, j int) {
 // isLost reports whether page number n is lost.
 func (s *space) isLost(n int) bool { return s.hasLost.Load() && s.lost.get(n) }
 
+// loseRange notes that what is missing of the image range r, which segment sg
+// lists, of shared memory, is lost.
+func (s *space) loseRange(sg *segment, r page.Range) {
+	i, j := sg.numbers(r)
+	for i = s.done.nextClear(i, j); i < j; i = s.done.nextClear(i, j) {
+		s.lose(i, s.done.nextSet(i, j))
+	}
+}
+
+// settleRange notes that what is stored of the image range r needs no more.
+func (s *space) settleRange(t *table, r page.Range) {
+	t.segments(r, func(_ int, sg *segment) {
+		if sg != nil && !sg.lost() {
+			s.settle(sg.numbers(r))
+		}
+	})
+}
+
+// count is how many pages are stored of the image range r, whose segments are
+// opened, and how many of them are missing.
+func (s *space) count(t *table, r page.Range) (stored, missing int) {
+	t.segments(r, func(_ int, sg *segment) {
+		if !sg.lost() {
+			i, j := sg.numbers(r)
+			stored += j - i
+			missing += s.done.clears(i, j)
+		}
+	})
+	return stored, missing
+}
+
 // settleGone does so for what the latest events have cut out of the layout.
 func (s *space) settleGone(t *table) {
 	for _, r := range s.gone {
 		rest := page.SetOf(r)
 		s.places(r, func(m page.Mapping) { rest.Remove(m.ImageRange()) })
 		for r := range rest.All() {
-			s.settle(t.numbers(r))
+			s.settleRange(t, r)
 		}
 	}
 	s.gone = s.gone[:0]
@@ -97,11 +178,34 @@ func (s *space) settleGone(t *table) {
 func (s *space) missing(t *table, f func(page.Mapping)) {
 	var runs []image.Run
 	for _, m := range s.byProc {
-		i, end := t.numbers(m.ImageRange())
-		for i = s.done.nextClear(i, end); i < end; {
-			j := s.done.nextSet(i, end)
-			t.addresses(&runs, i, j, func(r page.Range, _ int) { f(cutImage(m, r)) })
-			i = s.done.nextClear(j, end)
+		t.segments(m.ImageRange(), func(k int, sg *segment) {
+			switch {
+			case sg == nil:
+				s.missingUnopened(t, k, m, f)
+			case !sg.lost():
+				i, end := sg.numbers(m.ImageRange())
+				for i = s.done.nextClear(i, end); i < end; {
+					j := s.done.nextSet(i, end)
+					t.addresses(&runs, i, j, func(r page.Range, _ int) { f(cutImage(m, r)) })
+					i = s.done.nextClear(j, end)
+				}
+			}
+		})
+	}
+}
+
+// missingUnopened is missing for the part of m that segment k, from which
+// nothing has been served yet, lists. All that is stored there is missing; as
+// long as the segment is not loaded, all of it may be.
+func (s *space) missingUnopened(t *table, k int, m page.Mapping, f func(page.Mapping)) {
+	part := m.ImageRange().Intersect(t.SegmentRange(k))
+	if !t.Loaded(k) {
+		f(cutImage(m, part))
+		return
+	}
+	for r := range t.RunsIn(part) {
+		if r.Kind == image.Stored {
+			f(cutImage(m, r.Range()))
 		}
 	}
 }

@@ -72,16 +72,10 @@ func (r *Reader) run(ctx context.Context, from *run, in page.Addr, p []byte, lan
 
 // image fills p from the frames of an image.
 func (r *Reader) image(ctx context.Context, at page.Addr, p []byte, lane image.Lane) error {
-	for run := range r.s.ix.RunsFrom(at) {
-		if len(p) == 0 {
-			return nil
-		}
+	for run := range r.s.ix.RunsIn(page.RangeOf(at, uint64(len(p)))) {
 		if zero := int(min(run.Page-min(run.Page, at), page.Addr(len(p)))); zero > 0 {
 			clear(p[:zero])
 			at, p = at+page.Addr(zero), p[zero:]
-			if len(p) == 0 {
-				return nil
-			}
 		}
 		n := min(len(p), int(run.Range().End-at))
 		if run.Kind == image.Zero {

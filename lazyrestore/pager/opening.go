@@ -1,0 +1,256 @@
+package pager
+
+import (
+	"context"
+	"errors"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// The index is loaded by segments, as they are needed: what lies in one of
+// them is served while others are still on their way. A segment is loaded by
+// whoever needs it first, and opened by the reader: that settles, in every
+// space, what of it nobody wants. Only then anyone looks at its pages' bits.
+
+// errIndex says that a segment of the index is lost, as the log has told.
+var errIndex = errors.New("the part of the index that lists it is lost")
+
+// errKilled says that the process was killed for it.
+var errKilled = errors.New("the process is killed, since a part of the index is lost")
+
+// An opening is what the reader is asked for by who has loaded a segment, or
+// failed to.
+type opening struct {
+	segment int
+	lost    *[]*space // nil, or all spaces, in which its memory is poisoned
+	faults  []fault   // to be served then
+	done    chan bool // gets what became of it: whether it is open
+}
+
+// ask has the reader do o, and reports whether the segment is open then.
+func (se *session) ask(ctx context.Context, o *opening) bool {
+	o.done = make(chan bool, 1)
+	select {
+	case se.openings <- o:
+	case <-ctx.Done():
+		return false
+	}
+	se.kick()
+	select {
+	case open := <-o.done:
+		return open
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// openAll does what the reader was asked for.
+func (r *reader) openAll() {
+	for {
+		select {
+		case o := <-r.openings:
+			// Another space may have come while those that were there were poisoned.
+			open := o.lost == nil || o.lost == r.spaces.Load()
+			if open {
+				r.open(o.segment, o.lost != nil)
+			}
+			r.queue = append(r.queue, o.faults...)
+			o.done <- open
+		default:
+			return
+		}
+	}
+}
+
+// open has segment i, which is loaded or lost, served from. Only the reader
+// calls it, for it looks at the models.
+func (se *session) open(i int, lost bool) *segment {
+	if sg := se.pages.opened[i].Load(); sg != nil {
+		return sg
+	}
+	sg := se.pages.segment(i, lost)
+	for _, s := range *se.spaces.Load() {
+		s.enter(se.pages, i, sg)
+		if !lost {
+			for r := range se.unseen.Within(sg.within) {
+				s.loseRange(sg, r)
+			}
+		}
+	}
+	se.pages.opened[i].Store(sg)
+	se.pages.closed.Add(-1)
+	return sg
+}
+
+// openNow is segment i, if it is opened or can be without waiting; else nil.
+func (r *reader) openNow(i int) *segment {
+	if sg := r.opened[i].Load(); sg != nil {
+		return sg
+	}
+	if !r.Loaded(i) {
+		n := r.SegmentBytes(i)
+		if len(r.spare) < n {
+			r.spare = r.mem.alloc(n)
+		}
+		if ok, err := r.LoadNow(i, r.spare[:n:n]); !ok || err != nil {
+			return nil
+		}
+		r.spare = nil
+	}
+	return r.open(i, false)
+}
+
+// openFor has segment i opened for a fault, and reports whether it is. If not,
+// the fault is served, or will be.
+func (r *reader) openFor(f fault, i int) bool {
+	sg := r.openNow(i)
+	switch {
+	case sg == nil:
+		r.demand.add(r.ctx, flightKey{index: true, frame: i}, f)
+		return false
+	case sg.lost(): // and the page came later: to a process that was attached, or forked
+		r.finish(f, r.poisonAt(f))
+		return false
+	}
+	return true
+}
+
+// openSegment has segment i opened for a worker. The error is errIndex,
+// errKilled, the context's, or of what kept the memory from being poisoned.
+func (w *worker) openSegment(ctx context.Context, i int, lane image.Lane) error {
+	sg := w.opened[i].Load()
+	if sg == nil {
+		if err := w.loadSegment(ctx, i, lane); err != nil {
+			return w.loseSegment(ctx, i, err)
+		}
+		if !w.ask(ctx, &opening{segment: i}) {
+			return ctx.Err()
+		}
+		sg = w.opened[i].Load()
+	}
+	if sg.lost() {
+		return errIndex
+	}
+	return nil
+}
+
+// openRange is openSegment for all that list some of the image range r.
+func (w *worker) openRange(ctx context.Context, r page.Range, lane image.Lane) error {
+	for i := max(w.SegmentAt(r.Start), 0); i < w.Segments() && w.SegmentRange(i).Overlaps(r); i++ {
+		if err := w.openSegment(ctx, i, lane); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadSegment loads segment i with all patience (see patiently).
+func (se *session) loadSegment(ctx context.Context, i int, lane image.Lane) error {
+	if lane == image.Background { // those that fill come to a segment at once
+		se.indexing.Lock()
+		defer se.indexing.Unlock()
+	}
+	if se.pages.Loaded(i) {
+		return nil
+	}
+	buf := se.pages.mem.alloc(se.pages.SegmentBytes(i))
+	return se.patiently(ctx, "index segment", i, func() error { return se.pages.Load(ctx, i, buf, lane) })
+}
+
+// loadRest loads what nobody needs yet, from a source that one waits for.
+func (se *session) loadRest(ctx context.Context) {
+	for i := range se.pages.Segments() {
+		if err := se.loadSegment(ctx, i, image.Background); err != nil && ctx.Err() == nil {
+			se.log.Debug("load the index", "segment", i, "error", err) // who needs it tells
+		}
+	}
+}
+
+// flyIndex loads a segment of the index and lets the reader serve those who
+// wait for it.
+func (d *demand) flyIndex(ctx context.Context, w *worker, fl *flight) {
+	i := fl.key.frame
+	err := w.openSegment(ctx, i, image.Demand)
+	for fs := d.waiting(fl); len(fs) > 0; fs = d.waiting(fl) {
+		if w.opened[i].Load() != nil { // else they wait on
+			d.ask(ctx, &opening{segment: i, faults: fs})
+		}
+	}
+	d.note(err)
+}
+
+// loseSegment gives up segment i: cause is why it cannot be had. What it does
+// not list is zero, and nobody knows what that is: all of the memory that it
+// may list is lost. The error says so, or why that could not be done.
+func (w *worker) loseSegment(ctx context.Context, i int, cause error) error {
+	within := w.SegmentRange(i)
+	for ctx.Err() == nil {
+		spaces := w.spaces.Load()
+		killed := false
+		for _, s := range *spaces {
+			kill, err := w.loseRange(ctx, s, within, cause)
+			if err != nil {
+				return err
+			}
+			killed = killed || kill
+		}
+		switch {
+		case killed:
+			return errKilled
+		case w.ask(ctx, &opening{segment: i, lost: spaces}):
+			return errIndex
+		}
+	}
+	return ctx.Err()
+}
+
+// loseRange poisons the places of the image range r in s, or kills the process
+// for it.
+func (w *worker) loseRange(ctx context.Context, s *space, r page.Range, cause error) (killed bool, err error) {
+	var list []page.Mapping
+	w.gate.enter()
+	s.places(r, func(m page.Mapping) { list = append(list, m) })
+	w.gate.leave()
+	if s.ended.Load() || len(list) == 0 {
+		return false, nil
+	}
+	if killed, err := w.killFor(s, cause); killed {
+		return true, err
+	}
+	w.lost.add(cause)
+	w.log.Error("a part of the index is lost, and its memory poisoned: touching it raises SIGBUS", "memory", r.String(), "error", cause)
+	for _, m := range list {
+		if m.Shared {
+			s.hasLost.Store(true)
+		}
+		n := int((m.Len() + m.PageSize - 1) / m.PageSize)
+		err := w.put(ctx, s, 0, n, func(i, j int) (outcome, error) {
+			return w.poisonPlaces(s, page.RangeOf(m.Image+page.Addr(uint64(i)*m.PageSize), uint64(j-i)*m.PageSize))
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// poisonPlaces poisons where the image range r is in s by now, in whole pages
+// of whatever size. The caller is inside the gate.
+func (in *installer) poisonPlaces(s *space, r page.Range) (out outcome, err error) {
+	s.places(r, func(m page.Mapping) {
+		if out != there {
+			return
+		}
+		size := page.Addr(m.PageSize)
+		start, end := m.Start&^(size-1), (m.End+size-1)&^(size-1)
+		out, err = apply(s.mem, start, int(end-start), int(size),
+			func(at page.Addr, _, n int) (int64, error) { return s.mem.Poison(uint64(at), uint64(n), 0) },
+			func(_, n int, how outcome) {
+				if how == there {
+					in.tally.poisoned.Add(uint64(n))
+				}
+			})
+	})
+	return out, err
+}

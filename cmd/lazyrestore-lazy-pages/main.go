@@ -109,7 +109,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		logger.Error("serve the tasks", "error", err)
-		if log != io.Writer(stderr) && o.LogFile != "" && o.LogFile != "-" {
+		if o.LogFile != "" && o.LogFile != "-" {
 			return criucli.Exit(stderr, name, err)
 		}
 		return 1

@@ -133,17 +133,18 @@ func (b *builder) unmapProgram(tr *proc.Tracer, tid int) error {
 }
 
 // Run lets the process go on where it was. The tracer lets go of it; nothing
-// of the restore is left in it but its missing pages.
+// of the restore is left in it but its missing pages. Where that fails, Kill is
+// still to be called.
 func (p *Process) Run() error {
-	err := p.tracer.DetachAll()
-	p.close()
-	if err != nil {
+	if err := p.tracer.DetachAll(); err != nil {
 		return fmt.Errorf("let process %d go: %w", p.PID, err)
 	}
+	p.close()
 	return nil
 }
 
-// Kill ends a process that was not run, and gives up its descriptors.
+// Kill ends a process that was not run, or whose Run failed, and gives up its
+// descriptors.
 func (p *Process) Kill() {
 	p.tracer.KillAll()
 	p.close()

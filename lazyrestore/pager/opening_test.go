@@ -197,6 +197,9 @@ func TestLostSegmentPoisons(t *testing.T) {
 				if !errors.As(err, &lost) || !errors.Is(err, tt.want) {
 					t.Errorf("Serve = %v, want a LostError with the reason", err)
 				}
+				if _, err := s.peek(s.Addr(1501)); bg == Full && err == nil {
+					t.Error("a page of the lost segment was read that nobody had touched while it was served")
+				}
 				if name == "damaged" && len(s.mem.Rejected()) < damagedTries {
 					t.Errorf("the source was told %d times", len(s.mem.Rejected()))
 				}

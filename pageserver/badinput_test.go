@@ -196,6 +196,34 @@ func TestClientsThatStopReading(t *testing.T) {
 	}
 }
 
+// A client that is slow, but takes what it asked for, is not cut: the time is
+// that of a message, not of all that it reads.
+func TestSlowClient(t *testing.T) {
+	const writeTime = 800 * time.Millisecond
+	s := newSite(t, ServerOptions{WriteTime: writeTime})
+	p := smallBuffers(t, s.listenTCP(t))
+	p.greet(1)
+	p.mustOpen()
+	const size = 5 << 20
+	id := p.ask(wire.Read{Image: 1, Length: size, Object: "pages.lz4"}, wire.FlagBackground)
+	begin, got := time.Now(), make([]byte, 0, size)
+	for len(got) < size {
+		m := p.next()
+		if err := p.failed(m); err != nil || m.ID != id {
+			t.Fatalf("%+v, %v", m, err)
+		}
+		for left := m.Data.Length; left > 0; {
+			part := make([]byte, min(left, 64<<10))
+			if err := p.d.ReadPayload(part); err != nil {
+				t.Fatalf("after %v and %d bytes: %v", time.Since(begin), len(got), err)
+			}
+			got, left = append(got, part...), left-len(part)
+			time.Sleep(4 * writeTime / (size / (64 << 10))) // its slowness is what is tested
+		}
+	}
+	same(t, "what a slow client reads", got, nil, s.objects["pages.lz4"][:size])
+}
+
 // slow waits until the other side has given up, and then reads what is there.
 type slow struct{ net.Conn }
 

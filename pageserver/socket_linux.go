@@ -70,6 +70,7 @@ func (c *conn) sendFile(r *request, parked func()) error {
 	}
 	var s sending
 	c.start(&s, r)
+	full := false
 	err := c.raw.Write(func(fd uintptr) (done bool) {
 		if r.lane == LaneDemand {
 			if done = s.send(int(fd), r.object.fd); done && s.err == nil {
@@ -77,8 +78,9 @@ func (c *conn) sendFile(r *request, parked func()) error {
 			}
 			return done
 		}
-		c.server.helpers.do(func() { done = c.sendTurn(&s, r, int(fd)) })
+		c.server.helpers.do(func() { done = c.sendTurn(&s, r, int(fd), full) })
 		if !done {
+			full = true
 			parked()
 		}
 		return done
@@ -86,8 +88,10 @@ func (c *conn) sendFile(r *request, parked func()) error {
 	return errors.Join(s.err, err)
 }
 
-// sendTurn sends what the socket takes of a turn; it reports false if it is full.
-func (c *conn) sendTurn(s *sending, r *request, fd int) (done bool) {
+// sendTurn sends what the socket takes of a turn; it reports false if it is
+// full. If it was, the turn is somebody else's by now and the time that the
+// client has runs: it ends with the message that was begun.
+func (c *conn) sendTurn(s *sending, r *request, fd int, wasFull bool) (done bool) {
 	for turn := s.n; ; turn += s.n {
 		if !s.send(fd, r.object.fd) {
 			return false
@@ -96,7 +100,7 @@ func (c *conn) sendTurn(s *sending, r *request, fd int) (done bool) {
 			return true
 		}
 		c.sent(r, s.n)
-		if r.off == r.end || turn >= turnMax || c.out.wanted() || r.cancelled.Load() ||
+		if r.off == r.end || wasFull || turn >= turnMax || c.out.wanted() || r.cancelled.Load() ||
 			!r.object.unchanged() || !r.object.cached(r.off, r.pieceSize()) {
 			return true
 		}

@@ -170,50 +170,41 @@ func (e *Env) growthTurns(ctx context.Context, result *Result, program *workload
 	return all
 }
 
+// copiesName is the subject that restores one image several times.
+const copiesName = "ours-lazy-copies"
+
 // growthRestores restores several programs at once, with ours and with CRIU's
-// lazy restore, and waits for the last of them.
+// lazy restore, and waits for the last of them; and copies of one program.
 func growthRestores(ctx context.Context, env *Env) (*Result, error) {
-	result := &Result{}
+	result := &Result{Notes: []string{
+		copiesName + ": of one image, each in a pid namespace of its own (restore --pid-ns), until the last command says that its program runs",
+	}}
 	p := &plot.Plot{
 		Name: "ttfi-restores", Title: "Time until the last of several restored programs runs",
 		X: plot.Axis{Label: "restores at once", Unit: plot.Count, Log: true},
 		Y: plot.Axis{Label: "time to the last one's first instruction", Unit: plot.Nanoseconds, Log: true},
 	}
-	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: 64, Touches: -1})
+	counts := env.counts([]int{1, 2, 4, 8}, func(int) workload.MappingsOptions { return workload.MappingsOptions{} })
+	subjects, images, err := env.severalImages(ctx, result, counts)
 	if err != nil {
 		return nil, err
 	}
-	counts := env.counts([]int{1, 2, 4, 8}, func(int) workload.MappingsOptions { return workload.MappingsOptions{} })
-	most := int(counts[len(counts)-1].x)
 	lines := map[string][]plot.Point{}
-	images := map[string][]*image{}
-	var subjects []Subject
-	for _, subject := range env.subjects() {
-		if o, ok := subject.(*ours); ok && o.eager || remote(subject) {
-			continue
-		}
-		if c, ok := subject.(*criu); ok && !c.lazy {
-			continue
-		}
-		for range most {
-			img, err := env.hold(ctx, subject, program)
-			if err != nil {
-				result.measure(subject.Name(), counts[0].name, "ns/op").Err = err
-				break
-			}
-			images[subject.Name()] = append(images[subject.Name()], img)
-		}
-		if len(images[subject.Name()]) == most {
-			subjects = append(subjects, subject)
-		}
-	}
 	for _, count := range counts {
+		n := int(count.x)
 		var turns []*turn
 		for _, subject := range subjects {
 			s := result.measure(subject.Name(), count.name, "ns/op")
+			list := images[subject.Name()]
 			turns = append(turns, &turn{series: s, sample: func(ctx context.Context) (float64, error) {
-				return env.ttfiOfAll(ctx, subject, images[subject.Name()][:int(count.x)])
+				return env.ttfiOfAll(ctx, subject, list[:n])
 			}})
+			if _, ok := subject.(*ours); ok {
+				s := result.measure(copiesName, count.name, "ns/op")
+				turns = append(turns, &turn{series: s, sample: func(ctx context.Context) (float64, error) {
+					return env.ttfiOfCopies(ctx, list[0], n)
+				}})
+			}
 		}
 		env.rounds(ctx, env.runs(growthRuns), turns...)
 		for _, t := range turns {
@@ -228,6 +219,38 @@ func growthRestores(ctx context.Context, env *Env) (*Result, error) {
 	}
 	result.Plots = append(result.Plots, p)
 	return result, nil
+}
+
+// severalImages are as many images as are restored at once at most, of each
+// subject that restores lazily from here.
+func (e *Env) severalImages(ctx context.Context, result *Result, counts []size) ([]Subject, map[string][]*image, error) {
+	program, err := e.builder.Mappings(ctx, workload.MappingsOptions{MiB: 64, Touches: -1})
+	if err != nil {
+		return nil, nil, err
+	}
+	most := int(counts[len(counts)-1].x)
+	images := map[string][]*image{}
+	var subjects []Subject
+	for _, subject := range e.subjects() {
+		if o, ok := subject.(*ours); ok && o.eager || remote(subject) {
+			continue
+		}
+		if c, ok := subject.(*criu); ok && !c.lazy {
+			continue
+		}
+		for range most {
+			img, err := e.hold(ctx, subject, program)
+			if err != nil {
+				result.measure(subject.Name(), counts[0].name, "ns/op").Err = err
+				break
+			}
+			images[subject.Name()] = append(images[subject.Name()], img)
+		}
+		if len(images[subject.Name()]) == most {
+			subjects = append(subjects, subject)
+		}
+	}
+	return subjects, images, nil
 }
 
 // ttfiOfAll restores all images at once and gives the longest TTFI.

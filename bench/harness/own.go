@@ -39,17 +39,18 @@ func Own(opts workload.OwnOptions) *Figure {
 }
 
 // OwnProcess is the figure of a process of the user's that runs already. It is
-// checkpointed again and again and goes on; to be restored it would have to
-// end, which is not for a benchmark to decide.
-func OwnProcess(pid int) *Figure {
+// checkpointed again and again and goes on. With copies it is restored too,
+// beside itself: what a copy does before it is ended, it does to the same
+// files, which is not for a benchmark to decide.
+func OwnProcess(pid int, copies bool) *Figure {
 	return &Figure{
 		Name: "own", Title: fmt.Sprintf("process %d: what checkpoints of it cost, which leave it running", pid), Limit: 30 * time.Minute,
-		measure: func(ctx context.Context, e *Env) (*Result, error) { return e.checkpoints(ctx, pid) },
+		measure: func(ctx context.Context, e *Env) (*Result, error) { return e.checkpoints(ctx, pid, copies) },
 	}
 }
 
 // checkpoints has every subject with a format of its own write the process.
-func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
+func (e *Env) checkpoints(ctx context.Context, pid int, copies bool) (*Result, error) {
 	if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err != nil {
 		return nil, fmt.Errorf("process %d: there is none", pid)
 	}
@@ -57,9 +58,11 @@ func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &Result{Notes: []string{
-		fmt.Sprintf("%s of its memory was there; restores are measured of programs that bench starts itself: lazyrestore bench -- PROGRAM", show(float64(memory), "B")),
-	}}
+	note := "restores are measured with --copies, or of programs that bench starts itself: lazyrestore bench -- PROGRAM"
+	if copies {
+		note = "copies run when their command says so; each is ended at once"
+	}
+	result := &Result{Notes: []string{fmt.Sprintf("%s of its memory was there; %s", show(float64(memory), "B"), note)}}
 	seen := map[string]bool{}
 	var turns []*turn
 	for _, subject := range e.subjects() {
@@ -73,6 +76,10 @@ func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
 			continue
 		}
 		rate, size := result.measure(subject.Format(), measureWrite, "B/s"), result.measure(subject.Format(), measureImage, "B")
+		var run *Series
+		if _, ok := subject.(*ours); ok && copies {
+			run = result.measure(subject.Format(), measureTTFI, "ns/op")
+		}
 		turns = append(turns, &turn{series: took, sample: func(ctx context.Context) (float64, error) {
 			dir := e.path(subject.Format())
 			taken, err := e.checkpoint(ctx, subject, pid, dir, true)
@@ -82,11 +89,26 @@ func (e *Env) checkpoints(ctx context.Context, pid int) (*Result, error) {
 			bytes, err := sizeOf(dir)
 			size.add(float64(bytes))
 			rate.add(float64(memory) / taken.wall.Seconds())
+			if run != nil && err == nil {
+				err = e.runCopy(ctx, dir, run)
+			}
 			return float64(taken.wall.Nanoseconds()), errors.Join(err, os.RemoveAll(dir))
 		}})
 	}
 	e.rounds(ctx, e.runs(programRuns), turns...)
 	return result, nil
+}
+
+// runCopy restores an image whose process runs beside it, and notes how long
+// that took.
+func (e *Env) runCopy(ctx context.Context, dir string, run *Series) error {
+	c, err := e.copy(ctx, dir)
+	if err != nil {
+		run.Err = err
+		return nil
+	}
+	run.add(float64(c.took.Nanoseconds()))
+	return c.end()
 }
 
 // room is the resident set of a process, in bytes, and an error if an image of it

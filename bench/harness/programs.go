@@ -218,7 +218,7 @@ func (r *Result) dropEmpty() {
 func colourOf(subject string) int {
 	return 1 + slices.Index([]string{
 		"ours-lazy", "ours-eager", "criu-lazy", "criu-eager", "cold start", "ours-lazy-disk", "ours-lazy-served", "ours-lazy-1Gbit",
-		"c-spinning-handler", "ours-lazy-nofill", "ours-lazy-nofill-none-4KiB", "ours-lazy-nofill-zstd-64KiB",
+		"c-spinning-handler", "ours-lazy-nofill", "ours-lazy-nofill-none-4KiB", "ours-lazy-nofill-zstd-64KiB", copiesName,
 	}, subject)
 }
 

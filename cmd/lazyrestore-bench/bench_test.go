@@ -216,7 +216,10 @@ func TestPID(t *testing.T) {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	code, r := measure(t, "--criu", "/bin/false", "--pid", strconv.Itoa(cmd.Process.Pid))
+	code, r := measure(t, "--criu", "/bin/false", "--copies", "--pid", strconv.Itoa(cmd.Process.Pid))
+	if n := r.runs("ours-lz4-64KiB", "TTFI"); n != 1 {
+		t.Errorf("%d copies, want one", n)
+	}
 	if n := r.runs("ours-lz4-64KiB", "checkpoint"); code != 1 || n != 1 || r.failure("criu") == "" {
 		t.Errorf("exit code %d, %d checkpoints, CRIU's failure %q: want ours taken and CRIU's failed", code, n, r.failure("criu"))
 	}
@@ -274,6 +277,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--ready", "x", "ttfi"}, "--ready"},
 		{[]string{"--ready", "(", "--", "x"}, "--ready"},
 		{[]string{"--pid", "1", "--", "x"}, "contradict"},
+		{[]string{"--copies"}, "--copies is for a process that runs"},
 		{[]string{"--json", "--samples", "ttfi"}, "contradict"},
 		{[]string{"--cache", "lukewarm"}, "warm"},
 	}

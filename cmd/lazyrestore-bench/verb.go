@@ -28,6 +28,7 @@ type benchVerb struct {
 	program []string // the user's own, after "--"
 	ready   string
 	pid     int
+	copies  bool
 	also    string
 	codecs  string
 	chunks  string
@@ -89,6 +90,7 @@ func (v *benchVerb) flags() []cli.Flag {
 		{Name: "ready", Arg: "PATTERN", Value: cli.String(&v.ready), Usage: "Your own program is in the middle of its work once its output matches PATTERN, a regular expression of Go, in which ^ and $ are ends of lines; any line will do if not given"},
 		{Name: "ready-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.ReadyTime, 100*time.Millisecond), Usage: "How long a program has to get there"},
 		{Name: "pid", Arg: "PID", Value: cli.Int(&v.pid, 1, 1<<30), Operand: cli.OperandPID, Usage: "Measure checkpoints of a process that runs already, and goes on"},
+		{Name: "copies", Value: cli.Bool(&v.copies), Usage: "With --pid, restore the process beside itself too, in a pid namespace of its own; the copy, which has the same files open, is ended as soon as it runs"},
 		{Name: "report", Arg: "DIR", Value: cli.String(&v.report), Operand: cli.OperandDirectory, Usage: "Write DIR/index.html, a page with plots, and each plot as an SVG file"},
 		{Name: "check", Value: cli.Bool(&v.check), Usage: "End with code 1 if a figure is beyond its bound, too"},
 	}
@@ -127,7 +129,7 @@ func (v *benchVerb) run(args []string) error {
 // work is what the arguments ask for.
 func (v *benchVerb) work(ctx context.Context, args []string) (func(*harness.Env) error, error) {
 	switch {
-	case len(v.program) > 0 || v.pid != 0:
+	case len(v.program) > 0 || v.pid != 0 || v.copies:
 		return v.own(ctx, args)
 	case v.ready != "":
 		return nil, &cli.UsageError{Problem: "--ready is for a program of your own", Hint: "name it behind --"}
@@ -153,9 +155,11 @@ func (v *benchVerb) own(ctx context.Context, args []string) (func(*harness.Env) 
 		return nil, &cli.UsageError{Problem: "figures and a program of your own are measured one after the other", Hint: "leave out " + args[0]}
 	case v.pid != 0 && len(v.program) > 0:
 		return nil, &cli.UsageError{Problem: "--pid and -- PROGRAM contradict each other", Hint: "give one of them"}
+	case v.copies && v.pid == 0:
+		return nil, &cli.UsageError{Problem: "--copies is for a process that runs", Hint: "name it with --pid"}
 	case v.pid != 0:
 		return func(env *harness.Env) error {
-			return v.measure(ctx, env, []*harness.Figure{harness.OwnProcess(v.pid)})
+			return v.measure(ctx, env, []*harness.Figure{harness.OwnProcess(v.pid, v.copies)})
 		}, nil
 	}
 	opts := workload.OwnOptions{Args: v.program}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -330,5 +331,76 @@ func (s *subject) endNamespace(first string) {
 			}
 		}
 		return len(alive) == 0
+	})
+}
+
+// A process in a pid namespace of its own is saved again from outside, also
+// while its memory is missing, and restored in another, or in none.
+func TestCheckpointInPIDNamespace(t *testing.T) {
+	for _, sc := range idScenes {
+		t.Run(sc.scene, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, sc.scene, sc.args...)
+			inner := s.pid
+			s.checkpoint(plainest)
+			for _, r := range allLazy {
+				s.inPIDNamespace(r)
+				namespace := pidNamespace(t, s.pid)
+				s.checkpoint(plainest)
+				s.await("leave nothing of its namespace", func() bool { return len(living(membersOf(t, namespace))) == 0 })
+			}
+			s.pid = inner
+			s.restore(filling)
+			s.release()
+			s.well()
+		})
+	}
+}
+
+// inPIDNamespace brings the subject back in a pid namespace of its own.
+func (s *subject) inPIDNamespace(r lazyrestore.RestoreOptions) {
+	s.t.Helper()
+	if err := s.tryRestore(apart(r)); err != nil {
+		s.t.Fatalf("restore in a pid namespace: %v", err)
+	}
+	s.pid = s.proc.PID()
+}
+
+// What would end with its namespace, or be elsewhere after a restore, is
+// refused; the process runs on.
+func TestRefusesInPIDNamespace(t *testing.T) {
+	t.Run("another process", func(t *testing.T) {
+		t.Parallel()
+		s := start(t, "look")
+		s.checkpoint(plainest)
+		s.inPIDNamespace(filling)
+		cmd := exec.Command("nsenter", "--pid", "--mount", "--target", strconv.Itoa(s.pid), "sleep", "100")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Wait() }()
+		namespace := pidNamespace(t, s.pid)
+		s.await("have company", func() bool { return len(membersOf(t, namespace)) == 3 })
+		if err := s.refused(true); !contains(err.Error(), "of its pid namespace: an image holds one process") {
+			t.Error(err)
+		}
+		s.release()
+		s.well()
+	})
+	t.Run("mount", func(t *testing.T) {
+		t.Parallel()
+		s := start(t, "look")
+		s.checkpoint(plainest)
+		s.inPIDNamespace(filling)
+		place := t.TempDir()
+		out, err := exec.Command("nsenter", "--mount", "--target", strconv.Itoa(s.pid), "mount", "-t", "tmpfs", "none", place).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if err := s.refused(true); !contains(err.Error(), "mount "+place+" (tmpfs): it is there only for the process") {
+			t.Error(err)
+		}
+		s.release()
+		s.well()
 	})
 }

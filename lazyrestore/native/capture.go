@@ -22,6 +22,7 @@ type capture struct {
 	refused reasons
 	status  proc.Status
 	nspaces []proc.Namespace // of its first thread
+	inner   map[int]int      // by our id of a task, the one in its own pid namespace
 	smaps   proc.Smaps
 	warn    []string
 	mute    bool // it cannot be asked, for a reason to refuse that is known
@@ -67,7 +68,7 @@ func (c *capture) identity() error {
 	st := c.st
 	st.Arch, st.PID = runtime.GOARCH, c.pid
 	st.Comm = c.status.Name
-	st.Session = sessionOf(&stat)
+	st.Session = sessionOf(&stat, &c.status)
 	st.Umask = c.status.Umask
 	st.NoNewPrivs = c.status.NoNewPrivs
 	st.THPDisable = !c.status.THPEnabled
@@ -146,18 +147,26 @@ func (c *capture) namespaces() error {
 	if c.nspaces, err = proc.ReadNamespaces(c.pid); err != nil {
 		return err
 	}
+	guest, err := c.guest()
+	if err != nil {
+		return err
+	}
 	ownLink := make(map[string]string)
 	for _, ns := range own {
 		ownLink[ns.Name] = ns.Link
 	}
 	for _, ns := range c.nspaces {
-		switch ns.Name {
-		case "time":
+		switch {
+		case ns.Name == "time":
 			// Another one shows other clocks, which are kept; but it has to be
 			// the one of its children, too.
 			ownLink["time_for_children"] = ns.Link
 			continue
-		default:
+		case guest && ns.Name == "pid":
+			ownLink["pid_for_children"] = ns.Link
+			continue
+		case guest && ns.Name == "mnt":
+			continue
 		}
 		if ns.Link == ownLink[ns.Name] {
 			continue

@@ -82,7 +82,7 @@ func (f *Frozen) Kill() error {
 // error is a *RefusedError where the process holds something that an image
 // cannot.
 func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
-	f.c = &capture{pid: f.pid, st: new(State), files: make(map[string]uint32), objects: make(map[objectID]*object)}
+	f.c = &capture{pid: f.pid, st: new(State), inner: make(map[int]int), files: make(map[string]uint32), objects: make(map[objectID]*object)}
 	if err := f.c.fromProc(); err != nil {
 		return err
 	}
@@ -114,6 +114,9 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 		return err
 	}
 	if err != nil {
+		return err
+	}
+	if err := f.c.toInner(); err != nil {
 		return err
 	}
 	// What a restore would not take must not cost the process its life: an
@@ -255,6 +258,7 @@ func (f *Frozen) thread(th *Thread) error {
 		return err
 	}
 	th.Comm = status.Name
+	f.c.inner[tid] = innerID(&status)
 	th.Pending = queued(th.Pending, status.SigPnd)
 	if tid == f.pid {
 		f.c.st.Pending = queued(f.c.st.Pending, status.ShdPnd)

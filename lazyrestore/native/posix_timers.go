@@ -105,7 +105,7 @@ func (st *State) checkTimers(r *reasons) {
 func (c *capture) timerClocks() {
 	ours := make(map[int]bool)
 	for i := range c.st.Threads {
-		ours[c.st.Threads[i].TID] = true
+		ours[c.inner[c.st.Threads[i].TID]] = true // the number of a clock has the process's own id
 	}
 	for i := range c.st.PosixTimers {
 		t := &c.st.PosixTimers[i]

@@ -22,8 +22,16 @@ func (c *coder) session(st *State) {
 	c.flag(&s.Stopped)
 }
 
-func sessionOf(stat *proc.Stat) Session {
-	return Session{ID: stat.Session, Group: stat.PGRP, Terminal: stat.TTY != 0}
+// sessionOf has the ids of the process's own pid namespace.
+func sessionOf(stat *proc.Stat, status *proc.Status) Session {
+	s := Session{ID: stat.Session, Group: stat.PGRP, Terminal: stat.TTY != 0}
+	if n := len(status.NSsid); n > 0 {
+		s.ID = status.NSsid[n-1]
+	}
+	if n := len(status.NSpgid); n > 0 {
+		s.Group = status.NSpgid[n-1]
+	}
+	return s
 }
 
 // stopped notes that the process is stopped, or about to be: its pending

@@ -53,6 +53,7 @@ func FuzzParseLimits(f *testing.F) { fuzz(f, ParseLimits, nil, "limits") }
 func FuzzParsePersonality(f *testing.F) { fuzz(f, ParsePersonality, nil, "personality") }
 func FuzzParseMeminfo(f *testing.F)     { fuzz(f, ParseMeminfo, nil, "meminfo") }
 func FuzzParseCgroups(f *testing.F)     { fuzz(f, ParseCgroups, nil, "cgroup") }
+func FuzzParseMounts(f *testing.F)      { fuzz(f, ParseMounts, nil, "mountinfo") }
 
 func FuzzParseFDInfo(f *testing.F) {
 	fuzz(f, ParseFDInfo, nil, "fdinfo/epoll", "fdinfo/eventfd", "fdinfo/file", "fdinfo/inotify", "fdinfo/timerfd")

@@ -304,6 +304,32 @@ func TestSmallCaptures(t *testing.T) {
 	}
 }
 
+func TestParseMounts(t *testing.T) {
+	mounts, err := ParseMounts(capture(t, "mountinfo"))
+	want := []Mount{
+		{"254:1", "/", "/", "ext4"},
+		{"0:22", "/", "/proc", "proc"},
+		{"0:23", "/", "/sys", "sysfs"},
+		{"0:5", "/", "/dev", "devtmpfs"},
+		{"8:3", `/home/a\040b`, `/mnt/with\040blank`, "btrfs"},
+	}
+	if d := cmp.Diff(want, mounts); err != nil || d != "" {
+		t.Errorf("mounts %v (-want +got):\n%s", err, d)
+	}
+	for _, bad := range []string{
+		"24 1 254:1 / / rw shared:1\n",       // no file system
+		"24 1 254:1 / - ext4 /dev/vda1 rw\n", // no options
+		"24 1 254:1 / / rw - ext4\n", "\n",   // no source, nothing
+	} {
+		if list, err := ParseMounts([]byte(bad)); err == nil {
+			t.Errorf("%q reads as %v", bad, list)
+		}
+	}
+	if list, err := ReadMounts(os.Getpid()); err != nil || len(list) == 0 {
+		t.Errorf("our own mounts: %v, %v", list, err)
+	}
+}
+
 func TestVMFlagsTable(t *testing.T) {
 	if vmFlagCount != 37 || VMMaybeGuard != 1<<(vmFlagCount-1) {
 		t.Fatalf("%d words, last constant %#x", vmFlagCount, uint64(VMMaybeGuard))

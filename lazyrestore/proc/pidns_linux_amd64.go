@@ -234,3 +234,31 @@ func ReadTaskIDs(pid int) (map[int]int, error) {
 	}
 	return ids, nil
 }
+
+// ReadGuest looks whether process pid, whose status s is, is the guest of a
+// PIDNamespace whose first process we see too, and which processes there are
+// beside both, by the ids that they have there.
+func ReadGuest(pid int, s *Status) (guest bool, others []int, err error) {
+	own, err := ReadStatus(unix.Getpid())
+	if err != nil {
+		return false, nil, err
+	}
+	if len(s.NSpid) != len(own.NSpid)+1 {
+		return false, nil, nil
+	}
+	// Its own /proc, which shows its namespace.
+	exe, err := ReadLink(pid, "root/proc/1/exe")
+	if err != nil || exe != "/memfd:"+pidNSName+" (deleted)" {
+		return false, nil, nil
+	}
+	members, err := readNumbers(pathOf(pid, "root/proc"))
+	if err != nil {
+		return false, nil, err
+	}
+	for _, id := range members {
+		if id != 1 && id != s.NSpid[len(s.NSpid)-1] {
+			others = append(others, id)
+		}
+	}
+	return true, others, nil
+}

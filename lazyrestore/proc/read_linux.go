@@ -213,6 +213,15 @@ func ReadProcesses() ([]int, error) { return readNumbers("/proc") }
 // ReadTasks lists the threads of a process in ascending order.
 func ReadTasks(pid int) ([]int, error) { return readNumbers(pathOf(pid, "task")) }
 
+// ReadMounts reads what is mounted where for a process.
+func ReadMounts(pid int) ([]Mount, error) {
+	b, err := ReadFile(pid, "mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	return ParseMounts(b)
+}
+
 // ReadLink reads a link in /proc/PID, such as "exe", "cwd" or "fd/3".
 func ReadLink(pid int, name string) (string, error) {
 	path := pathOf(pid, name)

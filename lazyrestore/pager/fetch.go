@@ -23,9 +23,14 @@ const (
 )
 
 // fetch reads a frame with all patience (see patiently).
-func (w *worker) fetch(ctx context.Context, frame int, lane image.Lane) (plain []byte, err error) {
+func (w *worker) fetch(ctx context.Context, frame int, lane image.Lane) ([]byte, error) {
+	return w.fetchBy(ctx, w.frames, frame, lane)
+}
+
+// fetchBy is fetch with a reader of frames, whose the data is.
+func (w *worker) fetchBy(ctx context.Context, frames *image.FrameReader, frame int, lane image.Lane) (plain []byte, err error) {
 	err = w.patiently(ctx, "frame", frame, func() (err error) {
-		plain, err = w.frames.Read(ctx, frame, lane)
+		plain, err = frames.Read(ctx, frame, lane)
 		return err
 	})
 	w.stats.fetched.Add(uint64(len(plain)))

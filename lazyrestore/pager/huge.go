@@ -73,6 +73,9 @@ func (w *worker) assemble(ctx context.Context, r page.Range, lane image.Lane) er
 			return fmt.Errorf("memory for a huge page: %w", os.NewSyscallError("mmap", err))
 		}
 	}
+	if w.bigFrames == nil {
+		w.bigFrames = w.newFrames()
+	}
 	clear(w.big)
 	var plain []byte
 	frame := uint32(0)
@@ -82,7 +85,7 @@ func (w *worker) assemble(ctx context.Context, r page.Range, lane image.Lane) er
 		}
 		if plain == nil || run.Frame != frame {
 			var err error
-			if plain, err = w.fetch(ctx, int(run.Frame), lane); err != nil {
+			if plain, err = w.fetchBy(ctx, w.bigFrames, int(run.Frame), lane); err != nil {
 				return err
 			}
 			frame = run.Frame

@@ -94,6 +94,11 @@ func fakeSessionAt(t testing.TB, at page.Addr, pages int, src func(*imagetest.Me
 		}
 	}
 	mem, _ := imagetest.Write(t, image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}, ChunkSize: 4 * page.Size}, imagetest.Run{At: at, P: p})
+	return fakeSessionOf(t, mem, src)
+}
+
+func fakeSessionOf(t testing.TB, mem *imagetest.Mem, src func(*imagetest.Mem) image.Source) *session {
+	t.Helper()
 	img, err := image.Open(t.Context(), src(mem), image.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -85,6 +85,10 @@ type worker struct {
 	frames *image.FrameReader
 	watch  *stopwatch // nil unless somebody wants to know
 	big    []byte     // a huge page being put together; from mmap
+
+	// bigFrames reads for that, since the caller may still have use for what
+	// frames has read. nil before the first.
+	bigFrames *image.FrameReader
 }
 
 // newWorker is one for the goroutine that a trace calls name.
@@ -109,6 +113,9 @@ func (w *worker) close() {
 	w.frames.Close()
 	if w.big != nil {
 		_ = unix.Munmap(w.big)
+	}
+	if w.bigFrames != nil {
+		w.bigFrames.Close()
 	}
 }
 

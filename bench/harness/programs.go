@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	programRuns = 5
+	programRuns = 3
 	programMiB  = 256
 )
 

@@ -50,7 +50,7 @@ func residency(ctx context.Context, env *Env) (*Result, error) {
 			return float64(l.ttfi.Nanoseconds()), nil
 		}})
 	}
-	env.rounds(ctx, env.runs(5), turns...)
+	env.rounds(ctx, env.runs(3), turns...)
 	result.dropEmpty()
 	p := &plot.Plot{
 		Name: "residency", Title: "Memory that is there, over time",

@@ -44,7 +44,7 @@ func serveProcessor(ctx context.Context, env *Env) (*Result, error) {
 	}
 	defer client.Close()
 	drop := make([]byte, 256<<10)
-	env.rounds(ctx, env.runs(15),
+	env.rounds(ctx, env.runs(9),
 		&turn{series: ours, sample: func(context.Context) (float64, error) {
 			return processorTimeOf(server.cmd.Process.Pid, func() error { return client.readAll(size) })
 		}},

@@ -34,6 +34,7 @@ func touchFigures() []*Figure {
 
 const (
 	touchRuns  = 7
+	sweepRuns  = 5
 	touchCount = 2000
 	touchMiB   = 1024
 	sweepMiB   = 2048
@@ -128,7 +129,7 @@ func sweep(ctx context.Context, env *Env) (*Result, error) {
 	result := &Result{}
 	own, floor := result.series(subject.Name(), "B/s"), result.series("bulk-uffdio-copy", "B/s")
 	plain := result.series("memcpy", "B/s")
-	env.rounds(ctx, env.runs(touchRuns),
+	env.rounds(ctx, env.runs(sweepRuns),
 		env.turnOf(ctx, subject, program, own, func(ctx context.Context, img *image) (float64, error) {
 			return env.sweepRate(ctx, subject, img, len(own.Values) == 0)
 		}),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
@@ -85,6 +86,28 @@ func (r *FrameReader) ReadNow(frame int) (plain []byte, ok bool, err error) {
 	}
 	plain, err = r.decode(frame, 1)
 	return plain, err == nil, err
+}
+
+// ReadPartNow is ReadNow for n bytes, from off on, of a frame's plain data: of
+// a plain image, whose frames are neither compressed nor checked as a whole.
+// For others ok is false.
+func (r *FrameReader) ReadPartNow(frame, off, n int) (plain []byte, ok bool, err error) {
+	if r.now == nil || !r.ix.unchecked {
+		return nil, false, nil
+	}
+	at, size := r.span(frame, 1)
+	if off < 0 || n < 0 || off+n > size {
+		return nil, false, fmt.Errorf("read frame %d: %w", frame, io.ErrUnexpectedEOF)
+	}
+	r.stored = fit(r.stored, n)
+	at += int64(off)
+	if ok, err = r.now.ReadNow(r.im.pages, r.stored, at); err != nil {
+		return nil, false, fmt.Errorf("read frame %d: %w", frame, readError(r.im.pages, at, err))
+	}
+	if ok && r.Decoding != nil {
+		r.Decoding()
+	}
+	return r.stored, ok, nil
 }
 
 // Close frees what the decoder holds.

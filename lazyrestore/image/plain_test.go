@@ -62,6 +62,10 @@ func TestPlainImage(t *testing.T) {
 			if plain[off] != want || plain[off+page.Size-1] != want {
 				t.Fatalf("page %v is %d, want %d", a, plain[off], want)
 			}
+			one, ok, err := r.ReadPartNow(int(run.Frame), off&^(page.Size-1), page.Size)
+			if err != nil || !ok || len(one) != page.Size || one[off%page.Size] != want {
+				t.Fatalf("page %v alone: %d bytes, %v, %v", a, len(one), ok, err)
+			}
 			for _, fr := range ix.FrameRuns(int(run.Frame)) {
 				if fr.Frame != run.Frame {
 					t.Fatalf("run %+v is listed in frame %d", fr, run.Frame)
@@ -69,6 +73,43 @@ func TestPlainImage(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A part that is not there is an error, a frame that is checked as a whole is
+// not taken apart.
+func TestReadPartNow(t *testing.T) {
+	run := imagetest.Run{At: 0x10000, P: bytes.Repeat([]byte{1}, 2*page.Size)}
+	mem, _ := imagetest.Write(t, image.WriterOptions{}, run)
+	whole, err := image.Open(t.Context(), mem, image.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem.Set("plain", run.P)
+	plain, err := image.NewPlain(mem, "plain", []page.Range{page.RangeOf(run.At, uint64(len(run.P)))}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		img    *image.Image
+		off, n int
+		ok     bool
+		fails  bool
+	}{
+		{whole, 0, page.Size, false, false},
+		{plain, page.Size, page.Size, true, false},
+		{plain, page.Size, 2 * page.Size, false, true},
+		{plain, -page.Size, page.Size, false, true},
+	} {
+		ix, err := tt.img.LoadIndex(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := tt.img.NewFrameReader(ix)
+		if _, ok, err := r.ReadPartNow(0, tt.off, tt.n); ok != tt.ok || (err != nil) != tt.fails {
+			t.Errorf("%d bytes at %d: %v, %v", tt.n, tt.off, ok, err)
+		}
+		r.Close()
+	}
 }
 
 func TestPlainImageRefuses(t *testing.T) {

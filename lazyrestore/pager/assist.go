@@ -16,10 +16,10 @@ import (
 // needed, for faults on other pages of the chunk.
 type rest struct {
 	frames *image.FrameReader // plain is its
-	plain  []byte
-	frame  int
-	s      *space // still to be installed there; nil if it has been, or nothing is here
-	next   int    // the page number that the install has come to
+	plain  []byte             // nil if it has not been fetched yet
+	frame  int                // -1 if nothing is here
+	s      *space             // still to be installed there; nil if it has been, or nothing is here
+	next   int                // the page number that the install has come to
 }
 
 const (
@@ -65,7 +65,7 @@ func (r *reader) freeRest() *rest {
 // with page number base. e is the rest that it is in, if it is in one.
 func (r *reader) decoded(frame int) (plain []byte, base int, e *rest) {
 	for i := range r.rests {
-		if e := &r.rests[i]; e.frame == frame {
+		if e := &r.rests[i]; e.frame == frame && (e.plain != nil || r.load(e, frame)) {
 			return e.plain, r.from(frame), e
 		}
 	}
@@ -95,7 +95,7 @@ func (r *reader) unpark(now int64) {
 }
 
 // assist installs a piece of a rest or of an offer, in turns, and reports
-// whether there was any.
+// whether there was any. It does nothing where the next fault is waited for.
 func (r *reader) assist() bool {
 	for more := true; more; {
 		select {
@@ -105,11 +105,19 @@ func (r *reader) assist() bool {
 			more = false
 		}
 	}
-	r.restTurn = !r.restTurn
-	if r.restTurn {
-		return r.assistRest() || r.assistOffer()
+	now := r.now()
+	if !r.pace.free(now) && !r.streaming.Load() {
+		return false
 	}
-	return r.assistOffer() || r.assistRest()
+	first, second := r.assistRest, r.assistOffer
+	if r.restTurn = !r.restTurn; !r.restTurn {
+		first, second = second, first
+	}
+	if !first() && !second() {
+		return false
+	}
+	r.pace.worked(now, r.now())
+	return true
 }
 
 // assistRest installs a piece of the latest rest.
@@ -118,6 +126,11 @@ func (r *reader) assistRest() bool {
 		e := &r.rests[(r.latest+len(r.rests)-i)%len(r.rests)]
 		if e.s == nil {
 			continue
+		}
+		if e.plain == nil && !r.load(e, e.frame) {
+			e.s.order.giveBack(e.frame)
+			e.s, e.frame = nil, -1
+			return true
 		}
 		base, end := r.frameNumbers(e.frame)
 		to := min(end, e.next+r.piece())

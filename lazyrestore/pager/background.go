@@ -21,6 +21,9 @@ const (
 	largeSpan  = 256 << 10
 	// offersEach is how many spans a worker may have waiting for the reader.
 	offersEach = 3
+	// longestPause is the longest time that a worker sleeps between looks
+	// whether faults still come.
+	longestPause = int64(4 * time.Millisecond)
 )
 
 // An offer is a span that a worker has decoded, for the reader to install
@@ -60,15 +63,18 @@ func (se *session) fill(ctx context.Context, k int) {
 		}
 	}()
 	spare := max(1, runtime.NumCPU()-1)
+	pause := demandRecent
 	for ctx.Err() == nil {
 		if se.waitGathered(ctx) {
 			continue
 		}
 		if k >= spare && se.active() {
 			// The reader and the application need a processor each.
-			_ = sleep(ctx, time.Duration(demandRecent))
+			thread.Sleep(time.Duration(pause))
+			pause = min(2*pause, longestPause)
 			continue
 		}
+		pause = demandRecent
 		behind.Yield(se.active())
 		se.busy.Add(1)
 		worked := w.fillSome(ctx)

@@ -6,7 +6,9 @@
 //  1. A thread touches a missing page and waits in the kernel. The reader, one
 //     locked thread for all address spaces that the pager serves, reads that
 //     from the space's uffd (reader.go). It spins for a moment after the last
-//     event before it sleeps, since being woken is most of what a fault costs.
+//     event before it sleeps, since being woken is most of what a fault costs,
+//     and goes to the processor of a thread that faults again and again
+//     (follow.go).
 //  2. The layout of the space says which image address the page has: the
 //     engine's mappings as events have changed them since (layout.go,
 //     model.go). An address that has none is a page of zeros.
@@ -19,9 +21,10 @@
 //     for all who wait, by a worker that has patience (fetch.go).
 //  5. Meanwhile background workers (background.go) fetch everything else,
 //     what lies near the latest faults first (order.go). While faults come
-//     they only decode, and the reader installs what they offer whenever no
-//     fault is waiting; a fault on what they are at waits a moment for them.
-//     In quiet times they copy themselves, all at once.
+//     they only decode, and the reader installs what they offer when no fault
+//     has come for a moment, else little of it (pace.go); a fault on what they
+//     are at waits a moment for them. In quiet times they copy themselves, all
+//     at once.
 //  6. When a space misses nothing any more, its ranges are unregistered, its
 //     uffd is closed (review.go), its huge pages are rebuilt (collapse.go),
 //     and at last the keeper is ended and Serve returns.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 const (
@@ -127,28 +126,4 @@ func (w *worker) put(ctx context.Context, s *space, i, j int, do func(i, j int) 
 		}
 	}
 	return nil
-}
-
-const (
-	// Pieces of a copy, in bytes. While faults come, the next one may have to
-	// wait for a piece; else larger ones cost less each.
-	smallPiece  = 32 << 10
-	streamPiece = 128 << 10
-	largePiece  = 256 << 10
-	// demandRecent is how long after a fault another one is expected.
-	demandRecent = int64(time.Millisecond)
-)
-
-// active reports whether faults are coming.
-func (se *session) active() bool { return se.now()-se.lastFault.Load() < demandRecent }
-
-// piece is how many pages may be copied without looking for faults.
-func (se *session) piece() int {
-	switch {
-	case !se.active():
-		return largePiece >> page.Shift
-	case se.streaming.Load():
-		return streamPiece >> page.Shift
-	}
-	return smallPiece >> page.Shift
 }

@@ -209,6 +209,9 @@ func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
 // successor (Resume). The error then wraps the context's, or that of what made
 // serving impossible.
 //
+// It sets GOMAXPROCS to two more than Options.Workers where that is less,
+// though not where it is 1, and leaves it so.
+//
 // A *LostError means that all is resident or poisoned, or the process killed:
 // some pages could not be had, and touching them raises SIGBUS. Where they are of
 // shared memory, Serve goes on as long as the process lives. Where the index
@@ -298,6 +301,7 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	if _, local := p.img.Source().(image.Filer); !local {
 		wg.Go(func() { se.loadRest(ctx) })
 	}
+	p.makeRoom()
 	if se.background {
 		for k := range p.opts.Workers {
 			wg.Go(func() { se.fill(ctx, k) })
@@ -308,12 +312,23 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	r.kicks.Add(1)
 	err := r.run()
 	r.dropRests(nil)
+	r.follower.forget()
 	r.close()
 	stop()
 	cancel()
 	se.demand.close()
 	wg.Wait()
 	return err
+}
+
+// makeRoom has Go run as many goroutines at a time as the pager keeps busy:
+// the reader, the workers, and one more. With fewer the reader, back from a
+// system call, waits for a worker to be done with its slice of 10 ms, and Go
+// moves goroutines from thread to thread whenever a call takes its time.
+func (p *Pager) makeRoom() {
+	if have := runtime.GOMAXPROCS(0); have > 1 && have < p.opts.Workers+2 {
+		runtime.GOMAXPROCS(p.opts.Workers + 2)
+	}
 }
 
 // Resident is closed when the process that Serve was given is resident. It

@@ -60,6 +60,8 @@ type reader struct {
 	last     int     // frame of the latest fault
 	pidGone  bool    // the target's pidfd has said so
 	seen     uint32  // kicks looked at
+	pace     pace
+	follower follower
 }
 
 // run serves until no space is left, or ctx is done.
@@ -71,6 +73,7 @@ func (r *reader) run() error {
 	if runtime.GOMAXPROCS(0) == 1 || runtime.NumCPU() == 1 {
 		spin = 0 // the processor is the application's
 	}
+	r.pace = pace{lull: min(lull, spin), last: -demandRecent}
 	active := r.now()
 	for {
 		n, err := r.readAll()
@@ -213,6 +216,7 @@ func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
 func (r *reader) faulted(s *space, f uffd.Fault, now int64) {
 	r.stats.faults.Add(1)
 	r.lastFault.Store(now)
+	r.pace.fault(now)
 	r.queue = append(r.queue, fault{s: s, addr: page.Addr(f.Addr).Down(), write: f.Flags&uffd.FaultWrite != 0, tid: f.TID, at: now})
 }
 
@@ -267,6 +271,9 @@ func (r *reader) serve() {
 		return
 	}
 	r.watch.begin()
+	if r.pace.lull > 0 && !r.streaming.Load() { // in a stream both have work at once
+		r.follower.fault(f)
+	}
 	m, ok := f.s.find(f.addr)
 	if !ok {
 		r.finish(f, r.zero(f, m, f.s.gap(f.addr, page.RangeOf(f.addr, maxZero)).End))
@@ -329,7 +336,12 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 	f.s.order.touch(frame)
 	// A thread that runs through memory had better find all of the chunk, and
 	// so does one that comes back to it.
-	whole := r.inRow(frame) || e != nil
+	whole := r.inRow(frame) || e != nil || r.pace.besieged()
+	if plain == nil && !whole {
+		if v, ok := r.alone(f, frame, n); ok {
+			return v
+		}
+	}
 	if plain == nil {
 		if e = r.fetchNow(frame); e == nil {
 			r.demand.add(r.ctx, flightKey{frame: frame}, f) // it has patience
@@ -350,6 +362,26 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 		f.s.order.giveBack(frame)
 	}
 	return v
+}
+
+// alone serves a fault with one page where the source gives pages one by one;
+// the rest of its frame is read when nobody waits.
+func (r *reader) alone(f fault, frame, n int) (v verdict, ok bool) {
+	from := r.from(frame)
+	plain, ok, err := r.frames.ReadPartNow(frame, (n-from)<<page.Shift, page.Size)
+	if err != nil || !ok {
+		return settled, false
+	}
+	r.watch.hasDecoded()
+	r.stats.fetched.Add(page.Size)
+	v = r.settle(f.s, plain, n, n, n+1)
+	if v != settled {
+		f.s.order.giveBack(frame)
+		return v, true
+	}
+	e := r.freeRest()
+	e.s, e.frame, e.next = f.s, frame, from
+	return v, true
 }
 
 // inRow reports whether faults run through memory, of which frame is the
@@ -373,14 +405,22 @@ func (r *reader) fetchNow(frame int) *rest {
 		return nil
 	}
 	e := r.freeRest()
-	plain, ok, err := e.frames.ReadNow(frame)
-	if err != nil || !ok {
+	if !r.load(e, frame) {
 		return nil
 	}
 	r.watch.hasDecoded()
+	return e
+}
+
+// load has e hold frame, if that can be had without waiting.
+func (r *reader) load(e *rest, frame int) bool {
+	plain, ok, err := e.frames.ReadNow(frame)
+	if err != nil || !ok {
+		return false
+	}
 	r.stats.fetched.Add(uint64(len(plain)))
 	e.plain, e.frame = plain, frame
-	return e
+	return true
 }
 
 // settle installs the pages numbered from i up to j.
@@ -440,68 +480,4 @@ func (r *reader) poisonAt(f fault) verdict {
 	default:
 		return r.judge(f.s, out, err)
 	}
-}
-
-// zero fills from the fault on with zeros, no further than limit: an address
-// that no image page is for.
-func (r *reader) zero(f fault, m page.Mapping, limit page.Addr) verdict {
-	s := f.s
-	n := min(s.ramp.next(f.addr, page.Size), uint64(limit-f.addr))
-	for {
-		var did int64
-		var err error
-		if f.write {
-			did, err = s.mem.Copy(uint64(f.addr), r.zeros[:n], 0)
-		} else {
-			did, err = s.mem.Zero(uint64(f.addr), n, 0)
-		}
-		r.stats.zero.Add(uint64(max(did, 0)))
-		if did > 0 {
-			return settled // what is beyond a page that is there can wait
-		}
-		switch out := outcomeOf(err); out {
-		case gone, present:
-			if out == gone && n > page.Size {
-				n = page.Size
-				continue
-			}
-			_ = s.mem.Wake(uint64(f.addr), page.Size)
-			return settled
-		case broken:
-			if m.Empty() {
-				return r.zeroHuge(f, err)
-			}
-			return r.judge(s, out, err)
-		default:
-			return r.judge(s, out, err)
-		}
-	}
-}
-
-// zeroHuge fills with zeros where a page of the common size was refused: in
-// memory of huge pages that an event took out of the layout.
-func (r *reader) zeroHuge(f fault, cause error) verdict {
-	for _, size := range [...]uint64{2 << 20, 1 << 30} {
-		at := uint64(f.addr) &^ (size - 1)
-		zeros, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
-		if err != nil {
-			return retry
-		}
-		did, err := f.s.mem.Copy(at, zeros, 0)
-		_ = unix.Munmap(zeros)
-		if did > 0 {
-			r.stats.zero.Add(uint64(did))
-			return settled
-		}
-		switch out := outcomeOf(err); out {
-		case broken, gone:
-		case present:
-			_ = f.s.mem.Wake(at, size)
-			return settled
-		default:
-			return r.judge(f.s, out, err)
-		}
-	}
-	r.note(fmt.Errorf("fill %v with zeros: %w", f.addr, cause))
-	return settled
 }

@@ -151,6 +151,9 @@ func (r *reader) release(s *space, resident bool) error {
 	r.queue = slices.DeleteFunc(r.queue[r.head:], func(f fault) bool { return f.s == s })
 	r.head = 0
 	r.dropRests(s)
+	if r.follower.s == s {
+		r.follower.forget()
+	}
 	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool { return f.s == s })
 	r.later = slices.DeleteFunc(r.later, func(f fault) bool { return f.s == s })
 	err := s.u.Close()

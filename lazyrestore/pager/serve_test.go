@@ -41,7 +41,11 @@ type setting struct {
 	zero   func(page int) bool                     // pages that are zero in the image; none if nil
 	source func(*imagetest.Mem) image.Source       // what the pager reads from; the image itself if nil
 	damage func(m *imagetest.Mem, ix *image.Index) // done to the image before it is served
+	plain  bool                                    // it is one without checksums
 }
+
+// plainObject is what holds the pages of a plain image.
+const plainObject = "plain"
 
 // makeImage fills an image for c's memory.
 func (s *served) makeImage(t testing.TB, set setting) *image.Image {
@@ -65,7 +69,14 @@ func (s *served) makeImage(t testing.TB, set setting) *image.Image {
 	if set.source != nil {
 		src = set.source(s.mem)
 	}
-	img, err := image.Open(t.Context(), src, image.OpenOptions{})
+	var img *image.Image
+	var err error
+	if set.plain {
+		s.mem.Set(plainObject, s.want)
+		img, err = image.NewPlain(src, plainObject, []page.Range{page.RangeOf(at, s.Length)}, 64<<10)
+	} else {
+		img, err = image.Open(t.Context(), src, image.OpenOptions{})
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,5 +215,39 @@ func TestServeCancelled(t *testing.T) {
 	goleak.VerifyNone(t)
 	if s.Load(s.Addr(50)).Ready(20 * time.Millisecond) {
 		t.Error("a missing page was read though nobody serves it")
+	}
+}
+
+// sized is a source that notes how much is read at a time by who cannot wait.
+type sized struct {
+	*imagetest.Mem
+	sizes chan int
+}
+
+func (s sized) ReadNow(object string, p []byte, off int64) (bool, error) {
+	select {
+	case s.sizes <- len(p):
+	default:
+	}
+	return s.Mem.ReadNow(object, p, off)
+}
+
+// Of an image whose pages can be had one by one, a fault takes one, and the
+// others of its frame come when nobody waits.
+func TestServePlain(t *testing.T) {
+	sizes := make(chan int, 2)
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: 64}, pager: Options{Background: None}, plain: true,
+		source: func(m *imagetest.Mem) image.Source { return sized{m, sizes} },
+	})
+	if got, want := s.Load(s.Addr(21)).Wait(t), uint64(s.want[21*page.Size]); got != want {
+		t.Errorf("page 21 begins with %d, want %d", got, want)
+	}
+	if first, second := <-sizes, <-sizes; first != page.Size || second != 64<<10 {
+		t.Errorf("a fault reads %d bytes, then %d", first, second)
+	}
+	s.check(t, s.Thread)
+	if err := s.wait(t); err != nil {
+		t.Fatal(err)
 	}
 }

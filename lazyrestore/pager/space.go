@@ -209,24 +209,3 @@ func (s *space) missingUnopened(t *table, k int, m page.Mapping, f func(page.Map
 		}
 	}
 }
-
-// A ramp decides how much is filled with zeros around a fault that no image
-// page is for: one page at a random place, more and more for a row of them.
-type ramp struct {
-	end page.Addr
-	len uint64
-}
-
-// maxZero bounds one fill with zeros: as much as a chunk.
-const maxZero = 64 << 10
-
-// next is how many bytes to fill from a on.
-func (r *ramp) next(a page.Addr, pageSize uint64) uint64 {
-	if a == r.end && r.len > 0 {
-		r.len = max(min(2*r.len, maxZero), pageSize)
-	} else {
-		r.len = pageSize
-	}
-	r.end = a + page.Addr(r.len)
-	return r.len
-}

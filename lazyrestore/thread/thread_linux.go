@@ -7,6 +7,8 @@
 package thread
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -66,6 +68,26 @@ func (b *Behind) Yield(waited bool) {
 	if unix.SchedSetAttr(0, &attr, 0) == nil {
 		b.yielding = waited
 	}
+}
+
+// MoveTo has the thread go to a processor, where it may run there. It may be
+// moved away again at once.
+func MoveTo(cpu int) {
+	var all, one unix.CPUSet
+	if unix.SchedGetaffinity(0, &all) != nil || !all.IsSet(cpu) {
+		return
+	}
+	one.Set(cpu)
+	if unix.SchedSetaffinity(0, &one) == nil {
+		_ = unix.SchedSetaffinity(0, &all)
+	}
+}
+
+// Sleep has the thread sleep for d, or until a signal comes. Unlike time.Sleep
+// it takes no other thread to wake it.
+func Sleep(d time.Duration) {
+	t := unix.NsecToTimespec(int64(d))
+	_ = unix.Nanosleep(&t, nil)
 }
 
 // hasCapability reports whether the thread has a capability.

@@ -66,3 +66,22 @@ func TestBehind(t *testing.T) {
 		}
 	})
 }
+
+// A thread that has been moved may still run wherever it might before.
+func TestMoveTo(t *testing.T) {
+	lock(t, func() {
+		var before, after unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &before); err != nil {
+			t.Fatal(err)
+		}
+		for cpu := range len(before) * 64 {
+			if cpu > 64 && !before.IsSet(cpu) {
+				continue
+			}
+			MoveTo(cpu)
+			if err := unix.SchedGetaffinity(0, &after); err != nil || after != before {
+				t.Fatalf("after a move to %d: %v, %v, not %v", cpu, after, err, before)
+			}
+		}
+	})
+}

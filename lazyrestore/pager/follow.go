@@ -1,0 +1,106 @@
+package pager
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
+)
+
+const (
+	// The reader looks where a thread runs when it has raised followFirst
+	// faults in a row, and every followFaults from there on: a look costs half
+	// a fault.
+	followFirst  = 2 * rowFaults // by then it shows whether they are a stream
+	followFaults = 32
+	// The fields of /proc/PID/stat that are looked at, counted from the state
+	// on, which comes after the name.
+	statThreads, statProcessor = 17, 36
+)
+
+// A follower has the reader run where the faults come from. A thread that
+// waits for a page and the reader that gets it take turns, so one processor is
+// enough for both, and from one to the other it is a change of context. On
+// another processor the thread's sleeps meanwhile, and to wake that takes, where
+// it is a virtual one, longer than all the rest of a fault (two processors, one
+// random touch of pages as they are, median: 21 µs against 60).
+type follower struct {
+	s      *space
+	tid    uint32
+	faults int    // of that thread, in a row
+	fd     int    // its stat file; 0 if there is none
+	alone  bool   // the file is that of a process, whose only thread is meant
+	buf    []byte // for what it holds
+}
+
+// fault notes one, and follows its thread now and then.
+func (w *follower) fault(f fault) {
+	if f.s != w.s || f.tid != w.tid {
+		w.forget()
+		w.s, w.tid = f.s, f.tid
+	}
+	w.faults++
+	if w.faults == followFirst {
+		w.open(f.s.pid)
+	}
+	if w.fd == 0 || w.faults%followFaults != followFirst {
+		return
+	}
+	n, err := unix.Pread(w.fd, w.buf, 0)
+	if err != nil {
+		return // it is gone
+	}
+	if cpu, ok := processorIn(w.buf[:n], w.alone); ok {
+		thread.MoveTo(cpu)
+	}
+}
+
+// open opens the stat file of the thread, of process pid. Where threads have
+// no such names here, or faults do not tell them, it is that of the process.
+func (w *follower) open(pid int) {
+	if pid == 0 {
+		return // a forked child's is not known
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/task/%d/stat", pid, w.tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if w.alone = err != nil; w.alone {
+		fd, err = unix.Open(fmt.Sprintf("/proc/%d/stat", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return
+	}
+	w.fd = fd
+	if w.buf == nil {
+		w.buf = make([]byte, 1024)
+	}
+}
+
+// forget ends the following of whom it follows.
+func (w *follower) forget() {
+	if w.fd != 0 {
+		_ = unix.Close(w.fd)
+	}
+	*w = follower{buf: w.buf}
+}
+
+// processorIn is the processor that a stat file tells. With alone it has to be
+// that of a process with one thread.
+func processorIn(stat []byte, alone bool) (cpu int, ok bool) {
+	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
+	for i := 0; ; i++ {
+		rest = bytes.TrimLeft(rest, " ")
+		field, more, found := bytes.Cut(rest, []byte(" "))
+		switch {
+		case !found:
+			return 0, false
+		case i == statThreads && alone && string(field) != "1":
+			return 0, false
+		case i == statProcessor:
+			cpu, err := strconv.Atoi(string(field))
+			return cpu, err == nil
+		}
+		rest = more
+	}
+}

@@ -34,16 +34,16 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 			if errors.Is(err, unix.EINTR) {
 				continue
 			}
-			if err != nil {
+			if err != nil { // say, a checkpoint in this process has waited for it
 				p.waitErr = fmt.Errorf("wait for process %d: %w", p.pid, err)
-				return
+				break
 			}
 			if p.status.Exited() || p.status.Signaled() {
 				break
 			}
 		}
 		if p.space != nil {
-			p.waitErr = p.space.Wait()
+			p.waitErr = errors.Join(p.waitErr, p.space.Wait())
 		}
 	})
 	return p.status, p.waitErr

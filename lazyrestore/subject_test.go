@@ -256,6 +256,7 @@ func (s *subject) close() {
 	if s.proc == nil {
 		return
 	}
+	_, _ = s.proc.Wait() // for what a checkpoint has left of it
 	if err := s.proc.Close(); err != nil {
 		s.t.Errorf("close the restored process: %v", err)
 	}

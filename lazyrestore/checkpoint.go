@@ -15,7 +15,8 @@ import (
 
 // Checkpoint writes an image of process pid to the directory opts.Dir. The
 // process stands still from the moment its state is read until the image is
-// committed; then it is ended, or runs on where opts.LeaveRunning says so.
+// committed, and is ended then; where opts.LeaveRunning says so, it runs on as
+// soon as its memory has been read.
 // Whenever Checkpoint returns an error the process runs on, and there is
 // nothing at opts.Dir.
 //
@@ -59,24 +60,31 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 	if err := checkSpace(opts.Dir, eager, lazy, spec.Codec != chunk.None); err != nil {
 		return nil, err
 	}
-	if err := writeImage(ctx, frozen, owed, spec, &opts, res); err != nil {
+	// A process that runs on does not wait for what is written of it.
+	read := func() {
+		if opts.LeaveRunning {
+			frozen.Thaw()
+			res.FrozenMS = milliseconds(time.Since(frozenAt))
+		}
+	}
+	if err := writeImage(ctx, frozen, owed, spec, &opts, read, res); err != nil {
 		return nil, err
 	}
 	if !opts.LeaveRunning {
 		if err := frozen.Kill(); err != nil {
 			return nil, fmt.Errorf("end process %d: %w", pid, err)
 		}
+		res.FrozenMS = milliseconds(time.Since(frozenAt))
 	}
-	frozen.Thaw()
-	res.FrozenMS = milliseconds(time.Since(frozenAt))
 	res.TotalMS = milliseconds(time.Since(begin))
 	return res, nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// writeImage writes and commits the image of a frozen process.
-func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chunk.Spec, opts *CheckpointOptions, res *CheckpointResult) (err error) {
+// writeImage writes and commits the image of a frozen process. read is called
+// when nothing more of the process is looked at.
+func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chunk.Spec, opts *CheckpointOptions, read func(), res *CheckpointResult) (err error) {
 	dir, err := store.CreateDir(opts.Dir)
 	if err != nil {
 		return err
@@ -102,6 +110,7 @@ func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chu
 	if err != nil {
 		return err
 	}
+	read()
 	done, err := w.Finish(ctx, frozen.Manifest())
 	finished = true
 	if err != nil {

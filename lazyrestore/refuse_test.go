@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // refusals are scenes that no image can hold, with what the message has to
@@ -265,36 +266,37 @@ func TestRestoreRefusesTakenPID(t *testing.T) {
 func TestRestoreRefusesTakenThreadID(t *testing.T) {
 	t.Parallel()
 	s := start(t, "own-things")
+	tids := must(proc.ReadTasks(s.pid))(t)
+	tid := tids[len(tids)-1]
+	if tid == s.pid {
+		t.Fatal("there is but one thread")
+	}
 	s.checkpoint(plainest)
-	defer takeID(t, s.pid+1)()
+	takeID(t, tid)
 	err := s.tryRestore(filling)
 	var refused *lazyrestore.RefusedError
-	if !errors.As(err, &refused) || !contains(err.Error(), strconv.Itoa(s.pid+1)) {
-		t.Errorf("%v, want a refusal that names the id %d", err, s.pid+1)
+	if !errors.As(err, &refused) || !contains(err.Error(), strconv.Itoa(tid)) {
+		t.Errorf("%v, want a refusal that names the id %d", err, tid)
 	}
 	if err := unix.Kill(s.pid, 0); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("process %d after the refusal: %v, want no such process", s.pid, err)
 	}
 }
 
-// takeID sees to it that a process has a certain id, and gives what undoes it.
-func takeID(t *testing.T, id int) (end func()) {
+// takeID gives a process of ours a certain id until the test has ended.
+func takeID(t *testing.T, id int) {
 	t.Helper()
-	const last = "/proc/sys/kernel/ns_last_pid"
-	before := must(os.ReadFile(last))(t)
-	if err := os.WriteFile(last, []byte(strconv.Itoa(id-1)), 0); err != nil {
+	sleep := must(os.Open("/bin/sleep"))(t)
+	defer sleep.Close()
+	tr := must(proc.NewTracer())(t)
+	t.Cleanup(func() {
+		if err := errors.Join(tr.KillAll(), tr.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := tr.Start(proc.StartOptions{PID: id, Exec: int(sleep.Fd()), Args: []string{"sleep", "100"}}); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/bin/sleep", "100")
-	err := cmd.Start()
-	_ = os.WriteFile(last, before, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Kill(id, 0); err != nil {
-		t.Fatalf("got the id %d, and nobody has %d: %v", cmd.Process.Pid, id, err)
-	}
-	return func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 }
 
 // Files that changed between checkpoint and restore.

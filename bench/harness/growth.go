@@ -12,7 +12,11 @@ import (
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
 
-const growthRuns = 5
+const (
+	growthRuns = 5
+	// growthPatience is how long one size may take for a larger one to follow.
+	growthPatience = 3 * time.Minute
+)
 
 func growthFigures() []*Figure {
 	return []*Figure{
@@ -49,7 +53,7 @@ func growthMemory(ctx context.Context, env *Env) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	for mib := 64; mib <= most; mib *= 4 {
+	for _, mib := range growthSizes(most) {
 		sizes = append(sizes, size{float64(mib) * (1 << 20), strconv.Itoa(mib) + " MiB", workload.MappingsOptions{MiB: mib, Touches: -1}})
 	}
 	result, err := env.growth(ctx, sizes, plot.Plot{
@@ -62,20 +66,26 @@ func growthMemory(ctx context.Context, env *Env) (*Result, error) {
 	return result, err
 }
 
+// growthSizes are programs of 64 MiB, four times as much, and so on, up to the
+// largest; one of nearly that size is left out.
+func growthSizes(most int) (sizes []int) {
+	for mib := 64; mib*2 <= most; mib *= 4 {
+		sizes = append(sizes, mib)
+	}
+	return append(sizes, most)
+}
+
 // mostMiB is the largest program that the machine has room for beside images of it
-// by us and by CRIU, and never more than the user says, or 4 GiB: beyond that a
-// run takes too long. It also says so.
+// by us and by CRIU, and never more than the user says. It also says so.
 func (e *Env) mostMiB() (most int, why string, err error) {
 	free, err := availableMemory()
 	if err != nil {
 		return 0, "", err
 	}
 	const share = 4 // the program, two images at worst of its size, and as much for whatever else
-	most = e.mib(4096)
-	why = fmt.Sprintf("up to %d MiB (--mib); %s are available, of which a program takes up to a quarter: its images need room too", most, show(float64(free), "B"))
-	if fits := int(free>>20) / share; fits < most {
-		most = fits
-	}
+	fits := max(int(free>>20)/share&^63, 64)
+	most = min(e.mib(fits), fits)
+	why = fmt.Sprintf("up to %d MiB (--mib): %s are available, of which a program takes up to a quarter, as its images need room too", most, show(float64(free), "B"))
 	return most, why, nil
 }
 
@@ -123,7 +133,8 @@ func (e *Env) growth(ctx context.Context, sizes []size, p plot.Plot, cold bool) 
 	result := &Result{}
 	p.Y = plot.Axis{Label: "time to first instruction", Unit: plot.Nanoseconds, Log: true}
 	lines := map[string][]plot.Point{}
-	for _, at := range sizes {
+	for i, at := range sizes {
+		began := time.Now()
 		program, err := e.builder.Mappings(ctx, at.options)
 		if err != nil {
 			return result, err
@@ -139,6 +150,10 @@ func (e *Env) growth(ctx context.Context, sizes []size, p plot.Plot, cold bool) 
 		}
 		if err := errors.Join(ctx.Err(), e.Clear()); err != nil {
 			return result, err
+		}
+		if took := time.Since(began); took > growthPatience && i < len(sizes)-1 {
+			result.Notes = append(result.Notes, fmt.Sprintf("none beyond %s, which took %v", at.name, took.Round(time.Second)))
+			break
 		}
 	}
 	for _, name := range result.Subjects() {

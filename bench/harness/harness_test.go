@@ -45,6 +45,39 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
+// A size that is nearly the largest is not one of its own.
+func TestGrowthSizes(t *testing.T) {
+	for most, want := range map[int][]int{
+		64:    {64},
+		100:   {100},
+		256:   {64, 256},
+		1000:  {64, 256, 1000},
+		5440:  {64, 256, 1024, 5440},
+		8192:  {64, 256, 1024, 4096, 8192},
+		16384: {64, 256, 1024, 4096, 16384},
+	} {
+		if diff := cmp.Diff(want, growthSizes(most)); diff != "" {
+			t.Errorf("growthSizes(%d) (-want +got):\n%s", most, diff)
+		}
+	}
+}
+
+// A row of which not all was measured equally often says so.
+func TestRuns(t *testing.T) {
+	r := &Result{}
+	r.measure("a", "64 MiB", "ns/op").Values = []float64{1, 2, 3}
+	r.measure("a", "4096 MiB", "ns/op").Values = []float64{1}
+	r.measure("a", "failed", "ns/op")
+	r.measure("b", "64 MiB", "ns/op").Values = []float64{1, 2}
+	r.detail("b", "cpu", "ns/op").Values = []float64{1}
+	r.measure("c", "64 MiB", "ns/op")
+	for subject, want := range map[string]string{"a": "1 - 3", "b": "2", "c": "0"} {
+		if got := r.Runs(subject); got != want {
+			t.Errorf("Runs(%q) = %s, want %s", subject, got, want)
+		}
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	higher := &Figure{Bound: 3, Aim: 5, Higher: true}
 	lower := &Figure{Bound: 1.3, Aim: 1.05}

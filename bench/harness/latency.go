@@ -69,17 +69,42 @@ type toucher struct {
 	clock *Series
 	// far says that its faults wait for a slow line.
 	far bool
-	// stages are the pager's own means, one a run.
-	stages []lazyrestore.Stats
+	// stages are the pager's own means of what a fault waits for, one a run.
+	stages []*Series
 }
 
+// stageNames are what the pager does of a fault, in this order.
+var stageNames = []string{"queue", "fetch", "decode", "copy"}
+
 func (r *Result) toucher(name string) *toucher {
-	return &toucher{
+	t := &toucher{
 		name: name, all: newLatencies(),
 		mean: r.measure(name, "mean", "ns/op"), p50: r.measure(name, "median", "ns/op"),
 		p99: r.measure(name, "p99", "ns/op"), worst: r.measure(name, "worst", "ns/op"),
-		clock: r.measure(name, "clock", "ns/op"),
 	}
+	for _, stage := range stageNames {
+		t.stages = append(t.stages, r.measure(name, stage, "ns/op"))
+	}
+	t.clock = r.measure(name, "clock", "ns/op")
+	return t
+}
+
+// pager books what the pager says of one run.
+func (t *toucher) pager(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("statistics: %w", err)
+	}
+	var stats lazyrestore.Stats
+	if err := json.Unmarshal(text, &stats); err != nil {
+		return fmt.Errorf("statistics: %w", err)
+	}
+	if s := stats.Stages; s != nil && stats.Faults > 0 {
+		for i, stage := range []lazyrestore.Stage{s.Queue, s.Fetch, s.Decode, s.Copy} {
+			t.stages[i].add(1e3 * stage.MeanMicros)
+		}
+	}
+	return nil
 }
 
 // add books one run of touches: what the program has printed of them, and the
@@ -106,6 +131,7 @@ func latency(ctx context.Context, env *Env) (*Result, error) {
 	}
 	result := &Result{Notes: []string{
 		"touches are timed by the program itself; some find their page there, brought by the fill or with a neighbour",
+		"queue, fetch, decode, copy: what the pager did of a fault, the mean, from reading the event on; raising the fault and waking the thread come on top",
 		"clock: what one of its readings of the clock takes, which is part of each touch",
 	}}
 	var touchers []*toucher
@@ -178,15 +204,9 @@ func (e *Env) touchAll(ctx context.Context, subject Subject, img *image, t *touc
 		return 0, err
 	}
 	if file := statsOf(subject); file != "" {
-		var stats lazyrestore.Stats
-		text, err := os.ReadFile(file)
-		if err == nil {
-			err = json.Unmarshal(text, &stats)
+		if err := t.pager(file); err != nil {
+			return 0, err
 		}
-		if err != nil {
-			return 0, fmt.Errorf("statistics: %w", err)
-		}
-		t.stages = append(t.stages, stats)
 	}
 	return t.add(said, filepath.Join(img.process.Dir, "took"))
 }
@@ -224,23 +244,14 @@ func stagesPlot(touchers []*toucher) *plot.Plot {
 		Note: "Raising the fault, and waking the thread, come on top. Without the slow link, whose line a fault waits for.",
 	}
 	for _, t := range touchers {
-		var queue, fetch, decode, copying []float64
-		for _, s := range t.stages {
-			if s.Stages == nil || s.Faults == 0 || t.far {
-				continue
-			}
-			queue, fetch = append(queue, 1e3*s.Stages.Queue.MeanMicros), append(fetch, 1e3*s.Stages.Fetch.MeanMicros)
-			decode, copying = append(decode, 1e3*s.Stages.Decode.MeanMicros), append(copying, 1e3*s.Stages.Copy.MeanMicros)
-		}
-		if len(queue) == 0 {
+		if t.far || len(t.stages[0].Values) == 0 {
 			continue
 		}
-		p.Bars = append(p.Bars, plot.Bar{Name: t.name, Parts: []plot.Part{
-			{Name: "queue", Value: median(queue)},
-			{Name: "fetch", Value: median(fetch)},
-			{Name: "decode", Value: median(decode)},
-			{Name: "copy", Value: median(copying)},
-		}})
+		bar := plot.Bar{Name: t.name}
+		for i, name := range stageNames {
+			bar.Parts = append(bar.Parts, plot.Part{Name: name, Value: t.stages[i].Median()})
+		}
+		p.Bars = append(p.Bars, bar)
 	}
 	return p
 }

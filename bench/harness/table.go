@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -69,7 +70,6 @@ func (r *Result) grid(w io.Writer) {
 	fmt.Fprintf(w, "  \t%s\truns\n", strings.Join(measures, "\t"))
 	for _, subject := range r.Subjects() {
 		fmt.Fprintf(w, "  %s", subject)
-		runs := 0
 		var failed error
 		for _, m := range measures {
 			s := r.Find(subject, m)
@@ -80,15 +80,32 @@ func (r *Result) grid(w io.Writer) {
 			if s.Err != nil {
 				failed = s.Err
 			}
-			runs = max(runs, len(s.Values))
 			fmt.Fprintf(w, "\t%s", s.Short())
 		}
 		if failed != nil {
 			fmt.Fprintf(w, "\tfailed: %s\n", firstLine(failed.Error()))
 		} else {
-			fmt.Fprintf(w, "\t%d\n", runs)
+			fmt.Fprintf(w, "\t%s\n", r.Runs(subject))
 		}
 	}
+}
+
+// Runs is how often a subject was measured: one number, or, where that was not
+// the same for all measures, the fewest and the most.
+func (r *Result) Runs(subject string) string {
+	fewest, most := 0, 0
+	for _, s := range r.Series {
+		if n := len(s.Values); s.Name == subject && !s.Detail && n > 0 {
+			if most == 0 {
+				fewest = n
+			}
+			fewest, most = min(fewest, n), max(most, n)
+		}
+	}
+	if fewest < most {
+		return fmt.Sprintf("%d - %d", fewest, most)
+	}
+	return strconv.Itoa(most)
 }
 
 // Measures are what was measured of each subject, in their order, without

@@ -59,7 +59,6 @@ func HTML(w io.Writer, run *harness.Run) error {
 		"took":    func(d time.Duration) string { return d.Round(time.Second).String() },
 		"spread":  spread,
 		"ratios":  ratios,
-		"runs":    runs,
 		"failure": failure,
 		"grid":    newGrid,
 	}).Parse(page)
@@ -107,16 +106,6 @@ func newGrid(r *harness.Result, measures []string, runs bool) grid {
 		}
 	}
 	return g
-}
-
-// runs is how often a subject was measured.
-func runs(r *harness.Result, subject string) (n int) {
-	for _, s := range r.Series {
-		if s.Name == subject {
-			n = max(n, len(s.Values))
-		}
-	}
-	return n
 }
 
 // failure is why a subject has no more values.

@@ -194,14 +194,23 @@ func TestKilledRestoreLeavesNothingHalf(t *testing.T) {
 		}
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		unix.Close(fd)
-		// Its id is free once init has waited for it.
-		s.await("leave its id", func() bool { return errors.Is(unix.Kill(s.pid, 0), unix.ESRCH) })
+		s.leavesID()
 		if got := s.output(); contains(got, "lost") {
 			t.Fatalf("run %d: %s", n, got)
 		}
 	}
 	s.restore(filling)
 	s.well()
+}
+
+// leavesID waits until the id of a process is free that has lost its parent: this
+// process has it then.
+func (s *subject) leavesID() {
+	s.t.Helper()
+	s.await("leave its id", func() bool {
+		_, err := unix.Wait4(s.pid, nil, unix.WNOHANG, nil)
+		return errors.Is(err, unix.ECHILD) && errors.Is(unix.Kill(s.pid, 0), unix.ESRCH)
+	})
 }
 
 // stateOf is the state letter of a process, empty if it has none.

@@ -33,6 +33,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	// The processes of a restore that was killed become ours, and their ids are
+	// free as soon as we have waited for them: init may take seconds for that.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if subjectDir != "" {
 		os.RemoveAll(subjectDir)

@@ -64,6 +64,7 @@ var damages = map[string]func(file string, n *rand.Rand) error{
 // SIGBUS where a page cannot be had, or is killed where none can, and the pager
 // says so.
 func TestDamagedImages(t *testing.T) {
+	t.Parallel()
 	for what, damage := range damages {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -245,6 +245,7 @@ func pause(d time.Duration) {
 // A checkpoint that is killed or interrupted at any moment leaves the process
 // running unharmed, and under the image's name nothing or a whole image.
 func TestKilledCheckpointHarmsNothing(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT} {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
 			t.Parallel()

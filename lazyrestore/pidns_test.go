@@ -1,7 +1,6 @@
 package lazyrestore_test
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -38,10 +37,14 @@ func (s *subject) twin(r lazyrestore.RestoreOptions) *subject {
 	return twin
 }
 
-// pidNamespace is what tells the pid namespace of a process from others.
+// pidNamespace is what tells the pid namespace of a process from others. It is
+// held until the test ends: a later one would be given the number of one that is gone.
 func pidNamespace(t testing.TB, pid int) string {
 	t.Helper()
-	return must(os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid"))(t)
+	path := "/proc/" + strconv.Itoa(pid) + "/ns/pid"
+	held := must(os.Open(path))(t)
+	t.Cleanup(func() { held.Close() })
+	return must(os.Readlink(path))(t)
 }
 
 // membersOf are the processes of a pid namespace.
@@ -109,6 +112,7 @@ var idScenes = []survival{
 // An image is restored twice beside its running original, and all three end
 // well.
 func TestPIDNamespaces(t *testing.T) {
+	t.Parallel()
 	for _, sc := range idScenes {
 		t.Run(sc.scene, func(t *testing.T) {
 			t.Parallel()
@@ -315,8 +319,14 @@ func (r *restorer) stop(s *subject) (inits []string) {
 // gone, or holds a process that waits for its pages, which is ended then.
 func (s *subject) endNamespace(first string) {
 	s.t.Helper()
-	namespace, err := os.Readlink("/proc/" + first + "/ns/pid")
-	if errors.Is(err, os.ErrNotExist) {
+	path := "/proc/" + first + "/ns/pid"
+	held, err := os.Open(path) // or else another might get its number meanwhile, and be ended
+	if err != nil {
+		return // it is gone
+	}
+	defer held.Close()
+	namespace, err := os.Readlink(path)
+	if err != nil {
 		return
 	}
 	s.await("end or wait in its namespace", func() bool {
@@ -337,6 +347,7 @@ func (s *subject) endNamespace(first string) {
 // A process in a pid namespace of its own is saved again from outside, also
 // while its memory is missing, and restored in another, or in none.
 func TestCheckpointInPIDNamespace(t *testing.T) {
+	t.Parallel()
 	for _, sc := range idScenes {
 		t.Run(sc.scene, func(t *testing.T) {
 			t.Parallel()

@@ -178,6 +178,7 @@ func realPrograms() []program {
 // Real programs, interrupted twice in the middle of their work, end as they do
 // without.
 func TestRealPrograms(t *testing.T) {
+	t.Parallel()
 	for _, p := range realPrograms() {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

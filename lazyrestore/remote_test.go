@@ -139,6 +139,7 @@ func TestServerDiesAmidRestores(t *testing.T) {
 // With no server left the process waits, and the log names the server and says
 // for how long; with kill it is killed.
 func TestNoServerLeft(t *testing.T) {
+	t.Parallel()
 	t.Run("wait", func(t *testing.T) {
 		t.Parallel()
 		s := start(t, "look")
@@ -178,6 +179,7 @@ func TestNoServerLeft(t *testing.T) {
 
 // A server is found out whose image is damaged, and another one asked.
 func TestDamagedServer(t *testing.T) {
+	t.Parallel()
 	for _, object := range []string{"process.bin", "eager.raw", "pages.idx", "pages.lz4", "manifest.json"} {
 		t.Run(object, func(t *testing.T) {
 			t.Parallel()

@@ -11,6 +11,7 @@ import (
 // had been: also those that a checkpoint has interrupted before, which sleep in
 // restart_syscall.
 func TestSleepersSleepOn(t *testing.T) {
+	t.Parallel()
 	const most = 4 * time.Second // of the six that they sleep for
 	for _, first := range []string{"nanosleep", "poll", "futex", "clock_nanosleep"} {
 		t.Run(first, func(t *testing.T) {

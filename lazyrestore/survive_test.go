@@ -48,6 +48,7 @@ func survives(t *testing.T, scenes []survival) {
 // Without a checkpoint no scene loses anything: what the other tests see lost
 // is lost by a restore.
 func TestScenesAlone(t *testing.T) {
+	t.Parallel()
 	for _, sc := range slices.Concat(threadScenes, signalScenes, processScenes, mappingScenes, descriptorScenes, objectScenes, mappedScenes, socketScenes) {
 		t.Run(sc.scene, func(t *testing.T) {
 			t.Parallel()

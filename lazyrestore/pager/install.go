@@ -16,7 +16,8 @@ type installer struct {
 	forming *atomic.Bool
 	runs    []image.Run
 	parts   []part
-	huge    []page.Addr // of the latest install: huge pages that it left out
+	gaps    []page.Range // of the latest plan: pages of zeros behind its parts
+	huge    []page.Addr  // of the latest install: huge pages that it left out
 }
 
 // A part is adjacent pages of a span of frames that go to one place.
@@ -32,7 +33,7 @@ type part struct {
 // of the table, s still wants among the pages numbered from i up to j. It
 // settles pages that have no place. Parts that lie side by side are one.
 func (in *installer) plan(s *space, first, i, j int) {
-	in.parts = in.parts[:0]
+	in.parts, in.gaps = in.parts[:0], in.gaps[:0]
 	for i = s.done.nextClear(i, j); i < j; {
 		end := s.done.nextSet(i, j)
 		in.addresses(&in.runs, i, end, func(r page.Range, number int) {
@@ -46,6 +47,7 @@ func (in *installer) plan(s *space, first, i, j int) {
 			if placed < r.Len() {
 				in.settleHoles(s, r, number)
 			}
+			in.addGap(s, r.End)
 		})
 		i = s.done.nextClear(end, j)
 	}
@@ -72,9 +74,29 @@ func (in *installer) add(p part) {
 	in.parts = append(in.parts, p)
 }
 
+// addGap lists the pages of zeros from a on, which follow a page that is
+// stored, as far as they are few and the next one is too. A program that runs
+// through memory would raise a fault for each such gap. Zeros in shared memory
+// cost a page each.
+func (in *installer) addGap(s *space, a page.Addr) {
+	within := in.SegmentRange(in.SegmentAt(a - page.Size))
+	if a == within.End {
+		return
+	}
+	gap := page.Range{Start: a, End: in.table.stored(a, min(a+maxZero+page.Size, within.End))}
+	if gap.Empty() || gap.Len() > maxZero {
+		return
+	}
+	s.places(gap, func(m page.Mapping) {
+		if !m.Shared && m.PageSize == page.Size {
+			in.gaps = append(in.gaps, m.Range)
+		}
+	})
+}
+
 // install puts the pages numbered from i up to j into s, out of plain, the
-// data of a span of frames whose first page has the number first. Huge pages
-// are left out, and listed in in.huge. The caller is inside the gate, or is the reader. The outcome is
+// data of a span of frames whose first page has the number first, and zeros into
+// small gaps between them. Huge pages are left out, and listed in in.huge. The caller is inside the gate, or is the reader. The outcome is
 // there, or what stood in the way (see apply); what was done by then is
 // settled, so that the same call again does the rest.
 func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, error) {
@@ -91,6 +113,24 @@ func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, 
 			},
 			func(off, n int, how outcome) { in.settled(s, first, p.off+off, n, how) })
 		if out != there {
+			return out, err
+		}
+	}
+	return in.fillGaps(s)
+}
+
+// fillGaps fills what the plan has found of zeros. Nobody waits for them: what
+// something stands in the way of is left to a fault.
+func (in *installer) fillGaps(s *space) (outcome, error) {
+	for _, g := range in.gaps {
+		out, err := apply(s.mem, g.Start, int(g.Len()), page.Size,
+			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Zero(uint64(dst), uint64(n), 0) },
+			func(_, n int, how outcome) {
+				if how == there {
+					in.tally.zero.Add(uint64(n))
+				}
+			})
+		if out == broken {
 			return out, err
 		}
 	}

@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -335,4 +336,67 @@ func TestFlights(t *testing.T) {
 		cancel()
 		d.close()
 	})
+}
+
+// Small gaps of zeros are filled with what lies around them, and nothing else
+// of zeros is.
+func TestInstallFillsGaps(t *testing.T) {
+	at := func(n int) page.Addr { return testBase + page.Addr(n)*page.Size }
+	data := func(pages int) []byte { return bytes.Repeat([]byte{7}, pages*page.Size) }
+	const small = maxZero / page.Size
+	for _, shared := range []bool{false, true} {
+		first := testBase
+		if shared {
+			first = page.ImageShared
+		}
+		run := func(n, pages int) imagetest.Run {
+			return imagetest.Run{At: first + page.Addr(n)*page.Size, P: data(pages)}
+		}
+		mem, _ := imagetest.Write(t, image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}, ChunkSize: 4 * page.Size},
+			run(0, 2), run(3, 1), // in one frame
+			run(4+small, 5), run(10+2*small, 1)) // a page too far
+		se := fakeSessionOf(t, mem, plainSource)
+		m := &fakeMemory{pages: map[page.Addr]byte{}, lost: map[page.Addr]bool{}, refuse: func() error { return nil }}
+		whole := page.Range{Start: testBase, End: at(100)}
+		m.vmas = []page.Range{whole}
+		m.pages[at(5)] = 9 // the process has written there
+		l, err := newLayout([]page.Mapping{{Range: whole, Image: first, PageSize: page.Size, Shared: shared}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSpace(se.pages, (&world{}).add(-1, 1, l), nil, m, nil)
+		se.spaces.Store(&[]*space{s})
+		w := se.newWorker("")
+		for frame := range se.pages.Frames() {
+			plain, err := w.frames.Read(t.Context(), frame, image.Background)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.installFrames(t.Context(), s, plain, frame, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.close()
+		for n := range 100 {
+			want := -1 // missing
+			switch {
+			case n == 5:
+				want = 9
+			case n < 2, n == 3, 4+small <= n && n < 9+small, n == 10+2*small:
+				want = 7
+			case n < 4+small && !shared:
+				want = 0
+			}
+			got := -1
+			if b, ok := m.pages[at(n)]; ok {
+				got = int(b)
+			}
+			if got != want {
+				t.Errorf("shared %v: page %d holds %d, want %d", shared, n, got, want)
+			}
+		}
+		if zero := se.stats.zero.Load(); !shared && zero != small*page.Size {
+			t.Errorf("%d bytes of zeros booked, want %d", zero, small*page.Size)
+		}
+	}
 }

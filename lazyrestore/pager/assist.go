@@ -77,8 +77,9 @@ func (r *reader) decoded(frame int) (plain []byte, base int, e *rest) {
 	return nil, 0, nil
 }
 
-// unpark queues the parked faults whose frame has come, or has not in time.
-func (r *reader) unpark(now int64) {
+// unpark queues the parked faults whose frame has come, or has not in time,
+// and reports whether any has.
+func (r *reader) unpark(now int64) bool {
 	limit := parkTime
 	if r.streaming.Load() {
 		limit = streamParkTime
@@ -92,6 +93,7 @@ func (r *reader) unpark(now int64) {
 		r.queue = append(r.queue, f)
 		return true
 	})
+	return r.head < len(r.queue)
 }
 
 // assist installs a piece of a rest or of an offer, in turns, and reports

@@ -16,9 +16,8 @@ const (
 	// copies are hardly quicker (32 KiB 2.4-3.1 GB/s, 256 KiB 2.9-4.0), and
 	// this bounds what a worker holds. While faults come, the next one may be
 	// for the span that is being decoded.
-	smallSpan  = 64 << 10
-	streamSpan = 128 << 10
-	largeSpan  = 256 << 10
+	smallSpan = 64 << 10
+	largeSpan = 256 << 10
 	// offersEach is how many spans a worker may have waiting for the reader.
 	offersEach = 3
 	// longestPause is the longest time that a worker sleeps between looks
@@ -27,8 +26,9 @@ const (
 )
 
 // An offer is a span that a worker has decoded, for the reader to install
-// between faults. While faults come, workers do not copy themselves: one that
-// is preempted inside the gate would hold up the reader for milliseconds.
+// between faults. While they give way to faults, workers do not copy
+// themselves: one that is preempted inside the gate would hold up the reader for
+// milliseconds.
 type offer struct {
 	frames   *image.FrameReader // plain is its
 	plain    []byte
@@ -68,14 +68,14 @@ func (se *session) fill(ctx context.Context, k int) {
 		if se.waitGathered(ctx) {
 			continue
 		}
-		if k >= spare && se.active() {
+		if k >= spare && se.giveWay() {
 			// The reader and the application need a processor each.
 			thread.Sleep(time.Duration(pause))
 			pause = min(2*pause, longestPause)
 			continue
 		}
 		pause = demandRecent
-		behind.Yield(se.active())
+		behind.Yield(se.giveWay())
 		se.busy.Add(1)
 		worked := w.fillSome(ctx)
 		se.busy.Add(-1)
@@ -94,11 +94,8 @@ func (se *session) fill(ctx context.Context, k int) {
 // none it has nothing under way either.
 func (w *filler) fillSome(ctx context.Context) bool {
 	span := largeSpan
-	if w.active() {
+	if w.giveWay() {
 		span = smallSpan
-		if w.streaming.Load() {
-			span = streamSpan
-		}
 	}
 	for _, s := range *w.spaces.Load() {
 		if s.ended.Load() {
@@ -160,10 +157,11 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	w.stats.fetched.Add(uint64(len(plain)))
 	w.stats.outage.over(w.log)
 	o.plain, o.first, o.n, o.next = plain, first, n, w.from(first)
-	// In a stream what counts is the rate, so the reader and the worker share
-	// the copying.
-	if !w.active() || w.streaming.Load() && len(w.offers) > 0 {
+	if !w.giveWay() {
 		w.fillSpaces(ctx, plain, first, n)
+		if w.parking.Load() {
+			w.nudge()
+		}
 		return
 	}
 	o.out = true

@@ -19,6 +19,7 @@ type fault struct {
 	at    int64 // when it was read, in the session's clock
 	frame int   // of a parked fault
 	old   bool  // it has been parked
+	near  bool  // its thread runs through memory
 }
 
 // What a flight fetches: a frame, a huge page of one space, or a segment of the

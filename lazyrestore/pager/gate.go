@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // A gate keeps copies and events apart. Copiers go in, check that a page is
@@ -22,6 +24,11 @@ type gate struct {
 // some microseconds.
 const spins = 400
 
+// gatePause is how long a copier then sleeps. It does so without a word to Go:
+// a goroutine that is locked to its thread is let go and fetched by other
+// threads, each of which has to be woken, which takes longer.
+const gatePause = 20 * time.Microsecond
+
 // enter waits until the gate is open and goes in. Every enter has a leave.
 func (g *gate) enter() {
 	for try := 0; ; try++ {
@@ -32,12 +39,8 @@ func (g *gate) enter() {
 			}
 			g.inside.Add(-1)
 		}
-		switch {
-		case try < spins:
-		case try < 4*spins:
-			runtime.Gosched()
-		default:
-			time.Sleep(20 * time.Microsecond)
+		if try >= spins {
+			thread.Sleep(gatePause)
 		}
 	}
 }
@@ -58,7 +61,11 @@ func (g *gate) tryShut() bool {
 func (g *gate) shut() {
 	g.closed.Store(true)
 	for try := 0; g.inside.Load() != 0; try++ {
-		if try >= spins {
+		switch {
+		case try < spins:
+		case try%spins == 0:
+			runtime.Gosched() // with one P whoever is inside may need it
+		default:
 			osYield()
 		}
 	}

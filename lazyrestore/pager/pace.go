@@ -16,9 +16,8 @@ import (
 const (
 	// Pieces of a copy, in bytes. While faults come, the next one may have to
 	// wait for a piece; else larger ones cost less each.
-	smallPiece  = 32 << 10
-	streamPiece = 128 << 10
-	largePiece  = 256 << 10
+	smallPiece = 32 << 10
+	largePiece = 256 << 10
 	// demandRecent is how long after a fault another one is expected.
 	demandRecent = int64(time.Millisecond)
 	// lull is how long after a fault the reader waits for the next one.
@@ -32,15 +31,16 @@ const (
 // active reports whether faults are coming.
 func (se *session) active() bool { return se.now()-se.lastFault.Load() < demandRecent }
 
+// giveWay reports whether what is done ahead gives way to faults: they are
+// coming, and not for what is done ahead anyway.
+func (se *session) giveWay() bool { return se.active() && !se.streaming.Load() }
+
 // piece is how many pages may be copied without looking for faults.
 func (se *session) piece() int {
-	switch {
-	case !se.active():
-		return largePiece >> page.Shift
-	case se.streaming.Load():
-		return streamPiece >> page.Shift
+	if se.giveWay() {
+		return smallPiece >> page.Shift
 	}
-	return smallPiece >> page.Shift
+	return largePiece >> page.Shift
 }
 
 // A pace says when the reader may work ahead. Times are in the session's clock.

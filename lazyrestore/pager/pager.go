@@ -307,7 +307,7 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 			wg.Go(func() { se.fill(ctx, k) })
 		}
 	}
-	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), last: -2, requeue: -int64(requeuePause)}
+	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), requeue: -int64(requeuePause)}
 	r.makeRests()
 	r.kicks.Add(1)
 	err := r.run()

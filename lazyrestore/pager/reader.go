@@ -25,14 +25,12 @@ const (
 	tick = time.Second
 	// parkTime is how long a fault waits for the background, which is fetching
 	// its frame, before the reader does that too: about as long as it takes.
-	// In a stream spans are larger.
+	// In a stream spans are larger, and all of them are waited for.
 	parkTime       = int64(50 * time.Microsecond)
-	streamParkTime = 3 * parkTime
+	streamParkTime = int64(time.Millisecond)
 	// inlineLimit is how many faults may queue before the rest goes to the
 	// demand workers: waking one costs as much as serving some inline.
 	inlineLimit = 3
-	// rowFaults is how many faults in a row make a stream.
-	rowFaults = 4
 	// stuckWakes is how often one fault may be answered by waking alone: the
 	// page should be there.
 	stuckWakes = 4096
@@ -56,10 +54,9 @@ type reader struct {
 	requeue  int64   // when unfinished frames were last given back
 	zeros    []byte  // maxZero bytes
 	spare    []byte  // memory for a segment of the index that was not at hand
-	row      int     // faults up to it that lie in a row
-	last     int     // frame of the latest fault
-	pidGone  bool    // the target's pidfd has said so
-	seen     uint32  // kicks looked at
+	rows     rows
+	pidGone  bool   // the target's pidfd has said so
+	seen     uint32 // kicks looked at
 	pace     pace
 	follower follower
 }
@@ -105,10 +102,10 @@ func (r *reader) run() error {
 		}
 		if r.assist() || len(r.parked) > 0 {
 			active = r.now()
-			r.unpark(active)
-			continue
-		}
-		if r.now()-active < spin {
+			if r.unpark(active) || !r.streaming.Load() {
+				continue
+			}
+		} else if r.now()-active < spin && !r.streaming.Load() {
 			continue
 		}
 		if err := r.rest(); err != nil {
@@ -327,16 +324,20 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 		return r.wake(f, n)
 	}
 	frame := int(run.Frame)
+	if !f.old {
+		f.near = r.rows.fault(f, frame)
+		r.streaming.Store(r.rows.stream())
+		f.s.order.touch(frame)
+	}
 	plain, base, e := r.decoded(frame)
 	if free := f.s.order.claim(frame); !free && plain == nil && r.background && !f.old {
 		f.frame = frame
 		r.parked = append(r.parked, f)
 		return handed
 	}
-	f.s.order.touch(frame)
 	// A thread that runs through memory had better find all of the chunk, and
 	// so does one that comes back to it.
-	whole := r.inRow(frame) || e != nil || r.pace.besieged()
+	whole := f.near || e != nil || r.pace.besieged()
 	if plain == nil && !whole {
 		if v, ok := r.alone(f, frame, n); ok {
 			return v
@@ -382,20 +383,6 @@ func (r *reader) alone(f fault, frame, n int) (v verdict, ok bool) {
 	e := r.freeRest()
 	e.s, e.frame, e.next = f.s, frame, from
 	return v, true
-}
-
-// inRow reports whether faults run through memory, of which frame is the
-// latest.
-func (r *reader) inRow(frame int) bool {
-	step := frame - r.last
-	r.last = frame
-	if step < 0 || step > nearFrames {
-		r.row = 0
-	} else {
-		r.row++
-	}
-	r.streaming.Store(r.row >= rowFaults)
-	return step == 1 || r.row >= rowFaults
 }
 
 // fetchNow reads and decodes frame if that can be done without waiting, and

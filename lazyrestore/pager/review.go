@@ -37,11 +37,18 @@ func (r *reader) rest() error {
 		fds = append(fds, unix.PollFd{Fd: int32(r.target.PidFD), Events: unix.POLLIN})
 	}
 	timeout := tick
-	if len(r.later) > 0 {
+	switch {
+	case len(r.parked) > 0:
+		timeout = time.Duration(streamParkTime)
+	case len(r.later) > 0:
 		timeout = laterPause
 	}
+	r.parking.Store(len(r.parked) > 0)
 	r.resting.Store(true)
-	defer r.resting.Store(false)
+	defer func() {
+		r.parking.Store(false)
+		r.resting.Store(false)
+	}()
 	if len(r.offers) > 0 {
 		return nil
 	}
@@ -59,7 +66,7 @@ func (r *reader) rest() error {
 		r.pidGone = true
 		n = 0 // look at once
 	}
-	if n == 0 && len(r.later) == 0 {
+	if n == 0 && timeout == tick {
 		r.probe()
 	}
 	r.queue = append(r.queue, r.later...)
@@ -151,6 +158,7 @@ func (r *reader) release(s *space, resident bool) error {
 	r.queue = slices.DeleteFunc(r.queue[r.head:], func(f fault) bool { return f.s == s })
 	r.head = 0
 	r.dropRests(s)
+	r.rows.forget(s)
 	if r.follower.s == s {
 		r.follower.forget()
 	}

@@ -2,7 +2,6 @@ package pager
 
 import (
 	"log/slog"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +32,7 @@ type session struct {
 	spaces    atomic.Pointer[[]*space] // replaced, never changed; only the reader does
 	demand    *demand
 	lastFault atomic.Int64  // when the last fault was read, in the session's clock
-	streaming atomic.Bool   // faults come in a row, so larger pieces serve them better
+	streaming atomic.Bool   // the latest fault was of a thread that runs through memory
 	start     time.Time     // where that clock begins
 	kicks     atomic.Uint32 // how often somebody wanted the reader to look
 	kickFD    int           // an eventfd that wakes it
@@ -46,6 +45,7 @@ type session struct {
 	gathering atomic.Bool   // more may come
 	forming   atomic.Bool   // they are still being built: nothing is installed unasked
 	resting   atomic.Bool   // the reader sleeps, or is about to
+	parking   atomic.Bool   // and faults wait for what the background is fetching
 	more      chan struct{} // tells idle background workers of frames to fetch
 	busy      atomic.Int32  // background workers at work
 
@@ -60,6 +60,11 @@ func (se *session) now() int64 { return int64(time.Since(se.start)) }
 // kick has the reader look at what has ended, wherever it is.
 func (se *session) kick() {
 	se.kicks.Add(1)
+	se.nudge()
+}
+
+// nudge wakes the reader.
+func (se *session) nudge() {
 	one := [8]byte{1}
 	_, _ = unix.Write(se.kickFD, one[:])
 }
@@ -122,5 +127,4 @@ func (w *worker) close() {
 // osYield lets another thread of this machine run (sched_yield(2)).
 func osYield() {
 	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-	runtime.Gosched()
 }

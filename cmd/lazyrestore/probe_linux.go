@@ -26,6 +26,7 @@ func probeFacilities() []facility {
 	list = append(list, probeUffd()...)
 	list = append(list, probeCalls()...)
 	list = append(list, probePtrace()...)
+	list = append(list, probeNamespaces()...)
 	return append(list, probeCapabilities()...)
 }
 
@@ -176,6 +177,38 @@ func tryTrace() (trace, rseq error) {
 		return err, err
 	}
 	return nil, tryRseqConfiguration(pid)
+}
+
+// probeNamespaces makes the namespaces that a restored process may get.
+func probeNamespaces() []facility {
+	const admin = "CAP_SYS_ADMIN is needed; user.max_pid_namespaces and user.max_time_namespaces may forbid them"
+	return []facility{
+		result(facility{Name: "pid namespaces", For: "restore --pid-ns", Help: admin}, tryPIDNamespace()),
+		result(facility{Name: "time namespaces", For: "clocks that would run backwards after a restart of the machine, or on another (Linux 6.3)", Help: admin}, tryTimeNamespace()),
+	}
+}
+
+// tryPIDNamespace makes one, and ends it.
+func tryPIDNamespace() error {
+	n, err := proc.NewPIDNamespace()
+	if err != nil {
+		return err
+	}
+	return n.End()
+}
+
+// tryTimeNamespace makes one for children of a thread, which ends then.
+func tryTimeNamespace() error {
+	tried := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if release := kernelRelease(); !kernelAtLeast(release, 6, 3) {
+			tried <- errors.New("an execve does not lead into them in Linux " + release)
+			return
+		}
+		tried <- unix.Unshare(unix.CLONE_NEWTIME)
+	}()
+	return <-tried
 }
 
 // probeCapabilities says which privileges this command has.

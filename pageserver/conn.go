@@ -30,6 +30,7 @@ type conn struct {
 	// The reader's own.
 	images    map[uint32]*opened // by the client's number
 	readUntil time.Time          // its deadline
+	lookout   lookout
 
 	mu        sync.Mutex
 	room      sync.Cond           // of mu: a request is answered
@@ -62,9 +63,10 @@ const decoderBuffer = 512
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{
-		server: s, nc: nc, dec: wire.NewDecoder(nc, wire.Server, decoderBuffer), out: newOutlet(),
+		server: s, nc: nc, out: newOutlet(),
 		images: make(map[uint32]*opened), flights: make(map[uint32]*request),
 	}
+	c.dec = wire.NewDecoder(c, wire.Server, decoderBuffer)
 	c.room.L = &c.mu
 	c.prepareSocket()
 	return c

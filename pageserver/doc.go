@@ -6,11 +6,13 @@
 //
 // One goroutine reads each connection (conn.go). A read that somebody waits for
 // and that is in the page cache is answered by that goroutine at once; one that
-// is not, or a long one, by a goroutine of its own (request.go). Background
-// reads of a connection are answered one after the other by one goroutine, in
-// pieces (stream.go), a few of which are sent in each turn among all clients
-// (turns.go), by threads of low priority (helpers_linux.go). On its way out a
-// reply passes the connection's outlet (outlet.go), demand first.
+// is not, or a long one, by a goroutine of its own (request.go). Where a client
+// asks for one page after another, it looks for the next request for a moment
+// before it sleeps (lookout.go). Background reads of a connection are answered
+// one after the other by one goroutine, in pieces (stream.go), a few of which
+// are sent in each turn among all clients (turns.go), by threads of low priority
+// (helpers_linux.go). On its way out a reply passes the connection's outlet
+// (outlet.go), demand first.
 //
 // Objects are opened once for all clients, relative to the directory of their
 // image, and held while one client has the image open (catalog.go, held.go).

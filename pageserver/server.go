@@ -49,6 +49,7 @@ type Server struct {
 	turns   *turns
 	helpers helpers
 	buffers atomic.Int32 // long ones that are in use
+	looking atomic.Int32 // goroutines that look for the next request
 	counters
 	log *limitedLog
 

@@ -2,6 +2,7 @@ package pageserver
 
 import (
 	"sync"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
@@ -54,6 +55,7 @@ func (c *conn) answerNow(r *request) bool {
 	head := wire.AppendData(buf[:0], r.id, wire.FlagLast, wire.Data{Offset: r.off, Size: r.object.stamp.size, Length: n})
 	c.retire(r)
 	err := c.send(buf[:len(head)+n])
+	c.lookout.answered = time.Now()
 	c.server.count(r.lane, n)
 	c.finish(r, err)
 	return true

@@ -1,11 +1,16 @@
 package pageserver
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // turns lets a few pieces of background be sent at a time, and each client in
 // its turn: however many connections and requests one has, the others get as
 // much. What is read on demand asks for no turn.
 type turns struct {
+	taken atomic.Int32 // turns that somebody has
+
 	mu    sync.Mutex
 	free  int        // under mu: turns that nobody has
 	queue []*waiters // under mu: clients that wait, the next one first
@@ -18,11 +23,15 @@ type waiters struct {
 
 func newTurns(n int) *turns { return &turns{free: n} }
 
+// idle reports whether nobody has a turn.
+func (t *turns) idle() bool { return t.taken.Load() == 0 }
+
 // take waits for a turn of the client.
 func (t *turns) take(w *waiters) {
 	t.mu.Lock()
 	if t.free > 0 {
 		t.free--
+		t.taken.Add(1)
 		t.mu.Unlock()
 		return
 	}
@@ -40,6 +49,7 @@ func (t *turns) give() {
 	defer t.mu.Unlock()
 	if len(t.queue) == 0 {
 		t.free++
+		t.taken.Add(-1)
 		return
 	}
 	w := t.queue[0]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,11 @@ const (
 	soon      = 400 * time.Microsecond
 	lateTries = 6
 	restTime  = time.Second
+	// lookTime is how long the caller looks for a reply again and again before
+	// it sleeps, unless the latest one took longer: to be woken costs a
+	// processor that went idle more than a short round trip (two
+	// processors, loopback, 36 KB: some 60 µs).
+	lookTime = 200 * time.Microsecond
 	// mostSoon bounds what is asked for in this way: a fault wants one frame.
 	mostSoon = 256 << 10
 	// mostPassed is how much payload that nobody waits for is read at a time.
@@ -31,7 +37,8 @@ const (
 // prompt is a third connection, which has no reader: who asks over it looks
 // for the reply himself until it is there, and no thread has to be woken, which
 // is most of what a short round trip costs (two processors, 36 KB: 250 µs and
-// more through a lane while the machine is busy).
+// more through a lane while the machine is busy). Nor does Go's poller know of
+// it, the thread of which would wake with each reply, for nothing.
 //
 // A reply that does not come in time is passed over when it does; the request
 // is made again by a lane. So nothing has to be mended here: a connection that
@@ -41,10 +48,10 @@ type prompt struct {
 	opening atomic.Bool
 
 	// Guarded by busy.
-	file   *os.File // nil: there is none
-	fd     int
-	server *server
-	last   uint32 // id of a request
+	server *server       // nil: there is no connection
+	fd     int           // of the connection
+	took   time.Duration // the latest reply
+	last   uint32        // id of a request
 	head   [wire.HeaderSize + wire.DataSize]byte
 	have   int    // bytes of head
 	skip   int    // payload to come that nobody waits for
@@ -74,11 +81,13 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 	if now.Before(x.until) {
 		return false, nil
 	}
-	if x.file == nil {
+	if x.server == nil {
 		c.openPrompt()
 		return false, nil
 	}
-	switch err := x.read(object, p, off, now.Add(soon)); {
+	err := x.read(object, p, off, now)
+	x.took = time.Since(now)
+	switch {
 	case err == nil:
 		x.late = 0
 		c.traffic[image.Demand].Add(uint64(len(p)))
@@ -95,9 +104,14 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 	return false, nil
 }
 
-// read asks for a range and looks for the reply until the deadline. p is not
-// written to any more when it returns.
-func (x *prompt) read(object string, p []byte, off int64, deadline time.Time) error {
+// read asks for a range, now, and looks for the reply until it is too late. p is
+// not written to any more when it returns.
+func (x *prompt) read(object string, p []byte, off int64, now time.Time) error {
+	deadline := now.Add(soon)
+	look := now
+	if x.took < lookTime && runtime.NumCPU() > 1 {
+		look = now.Add(lookTime)
+	}
 	x.last = max(x.last+1, openID+1)
 	out := wire.Read{Image: imageID, Length: uint32(len(p)), Offset: off, Object: object}.Append(nil, x.last, 0)
 	if n, err := unix.Write(x.fd, out); err != nil || n < len(out) {
@@ -111,9 +125,11 @@ func (x *prompt) read(object string, p []byte, off int64, deadline time.Time) er
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.EAGAIN):
-			// Asleep, this thread leaves its processor to the server if that is
-			// on this machine, and is woken on the same one: on two
-			// processors that is quicker than to look again and again.
+			if time.Now().Before(look) {
+				// The server may be on this machine, and on this processor.
+				_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+				continue
+			}
 			if !readable(x.fd, time.Until(deadline)) {
 				x.skip += left
 				return errLate
@@ -172,11 +188,11 @@ func (x *prompt) room(payload []byte, left int) []byte {
 
 // close lets go of the connection. The caller holds busy.
 func (x *prompt) close() {
-	if x.file != nil {
-		_ = x.file.Close()
+	if x.server != nil {
+		_ = unix.Close(x.fd)
 	}
-	x.file, x.server = nil, nil
-	x.have, x.skip, x.late = 0, 0, 0
+	x.server = nil
+	x.have, x.skip, x.late, x.took = 0, 0, 0, 0
 }
 
 // openPrompt has a connection opened, to the server that the demand lane is
@@ -192,7 +208,7 @@ func (c *Client) openPrompt() {
 	}
 	c.running.Go(func() {
 		defer x.opening.Store(false)
-		f, err := c.greet(c.ctx, k.server)
+		fd, err := c.greet(c.ctx, k.server)
 		if err != nil {
 			c.opts.Logger.Debug("no connection for prompt reads", "server", k.server.String(), "error", err)
 		}
@@ -202,25 +218,23 @@ func (c *Client) openPrompt() {
 			x.until = time.Now().Add(restTime)
 			return
 		}
-		x.file, x.fd, x.server = f, int(f.Fd()), k.server
-		if err := unix.SetNonblock(x.fd, true); err != nil { // which Fd has undone
-			x.close()
-		}
+		x.fd, x.server = fd, k.server
 	})
 	l.mu.Unlock()
 }
 
-// greet opens a connection and the image on it.
-func (c *Client) greet(ctx context.Context, s *server) (*os.File, error) {
+// greet opens a connection and the image on it. The descriptor is the caller's;
+// it does not block.
+func (c *Client) greet(ctx context.Context, s *server) (int, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.opts.Timeout, ErrSilent)
 	defer cancel()
 	conn, err := c.opts.Dial(ctx, s.Server)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	f, ok := conn.(*os.File)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("a %T has no descriptor", conn), conn.Close())
+		return -1, errors.Join(fmt.Errorf("a %T has no descriptor", conn), conn.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = f.Close() })
 	err = c.greeted(f, s)
@@ -228,9 +242,22 @@ func (c *Client) greet(ctx context.Context, s *server) (*os.File, error) {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return -1, errors.Join(err, f.Close())
 	}
-	return f, nil
+	return unpolled(f)
+}
+
+// unpolled closes f and gives another descriptor of what it was, of which
+// Go's poller does not know.
+func unpolled(f *os.File) (int, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true) // which Fd has undone
+	}
+	if err = errors.Join(err, f.Close()); err != nil && fd >= 0 {
+		_ = unix.Close(fd)
+	}
+	return fd, err
 }
 
 func (c *Client) greeted(f *os.File, s *server) error {

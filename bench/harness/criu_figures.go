@@ -57,13 +57,23 @@ func (c *criuOurs) Prepare(ctx context.Context, dir string) ([]*command, error) 
 		return nil, fmt.Errorf("pipe for the daemon's status: %w", err)
 	}
 	defer ready.Close()
+	// The keeper outlives a daemon that is killed, for a moment; it shall not
+	// run beside what is measured next.
+	leaves, left, err := os.Pipe()
+	if err != nil {
+		status.Close()
+		return nil, fmt.Errorf("pipe for the daemon's keeper: %w", err)
+	}
 	cmd := exec.CommandContext(ctx, c.bin, "lazy-pages", "-v1", "-o", "lazy-pages.log", "-D", c.dir(dir), "--status-fd", "3")
-	cmd.ExtraFiles = []*os.File{status}
+	cmd.ExtraFiles = []*os.File{status, left}
 	daemon, err := launch("lazyrestore lazy-pages", cmd)
 	status.Close()
+	left.Close()
 	if err != nil {
+		leaves.Close()
 		return nil, err
 	}
+	daemon.leaves = leaves
 	helpers := []*command{daemon}
 	if err := ready.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return helpers, fmt.Errorf("wait for lazyrestore lazy-pages: %w", err)

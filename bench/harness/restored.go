@@ -150,7 +150,8 @@ func (r *Restored) awaitProgram(ctx context.Context) error {
 func (r *Restored) awaitFirst(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	tick := time.NewTicker(time.Millisecond)
+	// Seldom: the program notes the time, and has better use for the processor.
+	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		first, err := firstStamp(r.image.process.Stamps(), r.restore.began)

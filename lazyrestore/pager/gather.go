@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -25,7 +26,7 @@ var errOver = errors.New("the pager has ended")
 type arrival struct {
 	u    *uffd.FD
 	pid  int
-	l    layout
+	maps []page.Mapping
 	done chan error // told once what became of it
 }
 
@@ -59,19 +60,79 @@ func (r *reader) welcome() {
 
 // admit writes a down and serves it.
 func (r *reader) admit(a *arrival) error {
-	m := r.world.add(a.u.Fd(), a.pid, a.l)
-	if err := r.journal.compact(r.world); err != nil {
-		r.world.spaces = slices.DeleteFunc(r.world.spaces, func(o *model) bool { return o == m })
+	m, err := r.journal.arrive(r.world, a.u.Fd(), a.pid, a.maps)
+	if err != nil {
 		return err
 	}
-	s := newSpace(r.table, m, a.u, a.u, nil)
+	var s *space
+	if i := slices.IndexFunc(r.expected, func(s *space) bool { return s.model == m }); i >= 0 {
+		s = r.expected[i]
+		r.expected = slices.Delete(r.expected, i, i+1)
+		s.u, s.mem = a.u, a.u
+		s.settleGone(r.table)
+	} else {
+		s = newSpace(r.table, m, a.u, a.u, nil)
+	}
 	all := append(slices.Clone(*r.spaces.Load()), s)
 	r.spaces.Store(&all)
-	r.log.Debug("serving a process", "space", m.id, "pid", a.pid, "missing", s.missingBytes(r.table))
-	r.wakeBackground()
+	r.log.Debug("serving a process", "space", m.id, "pid", a.pid)
+	if !r.session.forming.Load() {
+		r.wakeBackground()
+	}
 	r.kicks.Add(1)
 	return nil
 }
+
+// arrive enters the process pid with the userfaultfd fd into w and the journal:
+// as the one that was expected, or with maps as one more.
+func (j *journal) arrive(w *world, fd, pid int, maps []page.Mapping) (*model, error) {
+	if i := slices.IndexFunc(w.spaces, func(m *model) bool { return m.fd < 0 && m.pid == pid }); i >= 0 {
+		if err := j.room(w); err != nil {
+			return nil, err
+		}
+		m := w.spaces[i]
+		m.fd = fd
+		j.came(m.id, fd)
+		return m, nil
+	}
+	l, err := newLayout(maps)
+	if err != nil {
+		return nil, err
+	}
+	m := w.add(fd, pid, l)
+	if err := j.compact(w); err != nil {
+		w.spaces = slices.DeleteFunc(w.spaces, func(o *model) bool { return o == m })
+		return nil, err
+	}
+	return m, nil
+}
+
+// Expect says that a process will be attached whose missing memory maps
+// describes: all that can be done for it before it is there is done then. The
+// maps that Attach is given for that pid do not count. It is for pagers with
+// Options.Gather, before ServeAttached is called.
+func (p *Pager) Expect(pid int, maps []page.Mapping) error {
+	l, err := newLayout(maps)
+	if err != nil {
+		return fmt.Errorf("pager: process %d: %w", pid, err)
+	}
+	if err := p.begun(); err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.session != nil || p.over {
+		return errors.New("pager: it serves already")
+	}
+	p.attached.world.add(-1, pid, l)
+	if err := p.attached.journal.compact(p.attached.world); err != nil {
+		return fmt.Errorf("pager: process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// Serving is closed once processes that are attached are served at once.
+func (p *Pager) Serving() <-chan struct{} { return p.serving }
 
 // Gathered says that all processes have been attached and are built: pages
 // come in the background from now on, and Serve returns once none is missing.
@@ -108,7 +169,7 @@ func (p *Pager) begun() error {
 }
 
 // attachMore is Attach for one process of several.
-func (p *Pager) attachMore(u *uffd.FD, target Target, l layout) error {
+func (p *Pager) attachMore(u *uffd.FD, target Target, maps []page.Mapping) error {
 	if err := p.begun(); err != nil {
 		return err
 	}
@@ -123,12 +184,14 @@ func (p *Pager) attachMore(u *uffd.FD, target Target, l layout) error {
 			return errOver
 		}
 		at := p.attached
-		at.world.add(u.Fd(), target.Pid, l)
+		if _, err := at.journal.arrive(at.world, u.Fd(), target.Pid, maps); err != nil {
+			return err
+		}
 		at.fds = append(at.fds, u)
-		return at.journal.compact(at.world)
+		return nil
 	}
 	p.mu.Unlock()
-	return se.arrive(&arrival{u, target.Pid, l, make(chan error, 1)})
+	return se.arrive(&arrival{u, target.Pid, maps, make(chan error, 1)})
 }
 
 // waitGathered has a background worker wait until it is wanted. It reports

@@ -2,8 +2,13 @@ package pager
 
 import (
 	"context"
+	"os"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
@@ -22,6 +27,16 @@ type family struct {
 
 // gather starts n children of some pages, and a pager that serves none of them yet.
 func gather(t *testing.T, n, pages int) *family {
+	t.Helper()
+	f := newFamily(t, n, pages)
+	f.serve()
+	return f
+}
+
+func (f *family) serve() { go func() { f.done <- f.pager.ServeAttached(context.Background()) }() }
+
+// newFamily is gather without the serving.
+func newFamily(t *testing.T, n, pages int) *family {
 	t.Helper()
 	uffdtest.Need(t, "uffd")
 	f := &family{done: make(chan error, 1)}
@@ -44,7 +59,6 @@ func gather(t *testing.T, n, pages int) *family {
 	if f.pager, err = New(img, Options{Gather: true}); err != nil {
 		t.Fatal(err)
 	}
-	go func() { f.done <- f.pager.ServeAttached(context.Background()) }()
 	return f
 }
 
@@ -126,4 +140,112 @@ func TestNobodyComes(t *testing.T) {
 	f := gather(t, 0, 0)
 	f.pager.Gathered()
 	f.wait(t)
+}
+
+// Those that are expected are served from what was made ready for them, in
+// whatever order they come, beside others that nobody expected. One that never
+// comes is no reason to stay.
+func TestExpectedProcesses(t *testing.T) {
+	f := newFamily(t, 4, 300)
+	for _, s := range f.children[:3] {
+		if err := f.pager.Expect(s.Pid, s.maps); err != nil {
+			t.Fatal(err)
+		}
+	}
+	never := f.children[1]
+	for _, i := range []int{0, 2} {
+		f.children[i].maps = nil // what was said before counts
+	}
+	f.serve()
+	<-f.pager.Serving()
+	if err := f.pager.Expect(1, nil); err == nil {
+		t.Error("Expect while it serves: no error")
+	}
+	for _, i := range []int{2, 3, 0} {
+		s := f.attach(t, i)
+		s.checkAt(t, s.Thread, s.Addr(7), 7*page.Size, page.Size)
+	}
+	f.pager.Gathered()
+	f.wait(t)
+	for _, i := range []int{0, 2, 3} {
+		f.children[i].check(t, f.children[i].Thread)
+	}
+	if never.FD == nil {
+		t.Error("the one that never came has lost its userfaultfd")
+	}
+}
+
+// While a tree is being built only the page is brought that is waited for:
+// nothing is done ahead, which would take a processor from who builds it.
+func TestNothingIsDoneAheadWhileTheyAreBuilt(t *testing.T) {
+	f := newFamily(t, 1, 300)
+	s := f.children[0]
+	if err := f.pager.Expect(s.Pid, s.maps); err != nil {
+		t.Fatal(err)
+	}
+	f.serve()
+	f.attach(t, 0)
+	for _, i := range []int{4, 3, 2, 1, 0} { // upwards it would be a stream
+		s.checkAt(t, s.Thread, s.Addr(60*i), 60*i*page.Size, page.Size)
+	}
+	for end := time.Now().Add(uffdtest.Timeout); !f.pager.session.resting.Load(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("the reader does not come to rest")
+		}
+	}
+	if st := f.pager.Stats(); st.InstalledBytes != 5*page.Size {
+		t.Errorf("%d bytes were installed for 5 pages", st.InstalledBytes)
+	}
+	f.pager.Gathered()
+	f.wait(t)
+	s.check(t, s.Thread)
+}
+
+// A successor knows who had come, and forgets who was only expected.
+func TestReplayOfThoseWhoCame(t *testing.T) {
+	w := &world{}
+	maps := func(i int) []page.Mapping {
+		return []page.Mapping{{Range: page.RangeOf(0x10000, page.Size), Image: page.Addr(i) * page.Size, PageSize: page.Size}}
+	}
+	for i := range 3 {
+		l, err := newLayout(maps(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.add(-1, 100+i, l)
+	}
+	j, err := newJournal(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	for _, i := range []int{2, 0, 5} { // the last one as a surprise, which writes a new snapshot
+		if _, err := j.arrive(w, 50+i, 100+i, maps(i)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := inheritState(pidfdOfSelf(t), j.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range w.spaces {
+			if o := got.find(m.id); o == nil || o.fd != m.fd || o.pid != m.pid || len(o.byProc) != 1 {
+				t.Errorf("after %d: space %d is %+v, want %+v", i, m.id, o, m)
+			}
+		}
+	}
+	left, err := Left(os.Getpid())
+	want := []Held{{100, 50}, {102, 52}, {105, 55}}
+	if err != nil || !slices.Equal(left, want) {
+		t.Errorf("Left = %v, %v, want %v", left, err, want)
+	}
+}
+
+func pidfdOfSelf(t *testing.T) int {
+	t.Helper()
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return fd
 }

@@ -136,10 +136,17 @@ func (j *journal) keep(n int) {
 }
 
 // drop notes that space is no longer served. The caller has made room.
-func (j *journal) drop(space uint32) {
-	// In this order, so that the log never has the drop of another space.
+func (j *journal) drop(space uint32) { j.note(space, slotDrop, 0) }
+
+// came notes that space, which was expected, is there, and fd its userfaultfd.
+// The caller has made room.
+func (j *journal) came(space uint32, fd int) { j.note(space, slotCame, uint64(fd)) }
+
+// note puts down an event of our own.
+func (j *journal) note(space uint32, kind byte, v uint64) {
+	// In this order, so that the log never has that of another space.
 	j.put(j.pos, slotSpace, uint64(space), 0)
-	j.put(j.pos+1, slotDrop, 0, 0)
+	j.put(j.pos+1, kind, v, 0)
 	j.pos += 2
 }
 

@@ -16,6 +16,7 @@ const (
 	eventRemove                      // from is zero from now on, and still registered
 	eventUnmap                       // from is gone
 	eventDrop                        // the pager has let the space go: all resident, or the process has ended
+	eventCame                        // the space that was expected is there
 )
 
 // An event is one record of the log. Which fields count depends on the kind.
@@ -23,7 +24,7 @@ type event struct {
 	kind eventKind
 	from page.Range
 	to   page.Addr
-	fd   int  // of the child's uffd
+	fd   int  // of the child's uffd, or of the one that came
 	kept bool // by eventRemove: shared memory keeps its content
 }
 
@@ -31,7 +32,7 @@ type event struct {
 // living pager acts on, and that a successor gets by replaying the log.
 type model struct {
 	id  uint32 // counts spaces from 0, in order of their appearance
-	fd  int    // the space's uffd in the descriptor table shared with the keeper
+	fd  int    // the space's uffd in the descriptor table shared with the keeper; -1 until it has come
 	pid int    // 0 for a forked child, whose pid no event tells
 	layout
 	registered page.Set // where faults may come from, as far as is known
@@ -87,6 +88,8 @@ func (w *world) apply(id uint32, e event) (*model, error) {
 	case eventUnmap:
 		m.forget(e.from)
 		m.registered.Remove(e.from)
+	case eventCame:
+		m.fd = e.fd
 	case eventDrop:
 		for i := range w.spaces {
 			if w.spaces[i] == m {

@@ -86,6 +86,7 @@ type Pager struct {
 	opts     Options
 	stats    counters
 	resident chan struct{}
+	serving  chan struct{}
 	lost     lostErrors
 	attached *attachment // of the caller of Attach, Serve and Resume; its world, once there is a session, of the reader
 
@@ -118,7 +119,7 @@ func New(img *image.Image, opts Options) (*Pager, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Pager{img: img, opts: opts, resident: make(chan struct{}), lost: lostErrors{first: make(chan struct{})}}
+	p := &Pager{img: img, opts: opts, resident: make(chan struct{}), serving: make(chan struct{}), lost: lostErrors{first: make(chan struct{})}}
 	if opts.Stages || opts.Trace != nil {
 		p.stats.stages = new(stageCounters)
 	}
@@ -155,15 +156,15 @@ func (p *Pager) Prepare(ctx context.Context) error {
 // runs, and then returns once the process is served. Pidfds are not looked at
 // then.
 func (p *Pager) Attach(u *uffd.FD, target Target, maps []page.Mapping) error {
-	l, err := newLayout(maps)
-	if err != nil {
-		return fmt.Errorf("pager: %w", err)
-	}
 	if p.opts.Gather {
-		if err := p.attachMore(u, target, l); err != nil {
+		if err := p.attachMore(u, target, maps); err != nil {
 			return fmt.Errorf("pager: %w", err)
 		}
 		return nil
+	}
+	l, err := newLayout(maps)
+	if err != nil {
+		return fmt.Errorf("pager: %w", err)
 	}
 	w := &world{}
 	w.add(u.Fd(), target.Pid, l)
@@ -273,8 +274,12 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 	se.gathering.Store(p.opts.Gather && !p.gathered && !p.abandoned)
 	se.forming.Store(p.opts.Gather && !p.gathered)
 	spaces := make([]*space, 0, len(p.attached.fds))
-	for i, m := range p.attached.world.spaces {
-		u := p.attached.fds[i]
+	for _, m := range p.attached.world.spaces {
+		if m.fd < 0 {
+			se.expected = append(se.expected, newSpace(se.pages, m, nil, nil, nil))
+			continue
+		}
+		u := p.attached.fds[slices.IndexFunc(p.attached.fds, func(u *uffd.FD) bool { return u.Fd() == m.fd })]
 		spaces = append(spaces, newSpace(se.pages, m, u, u, nil))
 	}
 	se.spaces.Store(&spaces)
@@ -309,6 +314,8 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	}
 	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), requeue: -int64(requeuePause)}
 	r.makeRests()
+	r.openAhead()
+	close(p.serving)
 	r.kicks.Add(1)
 	err := r.run()
 	r.dropRests(nil)

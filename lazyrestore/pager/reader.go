@@ -100,6 +100,14 @@ func (r *reader) run() error {
 			}
 			continue
 		}
+		if r.session.forming.Load() && len(r.parked) == 0 {
+			// Whoever builds the process has better use for the processor: nothing
+			// is done ahead, and nothing waited for but asleep.
+			if err := r.rest(); err != nil {
+				return err
+			}
+			continue
+		}
 		if r.assist() || len(r.parked) > 0 {
 			active = r.now()
 			if r.unpark(active) || !r.streaming.Load() {

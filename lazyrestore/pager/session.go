@@ -30,6 +30,7 @@ type session struct {
 
 	gate      gate
 	spaces    atomic.Pointer[[]*space] // replaced, never changed; only the reader does
+	expected  []*space                 // of the reader: those that have not come yet
 	demand    *demand
 	lastFault atomic.Int64  // when the last fault was read, in the session's clock
 	streaming atomic.Bool   // the latest fault was of a thread that runs through memory

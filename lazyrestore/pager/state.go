@@ -51,6 +51,7 @@ const (
 	slotUnmap  = 0x16
 	slotSpace  = 0xf0 // u32 at 8: id of the space whose events follow
 	slotDrop   = 0xf1 // the space is no longer served
+	slotCame   = 0xf3 // u32 at 8: the uffd of the space, which was expected
 	slotKept   = 0xf2 // start, end: shared memory that the REMOVE to come leaves its content (advice_linux.go)
 )
 
@@ -128,6 +129,8 @@ func parseSlot(slot []byte) (event, error) {
 	switch slot[0] {
 	case slotFork:
 		return event{kind: eventFork, fd: int(int32(uint32(a)))}, nil
+	case slotCame:
+		return event{kind: eventCame, fd: int(int32(uint32(a)))}, nil
 	case slotDrop:
 		return event{kind: eventDrop}, nil
 	case slotRemap:

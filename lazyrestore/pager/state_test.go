@@ -40,8 +40,8 @@ func (j *journal) write(t *rapid.T, space uint32, e event) {
 		order64.PutUint64(b[8:], uint64(e.from.Start))
 		order64.PutUint64(b[16:], uint64(e.from.End))
 		b[0] = slotRemove + byte(e.kind-eventRemove)
-	case eventDrop:
-		t.Fatal("nothing tells of a drop but the journal itself")
+	case eventDrop, eventCame:
+		t.Fatal("nothing tells of those but the journal itself")
 	}
 	if n+1 < len(slots) {
 		slotOf(&slots[n+1])[0] = slotFault // left behind for the next batch

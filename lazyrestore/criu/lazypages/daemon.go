@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"time"
 
@@ -94,30 +95,36 @@ func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 		return pager.Stats{}, err
 	}
 	defer d.set.close()
-	conn, err := d.connect(ctx)
+	for pid, maps := range d.set.tasks {
+		if err := d.pager.Expect(pid, maps); err != nil {
+			return pager.Stats{}, errors.Join(err, d.pager.Discard())
+		}
+	}
+	listener, err := listen(d.WorkDir)
 	if err != nil {
 		return pager.Stats{}, errors.Join(err, d.pager.Discard())
 	}
-	return d.serve(ctx, conn)
+	defer func() { _ = unix.Close(listener) }()
+	return d.serve(ctx, func(w *waker) (int, error) { return d.connect(w, listener) })
 }
 
-// connect makes the socket and waits for criu restore.
-func (d *daemon) connect(ctx context.Context) (int, error) {
-	listener, err := listen(d.WorkDir)
-	if err != nil {
-		return -1, err
+// connect waits for criu restore, once all is there that it needs. From then on
+// time counts: nothing is done that could have been done before, and no garbage
+// is there to be collected.
+func (d *daemon) connect(w *waker, listener int) (int, error) {
+	select {
+	case <-d.pager.Serving():
+	case <-w.ctx.Done():
+		return -1, context.Cause(w.ctx)
 	}
-	defer func() { _ = unix.Close(listener) }()
+	runtime.GC()
 	if d.Ready != nil {
 		if err := d.Ready(); err != nil {
 			return -1, err
 		}
 	}
 	d.log.Debug("waiting for criu restore", "dir", d.WorkDir, "socket", SocketName)
-	if err := d.pager.Prepare(ctx); err != nil {
-		return -1, err
-	}
-	conn, err := accept(ctx, listener)
+	conn, err := w.accept(listener)
 	if err != nil {
 		return -1, err
 	}
@@ -127,26 +134,13 @@ func (d *daemon) connect(ctx context.Context) (int, error) {
 	return conn, nil
 }
 
-// serve serves what comes over conn, or what has been taken over and comes
-// over conn.
-func (d *daemon) serve(ctx context.Context, conn int) (pager.Stats, error) {
+// serve serves what comes over a connection, or what has been taken over and
+// comes over a connection.
+func (d *daemon) serve(ctx context.Context, connect func(w *waker) (int, error)) (pager.Stats, error) {
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
 	set := make(chan error, 1)
-	go func() {
-		err := d.gather(inner, conn)
-		switch {
-		case err == nil:
-			_ = unix.Close(conn)
-		case inner.Err() == nil:
-			// criu restore sees that, and ends what it has built.
-			d.log.Error("the tree was not completed", "error", err)
-			_ = unix.Close(conn)
-			d.pager.Abandon()
-		default: // it stays open, for a successor to go on
-		}
-		set <- err
-	}()
+	go func() { set <- d.setUp(inner, connect) }()
 	err := d.pager.ServeAttached(inner)
 	cancel()
 	gathering := <-set
@@ -155,8 +149,39 @@ func (d *daemon) serve(ctx context.Context, conn int) (pager.Stats, error) {
 		if !errors.Is(gathering, context.Canceled) {
 			err = errors.Join(gathering, err)
 		}
+	} else if !d.pager.Holds() { // nobody had come
+		err = errors.Join(err, d.pager.Discard(), d.state.remove())
 	}
 	return d.finished(err)
+}
+
+// setUp takes the tree until it is built.
+func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error)) error {
+	// A thread of its own: a word of criu restore wakes that, and nothing else.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	w, err := newWaker(ctx)
+	if err != nil {
+		d.pager.Abandon()
+		return err
+	}
+	defer w.close()
+	conn, err := connect(w)
+	if err == nil {
+		err = d.gather(w, conn)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil: // the connection stays open, for a successor to go on
+		return err
+	case err != nil:
+		// criu restore sees that, and ends what it has built.
+		d.log.Error("the tree was not completed", "error", err)
+		d.pager.Abandon()
+	}
+	if conn >= 0 {
+		_ = unix.Close(conn)
+	}
+	return err
 }
 
 // finished logs what was done.
@@ -168,16 +193,16 @@ func (d *daemon) finished(err error) (pager.Stats, error) {
 }
 
 // gather takes the tasks of the tree until it is built.
-func (d *daemon) gather(ctx context.Context, conn int) error {
+func (d *daemon) gather(w *waker, conn int) error {
 	for len(d.state.Tasks)+len(d.state.Zombies) < len(d.set.tasks) {
-		if err := d.gatherOne(ctx, conn); err != nil {
+		if err := d.gatherOne(w, conn); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 				return fmt.Errorf("criu restore closed the connection with %d of %d tasks there", len(d.state.Tasks)+len(d.state.Zombies), len(d.set.tasks))
 			}
 			return err
 		}
 	}
-	word, err := peekPid(ctx, conn)
+	word, err := w.peekPid(conn)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
 		return errors.New("criu restore closed the connection before the tree was built")
@@ -187,7 +212,7 @@ func (d *daemon) gather(ctx context.Context, conn int) error {
 		return fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
 	}
 	d.log.Info("the tree is built", "tasks", len(d.state.Tasks))
-	if err := sleep(ctx, grace); err != nil {
+	if err := sleep(w.ctx, grace); err != nil {
 		return err
 	}
 	d.pager.Gathered()
@@ -199,8 +224,8 @@ func (d *daemon) gather(ctx context.Context, conn int) error {
 const grace = 10 * time.Millisecond
 
 // gatherOne takes one task, or a zombie.
-func (d *daemon) gatherOne(ctx context.Context, conn int) error {
-	pid, err := peekPid(ctx, conn)
+func (d *daemon) gatherOne(w *waker, conn int) error {
+	pid, err := w.peekPid(conn)
 	if err != nil {
 		return err
 	}
@@ -223,7 +248,7 @@ func (d *daemon) gatherOne(ctx context.Context, conn int) error {
 	if err := d.state.coming(pid); err != nil {
 		return err
 	}
-	u, err := takeTask(ctx, conn)
+	u, err := w.takeTask(conn)
 	if err != nil {
 		return fmt.Errorf("task %d: %w", pid, err)
 	}

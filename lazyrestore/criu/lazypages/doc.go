@@ -11,6 +11,8 @@
 //     (imgfile.ImageAddr); each task is mappings of its memory to that. Pages
 //     come from the files themselves (files.go), from a page server
 //     (remote.go), or from an image of ours that was made of the set.
+//     All of that, and what the pager needs for each task, is done before CRIU
+//     is let in: what is left to do while it builds the tree costs it time.
 //  2. Serve waits for the connection of criu restore (socket.go) and takes the
 //     tasks from it, each a pid and a userfaultfd. The pager serves a task
 //     from the moment on at which it has come: CRIU's restorer may touch lazy

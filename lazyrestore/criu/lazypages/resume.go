@@ -53,7 +53,7 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 		}
 		return d.finished(err)
 	}
-	return d.serve(ctx, conn)
+	return d.serve(ctx, func(*waker) (int, error) { return conn, nil })
 }
 
 // takeOver takes what a keeper of the predecessor holds. conn is the

@@ -49,25 +49,38 @@ func listen(dir string) (fd int, err error) {
 	return fd, nil
 }
 
-// wait waits until fd has something to read, or ctx is done.
-func wait(ctx context.Context, fd int) error {
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+// A waker waits for what comes over descriptors, and for the end of a context.
+type waker struct {
+	ctx  context.Context
+	f    *os.File // an eventfd, which tells of that end
+	fd   int      // of f
+	stop func() bool
+}
+
+func newWaker(ctx context.Context) (*waker, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return os.NewSyscallError("eventfd", err)
+		return nil, os.NewSyscallError("eventfd", err)
 	}
-	f := os.NewFile(uintptr(wake), "wake")
+	f := os.NewFile(uintptr(fd), "wake")
 	stop := context.AfterFunc(ctx, func() { _, _ = f.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) })
-	defer func() {
-		stop()
-		f.Close()
-	}()
+	return &waker{ctx, f, fd, stop}, nil
+}
+
+func (w *waker) close() {
+	w.stop()
+	w.f.Close()
+}
+
+// wait waits until fd has something to read, or the context is done.
+func (w *waker) wait(fd int) error {
 	for {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(w.fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("poll", err)
 		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if w.ctx.Err() != nil {
+			return context.Cause(w.ctx)
 		}
 		if fds[0].Revents != 0 {
 			return nil
@@ -76,9 +89,9 @@ func wait(ctx context.Context, fd int) error {
 }
 
 // accept waits for the connection of criu restore.
-func accept(ctx context.Context, listener int) (int, error) {
+func (w *waker) accept(listener int) (int, error) {
 	for {
-		if err := wait(ctx, listener); err != nil {
+		if err := w.wait(listener); err != nil {
 			return -1, err
 		}
 		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
@@ -92,11 +105,11 @@ func accept(ctx context.Context, listener int) (int, error) {
 	}
 }
 
-// peek waits until n bytes can be read from fd, and shows them without taking
-// them: what is taken cannot be had again by a successor.
-func peek(ctx context.Context, fd int, b []byte) error {
+// peek waits until len(b) bytes can be read from fd, and shows them without
+// taking them: what is taken cannot be had again by a successor.
+func (w *waker) peek(fd int, b []byte) error {
 	for {
-		if err := wait(ctx, fd); err != nil {
+		if err := w.wait(fd); err != nil {
 			return err
 		}
 		n, _, err := unix.Recvfrom(fd, b, unix.MSG_PEEK)
@@ -112,7 +125,7 @@ func peek(ctx context.Context, fd int, b []byte) error {
 			return io.ErrUnexpectedEOF
 		default:
 			// The rest is on its way; poll does not tell when it is there.
-			if err := pause(ctx); err != nil {
+			if err := pause(w.ctx); err != nil {
 				return err
 			}
 		}
@@ -120,9 +133,9 @@ func peek(ctx context.Context, fd int, b []byte) error {
 }
 
 // peekPid waits for the pid of the next task.
-func peekPid(ctx context.Context, fd int) (int, error) {
+func (w *waker) peekPid(fd int) (int, error) {
 	var b [4]byte
-	if err := peek(ctx, fd, b[:]); err != nil {
+	if err := w.peek(fd, b[:]); err != nil {
 		return 0, err
 	}
 	return int(int32(binary.NativeEndian.Uint32(b[:]))), nil
@@ -137,8 +150,8 @@ func take(fd, n int) error {
 // takeTask takes a pid, and the userfaultfd that comes with the byte behind
 // it, in one call: being killed in between would leave a successor without
 // either.
-func takeTask(ctx context.Context, fd int) (*uffd.FD, error) {
-	if err := awaitTask(ctx, fd); err != nil {
+func (w *waker) takeTask(fd int) (*uffd.FD, error) {
+	if err := w.awaitTask(fd); err != nil {
 		return nil, err
 	}
 	var b [5]byte
@@ -152,7 +165,7 @@ func takeTask(ctx context.Context, fd int) (*uffd.FD, error) {
 
 // awaitTask waits until a pid and the byte behind it are there. A peek does not
 // look beyond the first message, so the bytes in the queue are counted.
-func awaitTask(ctx context.Context, fd int) error {
+func (w *waker) awaitTask(fd int) error {
 	for {
 		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 		if err != nil {
@@ -164,7 +177,7 @@ func awaitTask(ctx context.Context, fd int) error {
 		if closed(fd) {
 			return io.ErrUnexpectedEOF
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause(w.ctx); err != nil {
 			return err
 		}
 	}

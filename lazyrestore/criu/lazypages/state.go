@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // StateName is the name, in the work directory, of the file that a successor
@@ -47,16 +50,29 @@ func readState(dir string) (*state, error) {
 }
 
 // write replaces the file. It is not synced: after a crash of the machine
-// there is nothing to take over.
+// there is nothing to take over. criu restore is at work meanwhile, so it is as
+// few system calls as can be.
 func (s *state) write() error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(s.path+".new", append(b, '\n'), 0o600); err != nil {
-		return err
+	next := s.path + ".new"
+	fd, err := unix.Open(next, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: next, Err: err}
 	}
-	return os.Rename(s.path+".new", s.path)
+	n, err := unix.Write(fd, append(b, '\n'))
+	if err == nil && n <= len(b) {
+		err = io.ErrShortWrite
+	}
+	if err := errors.Join(err, unix.Close(fd)); err != nil {
+		return &fs.PathError{Op: "write", Path: next, Err: err}
+	}
+	if err := unix.Rename(next, s.path); err != nil {
+		return &os.LinkError{Op: "rename", Old: next, New: s.path, Err: err}
+	}
+	return nil
 }
 
 func (s *state) remove() error {

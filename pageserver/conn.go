@@ -31,6 +31,7 @@ type conn struct {
 	images    map[uint32]*opened // by the client's number
 	readUntil time.Time          // its deadline
 	lookout   lookout
+	demanding bool // there have been demand reads
 
 	mu        sync.Mutex
 	room      sync.Cond           // of mu: a request is answered

@@ -5,10 +5,11 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
@@ -16,12 +17,12 @@ import (
 // socketPair is a connection of a server as it is made, and its peer.
 func socketPair(t *testing.T, s *Server) (c *conn, peer net.Conn) {
 	t.Helper()
-	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if peer, err = net.Dial("unix", ln.Addr().String()); err != nil {
+	if peer, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	nc, err := ln.Accept()
@@ -33,6 +34,17 @@ func socketPair(t *testing.T, s *Server) (c *conn, peer net.Conn) {
 		nc.Close()
 	})
 	return newConn(s, nc), peer
+}
+
+// unsent is how much the connection's socket holds that is not on its way.
+func unsent(t *testing.T, c *conn) (n int) {
+	t.Helper()
+	var err error
+	cerr := c.raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT) })
+	if err = errors.Join(cerr, err); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // Who looks for the next request gets it whenever it comes, the end of the
@@ -108,7 +120,8 @@ func TestMayLook(t *testing.T) {
 	s.looking.Store(0)
 }
 
-// A client that reads one range after another is expected to go on.
+// A client that reads one range after another is expected to go on, and its
+// socket kept short.
 func TestLookoutExpects(t *testing.T) {
 	s := newSite(t, ServerOptions{})
 	c, peer := socketPair(t, s.Server)
@@ -119,6 +132,9 @@ func TestLookoutExpects(t *testing.T) {
 	}
 	c.images[1] = &opened{held: h, users: 1}
 	d := wire.NewDecoder(peer, wire.Client, 512)
+	if got := unsent(t, c); got != unsentBackground {
+		t.Errorf("the socket holds %d bytes while there is no demand, want %d", got, unsentBackground)
+	}
 	begin := time.Now()
 	for i := 0; i < 3 || !c.lookout.near; i++ {
 		if time.Since(begin) > 20*time.Second {
@@ -137,6 +153,9 @@ func TestLookoutExpects(t *testing.T) {
 		if c.lookout.answered.IsZero() {
 			t.Error("a demand read is answered, and nothing expected")
 		}
+	}
+	if got := unsent(t, c); got != unsentMax {
+		t.Errorf("the socket holds %d bytes before a demand read, want %d", got, unsentMax)
 	}
 	c.leaveImage(c.images[1])
 }

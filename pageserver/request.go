@@ -29,6 +29,8 @@ func (c *conn) read(m wire.Message) error {
 	r := &request{id: m.ID, begin: time.Now()}
 	if m.Flags&wire.FlagBackground != 0 {
 		r.lane = LaneBackground
+	} else {
+		c.expectDemand()
 	}
 	if e := c.find(r, &w, m.Flags); e != nil {
 		return c.answerError(m.ID, e)

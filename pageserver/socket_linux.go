@@ -7,9 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unsentMax is how much a socket holds that is not on its way: more would
-// stand before a demand read of the same connection.
-const unsentMax = 512 << 10
+// How much a socket holds that is not on its way. On a connection with demand
+// reads more would stand before one of them. Where there is nothing but
+// background, it is what the line has to do until the helper that sends more
+// has got a processor, which on a busy machine takes milliseconds (two
+// processors, 1 Gbit/s: 95 % of the line with half a MiB, 98 % with 2).
+const (
+	unsentMax        = 512 << 10
+	unsentBackground = 2 << 20
+)
 
 // prepareSocket looks what the connection can do.
 func (c *conn) prepareSocket() {
@@ -20,14 +26,26 @@ func (c *conn) prepareSocket() {
 			return
 		}
 		c.raw = raw
-		_ = raw.Control(func(fd uintptr) {
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentMax)
-		})
+		c.limitUnsent(unsentBackground)
 	case *net.UnixConn:
 		if raw, err := nc.SyscallConn(); err == nil {
 			c.raw = raw
 		}
 	}
+}
+
+// expectDemand notes that a connection has demand reads.
+func (c *conn) expectDemand() {
+	if _, ok := c.nc.(*net.TCPConn); ok && !c.demanding {
+		c.limitUnsent(unsentMax)
+	}
+	c.demanding = true
+}
+
+func (c *conn) limitUnsent(n int) {
+	_ = c.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n)
+	})
 }
 
 // unacknowledged reports whether the socket holds bytes that the peer has not

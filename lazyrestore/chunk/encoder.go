@@ -34,6 +34,8 @@ func (e *Encoder) Room(n int) int {
 		return RawZstdSize(n) + n>>8 + 64
 	case S2:
 		return max(s2.MaxEncodedLen(n), n)
+	case LZ4:
+		return lz4Room(n)
 	default:
 		return n
 	}
@@ -110,5 +112,9 @@ func (e *Encoder) encodeLZ4(scratch, plain []byte) int {
 	if e.lz4 == nil {
 		e.lz4 = new(lz4Encoder)
 	}
-	return e.lz4.encode(scratch[:len(plain)-1], plain)
+	n := e.lz4.encode(scratch[:cap(scratch)], plain)
+	if n >= len(plain) {
+		return 0
+	}
+	return n
 }

@@ -111,16 +111,21 @@ var program = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(programDir, "subject")
+	return out, build(out)
+})
+
+// build builds testdata/subject.c.
+func build(out string, flags ...string) error {
 	source, err := sourceFile()
 	if err != nil {
-		return "", err
+		return err
 	}
-	args := []string{"-O2", "-Wall", "-Werror", "-D_GNU_SOURCE", "-pthread", "-o", out, source}
+	args := append([]string{"-O2", "-Wall", "-Werror", "-D_GNU_SOURCE", "-pthread", "-o", out, source}, flags...)
 	if text, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("gcc: %w\n%s", err, text)
+		return fmt.Errorf("gcc: %w\n%s", err, text)
 	}
-	return out, nil
-})
+	return nil
+}
 
 // A Subject is a process of testdata/subject.c, before its dump and after.
 type Subject struct {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"slices"
@@ -46,6 +47,11 @@ type tables struct {
 
 func (t *tables) frame(i int) frameEntry { return decodeFrame(t.frames[i*frameBytes:]) }
 func (t *tables) run(i int) Run          { return decodeRun(t.runs[i*runBytes:]) }
+
+// framePages is how many pages frame i holds.
+func (t *tables) framePages(i int) uint16 {
+	return binary.LittleEndian.Uint16(t.frames[i*frameBytes+pagesOffset:])
+}
 
 // Frames is the number of frames; they are numbered from 0 on in the order of
 // the pages object, which is that of the image addresses.
@@ -97,7 +103,7 @@ func (ix *Index) FirstPages(i int, dst []uint32) {
 	t, n := ix.tables[i].Load(), uint32(0)
 	for k := range ix.segs[i].frames {
 		dst[k] = n
-		n += uint32(t.frame(k).Plain >> page.Shift)
+		n += uint32(t.framePages(k))
 	}
 	dst[ix.segs[i].frames] = n
 }

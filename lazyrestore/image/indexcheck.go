@@ -1,12 +1,16 @@
 package image
 
 import (
+	"encoding/binary"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 // checkSegment looks at every entry of segment i, whose tables t are: whatever
-// the file says, the rest of the program can rely on the result.
+// the file says, the rest of the program can rely on the result. A fault may
+// wait for it, so it takes entries apart itself: as structs they go by way of
+// memory.
 func (ix *Index) checkSegment(i int, t *tables) error {
 	s := &ix.segs[i]
 	next := 0 // run of the segment
@@ -15,34 +19,40 @@ func (ix *Index) checkSegment(i int, t *tables) error {
 	if r := t.run(0); r.Page != from {
 		return damaged(IndexObject, s.runsAt(), "segment %d starts with %+v", i, r)
 	}
+	le := binary.LittleEndian
 	for k := range s.frames {
-		f := t.frame(k)
 		at := s.offset + int64(k)*frameBytes
+		b := t.frames[k*frameBytes:][:frameBytes]
+		offset, stored, plain := int64(le.Uint64(b)&offsetMask), int(le.Uint32(b[8:])), int(t.framePages(k))<<page.Shift
+		firstRun, runs := int(le.Uint32(b[16:])), int(le.Uint16(b[20:]))
 		switch {
-		case t.frames[k*frameBytes+7]&^frameKnown != 0 || f.Plain == 0 || f.Plain > ix.chunkSize,
-			f.Stored <= 0 || f.Stored > chunk.MaxFrame(ix.im.codec, f.Plain),
-			end >= 0 && f.Offset != end, f.Offset > ix.pages-int64(f.Stored):
-			return damaged(IndexObject, at, "frame %d: %+v", s.frameBase+k, f)
-		case f.runs == 0 || int(f.firstRun) < next || int(f.firstRun)+int(f.runs) > s.runs:
-			return damaged(IndexObject, at, "frame %d: %d runs from %d on", s.frameBase+k, f.runs, f.firstRun)
+		case b[7]&^frameKnown != 0 || plain == 0 || plain > ix.chunkSize,
+			stored == 0 || stored > plain && stored > chunk.MaxFrame(ix.im.codec, plain),
+			end >= 0 && offset != end, offset > ix.pages-int64(stored):
+			return damaged(IndexObject, at, "frame %d: %+v", s.frameBase+k, t.frame(k))
+		case runs == 0 || firstRun < next || firstRun+runs > s.runs:
+			return damaged(IndexObject, at, "frame %d: %d runs from %d on", s.frameBase+k, runs, firstRun)
 		}
-		end = f.Offset + int64(f.Stored)
-		if err := s.checkRuns(t, next, int(f.firstRun), &from); err != nil {
-			return err
-		}
-		next = int(f.firstRun)
-		pages := uint32(0)
-		for range f.runs {
-			r := t.run(next)
-			if r.Kind != Stored || int(r.Frame) != s.frameBase+k || r.Offset != pages || r.Range().Empty() || r.Page < from {
-				return damaged(IndexObject, s.runsAt()+int64(next)*runBytes, "run of frame %d: %+v", s.frameBase+k, r)
+		end = offset + int64(stored)
+		if next < firstRun {
+			if err := s.checkRuns(t, next, firstRun, &from); err != nil {
+				return err
 			}
-			pages += r.Pages
-			from = r.Range().End
-			next++
+			next = firstRun
 		}
-		if int(pages)<<page.Shift != f.Plain {
-			return damaged(IndexObject, at, "frame %d has %d bytes, its runs %d pages", s.frameBase+k, f.Plain, pages)
+		pages := 0
+		for ; next < firstRun+runs; next++ {
+			b := t.runs[next*runBytes:][:runBytes]
+			word, n := le.Uint64(b), int(le.Uint16(b[12:]))
+			run := page.RangeOf(page.Addr(word&pageMask<<page.Shift), uint64(n)<<page.Shift)
+			if Kind(word>>kindShift) != Stored || int(le.Uint32(b[8:])) != s.frameBase+k || int(le.Uint16(b[14:])) != pages || run.Empty() || run.Start < from {
+				return damaged(IndexObject, s.runsAt()+int64(next)*runBytes, "run of frame %d: %+v", s.frameBase+k, t.run(next))
+			}
+			pages += n
+			from = run.End
+		}
+		if pages<<page.Shift != plain {
+			return damaged(IndexObject, at, "frame %d has %d bytes, its runs %d pages", s.frameBase+k, plain, pages)
 		}
 	}
 	if err := s.checkRuns(t, next, s.runs, &from); err != nil {

@@ -19,6 +19,7 @@ const (
 
 	headerBytes  = 16
 	frameBytes   = 24
+	pagesOffset  = 22 // in a frame: how many pages it holds
 	runBytes     = 16
 	digestBytes  = chunk.DigestSize
 	segmentBytes = 64 // an entry of the directory
@@ -100,7 +101,7 @@ func decodeFrame(b []byte) frameEntry {
 		Frame: Frame{
 			Offset:   int64(word & offsetMask),
 			Stored:   int(binary.LittleEndian.Uint32(b[8:])),
-			Plain:    int(binary.LittleEndian.Uint16(b[22:])) << page.Shift,
+			Plain:    int(binary.LittleEndian.Uint16(b[pagesOffset:])) << page.Shift,
 			Raw:      word>>offsetBits&frameRaw != 0,
 			Checksum: binary.LittleEndian.Uint32(b[12:]),
 		},

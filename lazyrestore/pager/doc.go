@@ -14,7 +14,8 @@
 //     model.go). An address that has none is a page of zeros.
 //  3. The index says which frame holds it (table.go). It comes by segments; one
 //     that is not there yet is loaded for the first fault that needs it
-//     (opening.go), at once if the source has it in memory. If the source has the
+//     (opening.go), at once if the source has it in memory; after a few of those
+//     the rest is loaded too, by a thread that gives way. If the source has the
 //     frame in memory, the reader fetches, checks, decodes and installs it at
 //     once: the page that is waited for, then the rest of the chunk.
 //  4. Else the fault joins the flight of that frame (demand.go): one fetch

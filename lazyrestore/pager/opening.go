@@ -3,15 +3,21 @@ package pager
 import (
 	"context"
 	"errors"
+	"runtime"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // The index is loaded by segments, as they are needed: what lies in one of
 // them is served while others are still on their way. A segment is loaded by
 // whoever needs it first, and opened by the reader: that settles, in every
 // space, what of it nobody wants. Only then anyone looks at its pages' bits.
+
+// restSegments is how many segments are loaded for faults before the others
+// are too.
+const restSegments = 4
 
 // errIndex says that a segment of the index is lost, as the log has told.
 var errIndex = errors.New("the part of the index that lists it is lost")
@@ -100,6 +106,9 @@ func (r *reader) openNow(i int) *segment {
 			return nil
 		}
 		r.spare = nil
+		if r.loaded++; r.loaded == restSegments {
+			r.wantRest()
+		}
 	}
 	return r.open(i, false)
 }
@@ -179,9 +188,30 @@ func (se *session) loadSegment(ctx context.Context, i int, lane image.Lane) erro
 	return se.patiently(ctx, "index segment", i, func() error { return se.pages.Load(ctx, i, buf, lane) })
 }
 
-// loadRest loads what nobody needs yet, from a source that one waits for.
+// wantRest has loadRest begin.
+func (se *session) wantRest() {
+	select {
+	case se.restWanted <- struct{}{}:
+	default:
+	}
+}
+
+// loadRest loads what nobody needs yet: at once from a source that one waits
+// for, else once faults have come for several segments, the first of which have
+// the machine to themselves. It gives way to faults.
 func (se *session) loadRest(ctx context.Context) {
+	select {
+	case <-se.restWanted:
+	case <-ctx.Done():
+		return
+	}
+	runtime.LockOSThread() // which is not given back: its priority would stay
+	behind := thread.FallBehind()
 	for i := range se.pages.Segments() {
+		if ctx.Err() != nil {
+			return
+		}
+		behind.Yield(se.active())
 		if err := se.loadSegment(ctx, i, image.Background); err != nil && ctx.Err() == nil {
 			se.log.Debug("load the index", "segment", i, "error", err) // who needs it tells
 		}

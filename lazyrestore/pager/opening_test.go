@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -337,4 +338,45 @@ func TestHugePagesAcrossSegments(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A filedIndex is a source in memory, as a directory is. It notes what of the
+// index is read by who can wait.
+type filedIndex struct {
+	*imagetest.Mem
+	segments chan int
+}
+
+func (s *filedIndex) File(string) (*os.File, error) { return nil, errLink }
+
+func (s *filedIndex) ReadRange(ctx context.Context, object string, p []byte, off int64, lane image.Lane) error {
+	if object == image.IndexObject && (off-indexHeader)%segmentSize == 0 {
+		s.segments <- int(off-indexHeader) / segmentSize
+	}
+	return s.Mem.ReadRange(ctx, object, p, off, lane)
+}
+
+// Of an image at hand the index is loaded as it is needed, and the rest of it
+// once faults have come for several segments, before they come for all.
+func TestRestOfTheIndexIsLoaded(t *testing.T) {
+	const rest = 2
+	segments := make(chan int, 16)
+	s := serveChild(t, setting{
+		child:  uffdtest.Options{Pages: (restSegments + rest) * segmentPages},
+		writer: image.WriterOptions{ChunkSize: page.Size},
+		pager:  Options{Background: None},
+		source: func(m *imagetest.Mem) image.Source { return &filedIndex{m, segments} },
+	})
+	for i := range restSegments {
+		if len(segments) > 0 {
+			t.Errorf("after faults for %d segments others are loaded", i)
+		}
+		s.Load(s.Addr(i*segmentPages + 5)).Wait(t)
+	}
+	for i := range rest {
+		if got := <-segments; got != restSegments+i {
+			t.Errorf("segment %d is loaded, want %d", got, restSegments+i)
+		}
+	}
+	s.checkAt(t, s.Thread, s.Addr((restSegments+1)*segmentPages), (restSegments+1)*segmentPages*page.Size, 16*page.Size)
 }

@@ -264,6 +264,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		more:       make(chan struct{}, p.opts.Workers),
 		arrivals:   make(chan *arrival, 16),
 		openings:   make(chan *opening, 16),
+		restWanted: make(chan struct{}, 1),
 		over:       make(chan struct{}),
 		offers:     make(chan *offer, offersEach*p.opts.Workers),
 	}
@@ -304,8 +305,9 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 		}
 	}
 	if _, local := p.img.Source().(image.Filer); !local {
-		wg.Go(func() { se.loadRest(ctx) })
+		se.wantRest()
 	}
+	wg.Go(func() { se.loadRest(ctx) })
 	p.makeRoom()
 	if se.background {
 		for k := range p.opts.Workers {

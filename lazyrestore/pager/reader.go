@@ -54,6 +54,7 @@ type reader struct {
 	requeue  int64   // when unfinished frames were last given back
 	zeros    []byte  // maxZero bytes
 	spare    []byte  // memory for a segment of the index that was not at hand
+	loaded   int     // segments of the index, for faults
 	rows     rows
 	pidGone  bool   // the target's pidfd has said so
 	seen     uint32 // kicks looked at

@@ -41,14 +41,17 @@ type session struct {
 	arrivals  chan *arrival // for the reader to serve
 	openings  chan *opening // segments of the index for the reader to open
 	indexing  sync.Mutex    // held to load one that nobody waits for
-	unseen    page.Set      // of the reader: image addresses of shared memory that loseUnseen has given up
-	over      chan struct{} // closed when nothing is served any more
-	gathering atomic.Bool   // more may come
-	forming   atomic.Bool   // they are still being built: nothing is installed unasked
-	resting   atomic.Bool   // the reader sleeps, or is about to
-	parking   atomic.Bool   // and faults wait for what the background is fetching
-	more      chan struct{} // tells idle background workers of frames to fetch
-	busy      atomic.Int32  // background workers at work
+	// restWanted gets a token once what nobody needs yet of the index had better
+	// be loaded.
+	restWanted chan struct{}
+	unseen     page.Set      // of the reader: image addresses of shared memory that loseUnseen has given up
+	over       chan struct{} // closed when nothing is served any more
+	gathering  atomic.Bool   // more may come
+	forming    atomic.Bool   // they are still being built: nothing is installed unasked
+	resting    atomic.Bool   // the reader sleeps, or is about to
+	parking    atomic.Bool   // and faults wait for what the background is fetching
+	more       chan struct{} // tells idle background workers of frames to fetch
+	busy       atomic.Int32  // background workers at work
 
 	trace     *trace.Recorder // nil unless somebody wants one
 	traceSkew time.Duration   // where this clock begins on the recorder's

@@ -26,6 +26,9 @@ const roleEnv = "LAZYRESTORE_LAZY_PAGES"
 
 func TestMain(m *testing.M) {
 	uffdtest.BeChild()
+	if message := os.Getenv(dieEnv); message != "" {
+		os.Exit(dieResuming(message))
+	}
 	if os.Getenv(roleEnv) != "" {
 		os.Exit(run(os.Args, os.Stdout, os.Stderr))
 	}

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +22,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/lazypages"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -164,10 +169,85 @@ func TestKillDuringSetUp(t *testing.T) {
 	}
 }
 
+// dieEnv has this test binary take over, and be killed when it says so in its log.
+const dieEnv = "LAZYRESTORE_DIE_RESUMING"
+
+// A killer is a log whose process is killed by a message.
+type killer struct {
+	slog.Handler
+	message string
+}
+
+func (k killer) Enabled(context.Context, slog.Level) bool { return true }
+
+func (k killer) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == k.message {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+	}
+	return nil
+}
+
+// dieResuming takes over for the image set that is the first argument.
+func dieResuming(message string) int {
+	_, err := lazypages.Resume(context.Background(), lazypages.Options{
+		Images: os.Args[1], Background: pager.None, Logger: slog.New(killer{slog.DiscardHandler, message}),
+	})
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// A daemon that takes over is killed when the keeper of the one before is gone
+// and it has not written down that it has everything: the next one finds it.
+func TestKillInTheMidstOfTakingOver(t *testing.T) {
+	for name, built := range map[string]bool{"while the tree is built": false, "afterwards": true} {
+		t.Run(name, func(t *testing.T) {
+			tr := plant(t, 2)
+			d := start(t, tr.images, "--background", "none")
+			tr.connect(t)
+			tr.send(t, 0)
+			rest := func() {
+				tr.say(t, -zombie)
+				tr.send(t, 1)
+				tr.say(t, 0x52535446)
+			}
+			if built {
+				rest()
+				tr.awaitState(t, `"connection":-1`)
+			}
+			tr.awaitFirst(t)
+			d.kill(t)
+			for range 2 { // and the one after it as well
+				exe, err := os.Executable()
+				if err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.Command(exe, tr.images)
+				cmd.Env = append(os.Environ(), dieEnv+"=taken over")
+				out, err := cmd.CombinedOutput()
+				if cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
+					t.Fatalf("the one that takes over: %v, %s", err, out)
+				}
+			}
+			d = start(t, tr.images, "--resume")
+			if !built {
+				rest()
+			}
+			tr.check(t, 0, 0, 200)
+			tr.check(t, 1, 0, 200)
+			d.wait(t)
+		})
+	}
+}
+
 // awaitFirst waits until the daemon has written down the first task.
 func (tr *tree) awaitFirst(t *testing.T) {
 	t.Helper()
-	want := `"tasks":[` + strconv.Itoa(tr.tasks[0].Pid)
+	tr.awaitState(t, `"tasks":[`+strconv.Itoa(tr.tasks[0].Pid))
+}
+
+// awaitState waits until the daemon has written something down.
+func (tr *tree) awaitState(t *testing.T, want string) {
+	t.Helper()
 	for end := time.Now().Add(uffdtest.Timeout); ; {
 		b, err := os.ReadFile(filepath.Join(tr.images, lazypages.StateName))
 		if err == nil && strings.Contains(string(b), want) {

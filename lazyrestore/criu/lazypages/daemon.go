@@ -128,9 +128,7 @@ func (d *daemon) connect(w *waker, listener int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := d.state.connected(conn); err != nil {
-		return -1, errors.Join(err, unix.Close(conn))
-	}
+	d.state.Keepers[0].Connection = conn // it is written down with the first task
 	return conn, nil
 }
 

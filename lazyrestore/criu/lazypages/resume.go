@@ -32,7 +32,7 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	if err != nil {
 		return pager.Stats{}, err
 	}
-	d, err := open(opts, left.Connection >= 0)
+	d, err := open(opts, left.building())
 	if err != nil {
 		return pager.Stats{}, err
 	}
@@ -59,17 +59,11 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 // takeOver takes what a keeper of the predecessor holds. conn is the
 // connection of criu restore, -1 if the tree was built already.
 func (d *daemon) takeOver(left *state) (conn int, err error) {
-	// Both are named before either can be the only one: who finds the file finds
-	// the descriptors with one of them.
 	own := d.state.Keepers[0]
 	*d.state = *left
-	d.state.Keepers = append([]int{own}, left.Keepers...)
-	if err := d.state.write(); err != nil {
-		return -1, err
-	}
 	err = pager.ErrNoPredecessor
-	for _, keeper := range left.Keepers {
-		if conn, err = d.takeFrom(keeper); !errors.Is(err, pager.ErrNoPredecessor) {
+	for _, k := range left.Keepers {
+		if conn, err = d.takeFrom(k, left, own.Pid); !errors.Is(err, pager.ErrNoPredecessor) {
 			break
 		}
 	}
@@ -81,20 +75,28 @@ func (d *daemon) takeOver(left *state) (conn int, err error) {
 		*d.state = *left
 		return -1, errors.Join(err, d.state.write())
 	}
-	d.state.Keepers, d.state.Connection = []int{own}, conn
+	d.state.Keepers = []keeper{{own.Pid, conn}}
 	return conn, d.state.write()
 }
 
-// takeFrom takes over what one keeper holds.
-func (d *daemon) takeFrom(keeper int) (conn int, err error) {
+// takeFrom takes over what one keeper of those that are left holds. own is
+// ours.
+func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) {
 	conn = -1
 	var orphan *uffd.FD
-	if d.state.Connection >= 0 {
-		if conn, orphan, err = d.takeSetUp(keeper); err != nil {
+	if k.Connection >= 0 {
+		if conn, orphan, err = d.takeSetUp(k); err != nil {
 			return -1, err
 		}
 	}
-	err = d.pager.TakeOver(keeper, pager.Target{PidFD: -1})
+	// Whoever comes after us, if we are killed from here on, finds all of it with
+	// k as long as that lives, and with our keeper then: nothing happens before
+	// the file names that alone.
+	d.state.Keepers = append(slices.Clone(left.Keepers), keeper{own, conn})
+	if err := d.state.write(); err != nil {
+		return -1, err
+	}
+	err = d.pager.TakeOver(k.Pid, pager.Target{PidFD: -1})
 	if errors.Is(err, pager.ErrNoPredecessor) && conn >= 0 && len(d.state.Tasks) == 0 {
 		err = nil // it was killed before the first task was written down
 	}
@@ -104,7 +106,7 @@ func (d *daemon) takeFrom(keeper int) (conn int, err error) {
 		}
 		return -1, err
 	}
-	d.log.Info("taken over", "keeper", keeper, "tasks", len(d.state.Tasks), "built", conn < 0)
+	d.log.Info("taken over", "keeper", k.Pid, "tasks", len(d.state.Tasks), "built", conn < 0)
 	if orphan == nil {
 		return conn, nil
 	}
@@ -117,19 +119,19 @@ func (d *daemon) takeFrom(keeper int) (conn int, err error) {
 
 // takeSetUp takes what belongs to the setting-up: the connection, and the
 // userfaultfd of a task that had come and was not written down yet.
-func (d *daemon) takeSetUp(keeper int) (conn int, orphan *uffd.FD, err error) {
-	pidfd, err := unix.PidfdOpen(keeper, 0)
+func (d *daemon) takeSetUp(k keeper) (conn int, orphan *uffd.FD, err error) {
+	pidfd, err := unix.PidfdOpen(k.Pid, 0)
 	if err != nil {
-		return -1, nil, fmt.Errorf("keeper %d: %w: %w", keeper, pager.ErrNoPredecessor, err)
+		return -1, nil, fmt.Errorf("keeper %d: %w: %w", k.Pid, pager.ErrNoPredecessor, err)
 	}
 	defer func() { _ = unix.Close(pidfd) }()
-	conn, err = unix.PidfdGetfd(pidfd, d.state.Connection, 0)
+	conn, err = unix.PidfdGetfd(pidfd, k.Connection, 0)
 	if err != nil {
-		return -1, nil, fmt.Errorf("connection of criu restore from keeper %d: %w: %w", keeper, pager.ErrNoPredecessor, err)
+		return -1, nil, fmt.Errorf("connection of criu restore from keeper %d: %w: %w", k.Pid, pager.ErrNoPredecessor, err)
 	}
 	unix.CloseOnExec(conn)
 	if d.state.Coming != 0 {
-		orphan, err = d.takeOrphan(keeper, pidfd)
+		orphan, err = d.takeOrphan(k.Pid, pidfd)
 	}
 	if err != nil {
 		return -1, nil, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(conn))

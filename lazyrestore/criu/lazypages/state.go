@@ -22,18 +22,28 @@ const StateName = "lazy-pages.state"
 type state struct {
 	path string
 
-	// Keepers may hold the descriptors: the latest first.
-	Keepers []int `json:"keepers"`
-	// Connection is the descriptor of criu restore's, -1 once the tree is built.
-	Connection int `json:"connection"`
+	// Keepers may hold the descriptors: the first of them that lives does.
+	Keepers []keeper `json:"keepers"`
 	// Coming is the task whose userfaultfd is being taken.
 	Coming  int   `json:"coming"`
 	Tasks   []int `json:"tasks"` // that have come
 	Zombies []int `json:"zombies"`
 }
 
-func newState(dir string, keeper int) *state {
-	return &state{path: filepath.Join(dir, StateName), Keepers: []int{keeper}, Connection: -1}
+// A keeper is a process that shares, or shared, a daemon's descriptors.
+type keeper struct {
+	Pid int `json:"pid"`
+	// Connection is the descriptor of criu restore's, -1 once the tree is built.
+	Connection int `json:"connection"`
+}
+
+func newState(dir string, pid int) *state {
+	return &state{path: filepath.Join(dir, StateName), Keepers: []keeper{{pid, -1}}}
+}
+
+// building reports whether the tree is still being built.
+func (s *state) building() bool {
+	return slices.ContainsFunc(s.Keepers, func(k keeper) bool { return k.Connection >= 0 })
 }
 
 // readState reads the file that a predecessor left.
@@ -82,14 +92,9 @@ func (s *state) remove() error {
 	return nil
 }
 
-func (s *state) connected(fd int) error {
-	s.Connection = fd
-	return s.write()
-}
-
 // complete notes that the tree is built.
 func (s *state) complete() error {
-	s.Connection, s.Coming = -1, 0
+	s.Keepers[0].Connection, s.Coming = -1, 0
 	return s.write()
 }
 

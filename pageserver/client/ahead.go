@@ -28,6 +28,8 @@ const (
 // there, or on their way, when they are asked for, and many small reads are a
 // few large ones.
 type ahead struct {
+	buffers buffers
+
 	mu      sync.Mutex
 	streams []*stream // guarded by mu: the latest first
 }
@@ -45,11 +47,13 @@ type stream struct {
 
 // A block is one request of a stream.
 type block struct {
-	req  *request
-	read int // bytes handed out
+	req   *request
+	read  int  // bytes handed out
+	users int  // who wait for it or copy from it
+	gone  bool // it is in no stream
 }
 
-func (b *block) end() int64 { return b.req.off + int64(len(b.req.p)) }
+func (b *block) end() int64 { return b.req.off + int64(b.req.size) }
 
 // read fills p, and has what follows fetched.
 func (a *ahead) read(ctx context.Context, c *Client, object string, p []byte, off int64) error {
@@ -62,7 +66,7 @@ func (a *ahead) read(ctx context.Context, c *Client, object string, p []byte, of
 			return context.Cause(ctx)
 		}
 		if b.req.err != nil {
-			a.drop(object, b.req.off, int64(len(b.req.p)))
+			a.drop(object, b.req.off, int64(b.req.size))
 			return b.req.err
 		}
 		from, to := max(off, b.req.off), min(off+int64(len(p)), b.end())
@@ -101,7 +105,7 @@ func (a *ahead) cover(c *Client, object string, off int64, n int) (*stream, []*b
 		if s.window == 0 {
 			m = min(end-s.end, wire.MinRead)
 		}
-		r := newRequest(object, s.end, make([]byte, m))
+		r := newLent(object, s.end, int(m), &a.buffers)
 		s.blocks = append(s.blocks, &block{req: r})
 		s.end += m
 		ask = append(ask, r)
@@ -109,6 +113,7 @@ func (a *ahead) cover(c *Client, object string, off int64, n int) (*stream, []*b
 	var blocks []*block
 	for _, b := range s.blocks {
 		if b.req.off < end && off < b.end() {
+			b.users++
 			blocks = append(blocks, b)
 		}
 	}
@@ -147,10 +152,23 @@ func (a *ahead) used(s *stream, b *block, at int64, n int, waited bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	b.read += n
+	b.users--
 	s.waited = s.waited || waited
 	s.at = max(s.at, at)
-	for len(s.blocks) > 1 && (s.blocks[0].read >= len(s.blocks[0].req.p) || s.blocks[0].end() < s.at-lag) {
+	for len(s.blocks) > 1 && (s.blocks[0].read >= s.blocks[0].req.size || s.blocks[0].end() < s.at-lag) {
+		s.blocks[0].gone = true
+		a.recycle(s.blocks[0])
 		s.blocks = s.blocks[1:]
+	}
+	a.recycle(b)
+}
+
+// recycle has the memory of a block used again, if nobody looks at it any
+// more. The caller holds mu.
+func (a *ahead) recycle(b *block) {
+	if b.gone && b.users == 0 && b.req.finished() && b.req.p != nil {
+		a.buffers.put(b.req.p)
+		b.req.p = nil
 	}
 }
 

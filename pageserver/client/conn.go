@@ -336,9 +336,9 @@ func (k *conn) end(r *request, m *wire.Message) error {
 		k.proved = true
 		l.client.servers.well(k.server)
 	}
-	short := r.n < len(r.p)
+	short := r.n < r.size
 	if last && short && r.short {
-		r.p = r.p[:r.n]
+		r.p, r.size = r.p[:r.n], r.n
 		short = false
 	}
 	l.mu.Unlock()
@@ -346,7 +346,7 @@ func (k *conn) end(r *request, m *wire.Message) error {
 	case !last:
 		return nil
 	case short:
-		return fmt.Errorf("%w: %d bytes of %s, of %d", errProtocol, r.n, r.object, len(r.p))
+		return fmt.Errorf("%w: %d bytes of %s, of %d", errProtocol, r.n, r.object, r.size)
 	}
 	l.finish(k, m.ID, nil)
 	return nil

@@ -46,7 +46,7 @@ type hold struct {
 func (rj *rejected) note(r *request) {
 	rj.mu.Lock()
 	defer rj.mu.Unlock()
-	rj.origins[rj.next] = origin{r.object, r.off, len(r.p), r.server}
+	rj.origins[rj.next] = origin{r.object, r.off, r.size, r.server}
 	rj.next = (rj.next + 1) % keptOrigins
 }
 

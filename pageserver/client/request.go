@@ -9,11 +9,13 @@ import (
 // connection that it is on.
 type request struct {
 	object string
-	off    int64  // of the range
-	p      []byte // the range; of a short one nil until its length is known
-	n      int    // bytes of it that have come
-	short  bool   // the object may end first; then p is cut
-	ping   bool   // no range at all
+	off    int64    // of the range
+	size   int      // of the range; of a short one 0 until it is known
+	p      []byte   // the range; of a short one, or with lend, nil until some of it comes
+	lend   *buffers // where p is from, if it is not the asker's
+	n      int      // bytes of it that have come
+	short  bool     // the object may end first; then p is cut
+	ping   bool     // no range at all
 
 	on     *conn  // the connection that it was sent on; nil while it waits
 	had    int    // bytes that had come when it was sent
@@ -25,7 +27,13 @@ type request struct {
 }
 
 func newRequest(object string, off int64, p []byte) *request {
-	return &request{object: object, off: off, p: p, done: make(chan struct{})}
+	return &request{object: object, off: off, size: len(p), p: p, done: make(chan struct{})}
+}
+
+// newLent asks for n bytes, the memory for which is lent once they come: what
+// is asked for far ahead takes none.
+func newLent(object string, off int64, n int, lend *buffers) *request {
+	return &request{object: object, off: off, size: n, lend: lend, done: make(chan struct{})}
 }
 
 // newShort asks for up to wire.MinRead bytes.
@@ -48,7 +56,7 @@ func (r *request) append(dst []byte, image uint32, background bool) []byte {
 	if r.ping {
 		return wire.AppendPing(dst, r.id)
 	}
-	read := wire.Read{Image: image, Object: r.object, Offset: r.off + int64(r.n), Length: uint32(len(r.p) - r.n)}
+	read := wire.Read{Image: image, Object: r.object, Offset: r.off + int64(r.n), Length: uint32(r.size - r.n)}
 	var flags uint8
 	if background {
 		flags |= wire.FlagBackground
@@ -72,11 +80,17 @@ func (r *request) room(d wire.Data) []byte {
 		}
 		return nil
 	}
-	if r.p == nil {
-		r.p = make([]byte, max(0, min(wire.MinRead, d.Size-r.off)))
+	if r.short && r.p == nil {
+		r.size = int(max(0, min(wire.MinRead, d.Size-r.off)))
 	}
-	if d.Length > len(r.p)-r.n {
+	switch {
+	case d.Length > r.size-r.n:
 		return nil
+	case r.p != nil:
+	case r.lend != nil:
+		r.p = r.lend.get(r.size)
+	default:
+		r.p = make([]byte, r.size)
 	}
 	return r.p[r.n : r.n+d.Length]
 }

@@ -132,6 +132,16 @@ func BenchmarkSums(b *testing.B) {
 			DigestOf(p)
 		}
 	})
+	b.Run("sum=sha256-of-16", func(b *testing.B) {
+		data, out := make([][]byte, 16), make([]Digest, 16)
+		for i := range data {
+			data[i] = p[:len(p)-1000*i]
+			b.SetBytes(int64(16*len(p) - 1000*120))
+		}
+		for b.Loop() {
+			Digests(out, data)
+		}
+	})
 	b.Run("sum=zero", func(b *testing.B) {
 		z := make([]byte, 4096)
 		b.SetBytes(int64(len(z)))

@@ -18,6 +18,7 @@ import (
 type gate struct {
 	closed atomic.Bool
 	inside atomic.Int32
+	alone  bool // Go runs one goroutine at a time: whoever is inside may wait for that
 }
 
 // spins is how often a loop asks again before it gives the processor away:
@@ -63,8 +64,9 @@ func (g *gate) shut() {
 	for try := 0; g.inside.Load() != 0; try++ {
 		switch {
 		case try < spins:
-		case try%spins == 0:
-			runtime.Gosched() // with one P whoever is inside may need it
+		case g.alone || try%(64*spins) == 0:
+			osYield()
+			runtime.Gosched()
 		default:
 			osYield()
 		}

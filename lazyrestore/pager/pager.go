@@ -309,6 +309,7 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	}
 	wg.Go(func() { se.loadRest(ctx) })
 	p.makeRoom()
+	se.gate.alone = runtime.GOMAXPROCS(0) == 1
 	if se.background {
 		for k := range p.opts.Workers {
 			wg.Go(func() { se.fill(ctx, k) })

@@ -36,7 +36,7 @@ func remoteFigures() []*Figure {
 			Bound: 0.95, Aim: 0.98, Higher: true, Limit: 10 * time.Minute, measure: remoteFill,
 		},
 		{
-			Name: "remote-many", Long: true, Title: "32 restores of one image at once from one page server on loopback: its bytes a second, over a plain TCP copy of the same",
+			Name: "remote-many", Long: true, Title: "32 restores of one image at once from one page server on loopback: its bytes a second, over a plain TCP copy of the same that 32 processes keep",
 			Bound: 0.6, Aim: 0.9, Higher: true, Limit: 10 * time.Minute, measure: remoteMany,
 		},
 	}

@@ -3,9 +3,9 @@ package harness
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -34,22 +34,25 @@ func remoteMany(ctx context.Context, env *Env) (*Result, error) {
 	}
 	stored := float64(manyRestores * info.Size())
 	result := &Result{}
-	ours, plain := result.series("ours-32-served", "B/s"), result.series("plain-tcp-copy", "B/s")
-	env.rounds(ctx, env.runs(3),
-		&turn{series: ours, sample: func(ctx context.Context) (float64, error) {
-			took, err := env.restoreMany(ctx, subject, img)
+	rate := func(name string, take func(ctx context.Context) (time.Duration, error)) *turn {
+		return &turn{series: result.series(name, "B/s"), sample: func(ctx context.Context) (float64, error) {
+			took, err := take(ctx)
 			return stored / took.Seconds(), err
-		}},
-		&turn{series: plain, sample: func(ctx context.Context) (float64, error) {
-			took, err := copyMany(frames)
-			return stored / took.Seconds(), err
-		}})
-	return result.divide(ours, plain), nil
+		}}
+	}
+	ours := rate("ours-32-served", func(ctx context.Context) (time.Duration, error) { return env.restoreServed(ctx, subject, img) })
+	local := rate("ours-32", func(ctx context.Context) (time.Duration, error) { return env.restoreMany(ctx, img.dir) })
+	kept := rate("plain-tcp-copy", func(ctx context.Context) (time.Duration, error) { return env.copyMany(ctx, frames, true) })
+	dropped := rate("plain-tcp-copy-dropped", func(ctx context.Context) (time.Duration, error) { return env.copyMany(ctx, frames, false) })
+	env.rounds(ctx, env.runs(3), ours, local, kept, dropped)
+	result.Notes = append(result.Notes,
+		"bytes are those of the image, as they are stored; ours-32: the same restores from a directory, without a server",
+		"plain-tcp-copy: each of 32 processes keeps what it gets in fresh memory; -dropped: it does not")
+	return result.divide(ours.series, kept.series), nil
 }
 
-// restoreMany restores an image many times from one server, and gives the time
-// until the last one is resident.
-func (e *Env) restoreMany(ctx context.Context, s *served, img *image) (took time.Duration, err error) {
+// restoreServed is restoreMany from one page server.
+func (e *Env) restoreServed(ctx context.Context, s *served, img *image) (took time.Duration, err error) {
 	helpers, err := s.Prepare(ctx, img.dir)
 	defer func() {
 		for _, h := range helpers {
@@ -59,6 +62,12 @@ func (e *Env) restoreMany(ctx context.Context, s *served, img *image) (took time
 	if err != nil {
 		return 0, err
 	}
+	return e.restoreMany(ctx, "tcp://"+s.address+"/"+filepath.Base(img.dir))
+}
+
+// restoreMany restores the image at a place, a directory or an address, many
+// times, and gives the time until the last one is resident.
+func (e *Env) restoreMany(ctx context.Context, place string) (took time.Duration, err error) {
 	dir := e.path("stats")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return 0, err
@@ -67,7 +76,7 @@ func (e *Env) restoreMany(ctx context.Context, s *served, img *image) (took time
 	stats := func(i int) string { return filepath.Join(dir, strconv.Itoa(i)) }
 	begin := time.Now()
 	all, err := copies(manyRestores, true, func(i int) (*copied, error) {
-		return e.copy(ctx, "tcp://"+s.address+"/"+filepath.Base(img.dir), "--stats", stats(i))
+		return e.copy(ctx, place, "--stats", stats(i))
 	})
 	if err != nil {
 		return 0, err
@@ -97,41 +106,24 @@ func untilThere(ctx context.Context, path string) error {
 	}
 }
 
-// copyMany copies a file over many connections, all at once.
-func copyMany(path string) (time.Duration, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// copyMany has a file copied over many connections at once, by processes in C,
+// and gives the time that takes. The receivers keep what they get, or drop it.
+func (e *Env) copyMany(ctx context.Context, path string, keep bool) (time.Duration, error) {
+	bin, err := e.builder.C(ctx, "copy")
 	if err != nil {
 		return 0, err
 	}
-	defer ln.Close()
-	errs := make(chan error, 2*manyRestores)
-	begin := time.Now()
-	for range manyRestores {
-		go func() {
-			conn, err := net.Dial("tcp", ln.Addr().String())
-			if err == nil {
-				var f *os.File
-				if f, err = os.Open(path); err == nil {
-					_, err = io.Copy(conn, f) // sendfile
-					f.Close()
-				}
-				conn.Close()
-			}
-			errs <- err
-		}()
-		conn, err := ln.Accept()
-		if err != nil {
-			return 0, err
-		}
-		go func() {
-			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{conn}, make([]byte, 256<<10))
-			conn.Close()
-			errs <- err
-		}()
+	args := []string{"-n", strconv.Itoa(manyRestores)}
+	if keep {
+		args = append(args, "-k")
 	}
-	var failed []error
-	for range 2 * manyRestores {
-		failed = append(failed, <-errs)
+	text, err := exec.CommandContext(ctx, bin, append(args, path)...).Output()
+	if err != nil {
+		return 0, fmt.Errorf("plain copy in C: %w", err)
 	}
-	return time.Since(begin), errors.Join(failed...)
+	line, ok := lineOf(string(text), "copied")
+	if !ok {
+		return 0, fmt.Errorf("plain copy in C: it did not say how long it took: %q", text)
+	}
+	return time.Duration(numbers(line)["took_ns"]), nil
 }

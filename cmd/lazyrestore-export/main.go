@@ -11,10 +11,10 @@ import (
 	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/criucli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
@@ -66,7 +66,7 @@ func (v *exporter) run(args []string) error {
 		return err
 	}
 	if err := convert.Export(ctx, im, staging); err != nil {
-		return errors.Join(damaged(err), staging.Abort())
+		return errors.Join(criucli.Damaged(err), staging.Abort())
 	}
 	if err := staging.Commit(); err != nil {
 		return err
@@ -76,15 +76,3 @@ func (v *exporter) run(args []string) error {
 	}
 	return nil
 }
-
-// damaged makes an error about a damaged set one of the exit code for damage.
-func damaged(err error) error {
-	if errors.Is(err, imgfile.ErrDamaged) {
-		return damagedError{err}
-	}
-	return err
-}
-
-type damagedError struct{ error }
-
-func (e damagedError) Unwrap() []error { return []error{image.ErrDamaged, e.error} }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/criucli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
@@ -97,7 +98,7 @@ func (v *importer) run(args []string) error {
 	}
 	res, err := v.convert(ctx, set, args[1])
 	if err != nil {
-		return damaged(err)
+		return criucli.Damaged(err)
 	}
 	if v.JSON {
 		return verb.WriteJSON(v.Stdout, result{args[1], res.Digest, res.MemoryBytes, res.ZeroBytes, res.StoredBytes})
@@ -129,15 +130,3 @@ func (v *importer) convert(ctx context.Context, set *imgfile.Dir, path string) (
 	}
 	return res, staging.Commit()
 }
-
-// damaged makes an error about a damaged set one of the exit code for damage.
-func damaged(err error) error {
-	if errors.Is(err, imgfile.ErrDamaged) {
-		return damagedError{err}
-	}
-	return err
-}
-
-type damagedError struct{ error }
-
-func (e damagedError) Unwrap() []error { return []error{image.ErrDamaged, e.error} }

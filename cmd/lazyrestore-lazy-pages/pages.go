@@ -78,8 +78,14 @@ func pageServer(o *criucli.Options) (*lazypages.Server, error) {
 			return nil, err
 		}
 	}
+	dial := func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{Timeout: connectTime}).DialContext(ctx, "tcp", net.JoinHostPort(host, o.Port))
+	}
+	if o.Socket >= 0 {
+		dial = inherited(o.Socket)
+	}
 	s.Dial = func(ctx context.Context) (net.Conn, error) {
-		conn, err := dialPageServer(ctx, o, host)
+		conn, err := dial(ctx)
 		if err != nil || secure == nil {
 			return conn, err
 		}
@@ -88,17 +94,23 @@ func pageServer(o *criucli.Options) (*lazypages.Server, error) {
 	return s, nil
 }
 
-// dialPageServer connects, or takes the connection that was inherited.
-func dialPageServer(ctx context.Context, o *criucli.Options, host string) (net.Conn, error) {
-	if o.Socket < 0 {
-		return (&net.Dialer{Timeout: connectTime}).DialContext(ctx, "tcp", net.JoinHostPort(host, o.Port))
+// inherited takes the connection that was handed down (--ps-socket), once: from
+// then on its number may be something else's, a userfaultfd's even, the
+// closing of which would make zeros of memory.
+func inherited(fd int) func(context.Context) (net.Conn, error) {
+	taken := false
+	return func(context.Context) (net.Conn, error) {
+		if taken {
+			return nil, fmt.Errorf("--ps-socket %d: the connection is lost, and there is no other", fd)
+		}
+		taken = true
+		f := os.NewFile(uintptr(fd), "--ps-socket")
+		if f == nil {
+			return nil, fmt.Errorf("--ps-socket %d: no descriptor", fd)
+		}
+		defer f.Close()
+		return net.FileConn(f)
 	}
-	f := os.NewFile(uintptr(o.Socket), "--ps-socket")
-	if f == nil {
-		return nil, fmt.Errorf("--ps-socket %d: no descriptor", o.Socket)
-	}
-	defer f.Close()
-	return net.FileConn(f)
 }
 
 // handshake makes a connection a secure one.

@@ -19,10 +19,13 @@ import (
 // connection is lost, reads fail, and the next one makes another; CRIU's own
 // server has ended by then, ours has not.
 type Server struct {
-	// Dial makes a connection.
+	// Dial makes a connection: at first, and when one is lost, never two at once.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Dialect is the server's: it cannot be found out.
 	Dialect pagexfer.Dialect
+	// Patience is how long a reply may take, a minute if zero, before the
+	// connection counts as lost.
+	Patience time.Duration
 
 	once       sync.Once
 	background chan struct{} // has a token for each read in the background
@@ -38,6 +41,9 @@ const (
 	maxAsk = 256 << 10
 	// leaveTime is how long a server may take to say good-bye.
 	leaveTime = 5 * time.Second
+	// defaultPatience is Server.Patience unless said: for 256 KiB, and what is
+	// asked for before them.
+	defaultPatience = time.Minute
 )
 
 // read fills what is asked for. It may be called concurrently.
@@ -77,7 +83,10 @@ func (s *Server) linked(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.link = &link{conn: conn, client: pagexfer.NewClient(conn, s.Dialect), over: make(chan struct{})}
+	s.link = &link{conn: conn, client: pagexfer.NewClient(conn, s.Dialect), patience: s.Patience, over: make(chan struct{})}
+	if s.link.patience <= 0 {
+		s.link.patience = defaultPatience
+	}
 	s.link.changed.L = &s.link.mu
 	go s.link.receive()
 	return s.link, nil
@@ -110,8 +119,10 @@ func (s *Server) Close() error {
 type link struct {
 	conn   net.Conn
 	client *pagexfer.Client
-	over   chan struct{} // closed when receive has ended; then err is set
-	err    error
+
+	patience time.Duration
+	over     chan struct{} // closed when receive has ended; then err is set
+	err      error
 
 	sending sync.Mutex // over Request, so that waiters have the order of requests
 	mu      sync.Mutex
@@ -179,6 +190,11 @@ func (l *link) receive() {
 	defer close(l.over)
 	b := make([]byte, maxAsk)
 	for l.awaited() {
+		// One that never answers would have those wait for ever who could ask anew.
+		if err := l.conn.SetReadDeadline(time.Now().Add(l.patience)); err != nil {
+			l.err = err
+			return
+		}
 		_, pages, err := l.client.Receive(b)
 		if err != nil {
 			l.err = fmt.Errorf("connection lost: %w", err)

@@ -91,6 +91,9 @@ func (s *Set) Within(r Range) iter.Seq[Range] {
 // All yields the set's ranges in order.
 func (s *Set) All() iter.Seq[Range] { return slices.Values(s.r) }
 
+// Count is how many ranges All yields.
+func (s *Set) Count() int { return len(s.r) }
+
 // Len is the number of addresses in the set.
 func (s *Set) Len() uint64 {
 	var n uint64

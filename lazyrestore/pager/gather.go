@@ -68,7 +68,7 @@ func (r *reader) admit(a *arrival) error {
 	if i := slices.IndexFunc(r.expected, func(s *space) bool { return s.model == m }); i >= 0 {
 		s = r.expected[i]
 		r.expected = slices.Delete(r.expected, i, i+1)
-		s.u, s.mem = a.u, a.u
+		s.u, s.mem = a.u, orderly{a.u, m}
 		s.settleGone(r.table)
 	} else {
 		s = newSpace(r.table, m, a.u, a.u, nil)

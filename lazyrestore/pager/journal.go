@@ -109,7 +109,7 @@ func (j *journal) compact(w *world) error {
 
 // room makes sure that a batch of events fits.
 func (j *journal) room(w *world) error {
-	if len(j.log)-j.pos >= batch+maxKeptCalls+2 {
+	if len(j.log)-j.pos >= batch+maxKeptCalls+4 { // a note of our own before them
 		return nil
 	}
 	return j.compact(w)
@@ -137,6 +137,10 @@ func (j *journal) keep(n int) {
 
 // drop notes that space is no longer served. The caller has made room.
 func (j *journal) drop(space uint32) { j.note(space, slotDrop, 0) }
+
+// force notes that the early events of space are taken as they are. The caller
+// has made room.
+func (j *journal) force(space uint32) { j.note(space, slotForce, 0) }
 
 // came notes that space, which was expected, is there, and fd its userfaultfd.
 // The caller has made room.

@@ -2,6 +2,7 @@ package pager
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
@@ -17,6 +18,7 @@ const (
 	eventUnmap                       // from is gone
 	eventDrop                        // the pager has let the space go: all resident, or the process has ended
 	eventCame                        // the space that was expected is there
+	eventForce                       // what is early has waited for too long
 )
 
 // An event is one record of the log. Which fields count depends on the kind.
@@ -36,6 +38,8 @@ type model struct {
 	pid int    // 0 for a forked child, whose pid no event tells
 	layout
 	registered page.Set // where faults may come from, as far as is known
+	leaving    page.Set // of that: what has moved away, and is not said to be unmapped yet
+	held       []event  // that are early, as they were told
 	// gone collects the image ranges that events have cut out of the layout,
 	// for whoever keeps books on them; a replay has no use for it.
 	gone []page.Range
@@ -67,19 +71,31 @@ func (w *world) find(id uint32) *model {
 	return nil
 }
 
-// apply changes the world as e, an event of the space id, says. For a fork it
-// returns the child. An event of a space that is not there is an error: the
+// apply changes the world as e, an event of the space id, says, or holds e until
+// it may. For a fork it returns the child. An event of a space that is not there is an error: the
 // order of the log is broken.
 func (w *world) apply(id uint32, e event) (*model, error) {
 	m := w.find(id)
 	if m == nil {
 		return nil, fmt.Errorf("event %d of space %d, which is not there", e.kind, id)
 	}
+	if m.isEarly(&e, m.held) {
+		w.hold(m, e)
+		return nil, nil
+	}
+	child, err := w.change(m, e)
+	w.follow(m)
+	return child, err
+}
+
+// change does what e, of m, says.
+func (w *world) change(m *model, e event) (child *model, err error) {
 	switch e.kind {
 	case eventFork:
-		child := &model{id: w.next, fd: e.fd, layout: m.layout.clone(), registered: m.registered.Clone()}
+		child := m.fork(w.next, e.fd)
 		w.next++
 		w.spaces = append(w.spaces, child)
+		w.force(child) // nothing that it waits for will be told of the child
 		return child, nil
 	case eventRemap:
 		m.remap(e.from, e.to)
@@ -88,8 +104,11 @@ func (w *world) apply(id uint32, e event) (*model, error) {
 	case eventUnmap:
 		m.forget(e.from)
 		m.registered.Remove(e.from)
+		m.leaving.Remove(e.from)
 	case eventCame:
 		m.fd = e.fd
+	case eventForce:
+		w.force(m)
 	case eventDrop:
 		for i := range w.spaces {
 			if w.spaces[i] == m {
@@ -98,9 +117,16 @@ func (w *world) apply(id uint32, e event) (*model, error) {
 			}
 		}
 	default:
-		return nil, fmt.Errorf("unknown event %d of space %d", e.kind, id)
+		return nil, fmt.Errorf("unknown event %d of space %d", e.kind, m.id)
 	}
 	return nil, nil
+}
+
+func (m *model) fork(id uint32, fd int) *model {
+	return &model{
+		id: id, fd: fd, layout: m.layout.clone(),
+		registered: m.registered.Clone(), leaving: m.leaving.Clone(), held: slices.Clone(m.held),
+	}
 }
 
 // forget cuts r out of the layout and returns what was there.
@@ -123,8 +149,10 @@ func (m *model) remap(from page.Range, to page.Addr) {
 	// where it does not.
 	dest := page.RangeOf(to, from.Len())
 	m.registered.Remove(dest)
+	m.leaving.Remove(dest)
 	for _, r := range moved {
 		m.registered.Add(r.Shift(to - from.Start))
+		m.leaving.Add(r)
 	}
 }
 

@@ -101,8 +101,10 @@ func TestLayoutFollowsEvents(t *testing.T) {
 			if e.kind == eventFork {
 				continue
 			}
-			if _, err := w.apply(0, e); err != nil {
-				t.Fatal(err)
+			for _, e := range told(e) {
+				if _, err := w.apply(0, e); err != nil {
+					t.Fatal(err)
+				}
 			}
 			ref.apply(e)
 			ref.check(t, &m.layout)
@@ -123,6 +125,15 @@ func TestLayoutFollowsEvents(t *testing.T) {
 			t.Fatalf("places of %v (-want +got):\n%s", r, diff)
 		}
 	})
+}
+
+// told is what the kernel tells of one call: of a move also that its place was
+// made free, and what it has left.
+func told(e event) []event {
+	if e.kind != eventRemap {
+		return []event{e}
+	}
+	return []event{{kind: eventUnmap, from: e.into()}, e, {kind: eventUnmap, from: e.from}}
 }
 
 func (ref reference) apply(e event) {

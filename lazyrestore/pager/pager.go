@@ -350,7 +350,8 @@ func (p *Pager) Lost() <-chan struct{} { return p.lost.first }
 
 // Remaining is what the process that Serve was given still misses: each
 // mapping is pages that are only in the image, or zero where that could not be
-// told in time. It is empty before Serve and once the process is resident. While Serve runs pages come in, so what is
+// told in time. It is empty before Serve, once the process is resident, and for the moment in
+// which it is not told yet what has moved where. While Serve runs pages come in, so what is
 // listed may be there by the time it is looked at, but never the other way.
 func (p *Pager) Remaining() []page.Mapping {
 	p.mu.Lock()
@@ -364,7 +365,7 @@ func (p *Pager) Remaining() []page.Mapping {
 	se.gate.enter()
 	defer se.gate.leave()
 	for _, s := range *se.spaces.Load() {
-		if s.id == 0 && !s.ended.Load() {
+		if s.id == 0 && !s.ended.Load() && len(s.held) == 0 {
 			s.missing(se.pages, func(m page.Mapping) {
 				if k := len(list) - 1; k >= 0 && joins(list[k], m) {
 					list[k].End = m.End

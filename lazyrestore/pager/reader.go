@@ -150,6 +150,9 @@ func (r *reader) read(s *space) (int, error) {
 	if err := r.journal.room(r.world); err != nil {
 		return 0, err
 	}
+	if err := r.waitForEarly(s); err != nil {
+		return 0, err
+	}
 	slots, seen := r.slots(s)
 	if len(slots) == 0 {
 		return 0, nil
@@ -185,7 +188,7 @@ type seenCalls struct {
 	kept, removed page.Set
 }
 
-// judge says whether e leaves memory its content.
+// judge says whether e leaves shared memory its content.
 func (c *seenCalls) judge(e *event) error {
 	e.kept = c.kept.Covers(e.from)
 	if e.kind == eventRemove && c.looked && !e.kept && !c.removed.Covers(e.from) {
@@ -232,12 +235,15 @@ func (r *reader) changed(s *space, m *uffd.Msg, seen seenCalls) error {
 	if err != nil {
 		return fmt.Errorf("event of process %d: %w", s.pid, err)
 	}
-	if s.shares(e.from) {
-		if err := seen.judge(&e); err != nil {
-			r.loseUnseen(s, e.from, err)
-			return nil
-		}
+	if err := seen.judge(&e); err != nil && s.shares(e.from) {
+		r.loseUnseen(s, e.from, err)
+		return nil
 	}
+	return r.change(s, e)
+}
+
+// change applies an event to the world, and to the books. The gate is shut.
+func (r *reader) change(s *space, e event) error {
 	child, err := r.world.apply(s.id, e)
 	if err != nil {
 		return err
@@ -274,6 +280,10 @@ func (r *reader) serve() {
 		r.queue, r.head = r.queue[:0], 0
 	}
 	if f.s.ended.Load() {
+		return
+	}
+	if len(f.s.held) > 0 {
+		r.finish(f, retry) // nobody knows what is where
 		return
 	}
 	r.watch.begin()

@@ -42,6 +42,8 @@ func (r *reader) rest() error {
 		timeout = time.Duration(streamParkTime)
 	case len(r.later) > 0:
 		timeout = laterPause
+	case slices.ContainsFunc(spaces, func(s *space) bool { return len(s.held) > 0 }):
+		timeout = time.Duration(earlyPatience)
 	}
 	r.parking.Store(len(r.parked) > 0)
 	r.resting.Store(true)

@@ -30,15 +30,16 @@ type space struct {
 	hasLost atomic.Bool
 
 	// Of the reader.
-	ramp     ramp
-	lastWake page.Addr
-	wakes    int
+	ramp       ramp
+	earlySince int64 // when events began to be held; 0: none are
+	lastWake   page.Addr
+	wakes      int
 }
 
 // newSpace begins to serve m, that of a child which parent has forked, or of
 // nobody's child: nil.
 func newSpace(t *table, m *model, u *uffd.FD, mem memory, parent *space) *space {
-	s := &space{model: m, u: u, mem: mem, order: newOrder(t.Frames())}
+	s := &space{model: m, u: u, mem: orderly{mem, m}, order: newOrder(t.Frames())}
 	if parent != nil {
 		s.done, s.lost = parent.done.clone(), parent.lost.clone()
 		s.hasLost.Store(parent.hasLost.Load())

@@ -34,7 +34,7 @@ import (
 // without being wiped.
 const (
 	stateMagic   = "lzrpager"
-	stateVersion = 1
+	stateVersion = 2
 	headerBytes  = 4096
 	slotBytes    = 32
 
@@ -52,6 +52,7 @@ const (
 	slotSpace  = 0xf0 // u32 at 8: id of the space whose events follow
 	slotDrop   = 0xf1 // the space is no longer served
 	slotCame   = 0xf3 // u32 at 8: the uffd of the space, which was expected
+	slotForce  = 0xf4 // what is early is taken as it was told (early.go)
 	slotKept   = 0xf2 // start, end: shared memory that the REMOVE to come leaves its content (advice_linux.go)
 )
 
@@ -133,6 +134,8 @@ func parseSlot(slot []byte) (event, error) {
 		return event{kind: eventCame, fd: int(int32(uint32(a)))}, nil
 	case slotDrop:
 		return event{kind: eventDrop}, nil
+	case slotForce:
+		return event{kind: eventForce}, nil
 	case slotRemap:
 		e = event{kind: eventRemap, from: page.RangeOf(page.Addr(a), c), to: page.Addr(b)}
 		if page.RangeOf(e.to, c).Empty() || e.to%page.Size != 0 {
@@ -152,11 +155,12 @@ func parseSlot(slot []byte) (event, error) {
 }
 
 // A snapshot is: next id u32, spaces u32; per space: id u32, fd u32, pid u32,
-// mappings u32, registered ranges u32, zero u32; per mapping: start, end,
-// image address, page size with bit 0 for shared, u64 each; per range: start,
-// end, u64 each.
+// mappings u32, registered ranges u32, leaving ranges u32, held events u32, zero u32; per
+// mapping: start, end, image address, page size with bit 0 for shared, u64 each; per
+// range: start, end, u64 each; per event: a slot, with 1 in its second byte where
+// shared memory keeps its content.
 const (
-	spaceBytes   = 24
+	spaceBytes   = 32
 	mappingBytes = 32
 	rangeBytes   = 16
 )
@@ -164,44 +168,53 @@ const (
 func snapshotBytes(w *world) int {
 	n := 8
 	for _, m := range w.spaces {
-		n += spaceBytes + mappingBytes*len(m.byProc)
-		for range m.registered.All() {
-			n += rangeBytes
-		}
+		n += spaceBytes + mappingBytes*len(m.byProc) + rangeBytes*(m.registered.Count()+m.leaving.Count()) + slotBytes*len(m.held)
 	}
 	return n
 }
 
 func appendSnapshot(b []byte, w *world) []byte {
-	u32 := func(v uint32) { b = order64.AppendUint32(b, v) }
-	u64 := func(v uint64) { b = order64.AppendUint64(b, v) }
-	u32(w.next)
-	u32(uint32(len(w.spaces)))
+	b = order32.AppendUint32(b, w.next)
+	b = order32.AppendUint32(b, uint32(len(w.spaces)))
 	for _, m := range w.spaces {
-		ranges := uint32(0)
-		for range m.registered.All() {
-			ranges++
+		b = appendSpace(b, m)
+	}
+	return b
+}
+
+func appendSpace(b []byte, m *model) []byte {
+	for _, v := range []int{int(m.id), m.fd, m.pid, len(m.byProc), m.registered.Count(), m.leaving.Count(), len(m.held), 0} {
+		b = order32.AppendUint32(b, uint32(int32(v)))
+	}
+	u64 := func(list ...uint64) {
+		for _, v := range list {
+			b = order64.AppendUint64(b, v)
 		}
-		u32(m.id)
-		u32(uint32(int32(m.fd)))
-		u32(uint32(int32(m.pid)))
-		u32(uint32(len(m.byProc)))
-		u32(ranges)
-		u32(0)
-		for _, p := range m.byProc {
-			size := p.PageSize
-			if p.Shared {
-				size |= 1
-			}
-			u64(uint64(p.Start))
-			u64(uint64(p.End))
-			u64(uint64(p.Image))
-			u64(size)
+	}
+	for _, p := range m.byProc {
+		size := p.PageSize
+		if p.Shared {
+			size |= 1
 		}
-		for r := range m.registered.All() {
-			u64(uint64(r.Start))
-			u64(uint64(r.End))
+		u64(uint64(p.Start), uint64(p.End), uint64(p.Image), size)
+	}
+	for _, set := range []*page.Set{&m.registered, &m.leaving} {
+		for r := range set.All() {
+			u64(uint64(r.Start), uint64(r.End))
 		}
+	}
+	for _, e := range m.held {
+		first, second, third := uint64(slotUnmap), uint64(e.from.End), uint64(0)
+		switch e.kind {
+		case eventRemap:
+			first, second, third = slotRemap, uint64(e.to), e.from.Len()
+		case eventRemove:
+			first = slotRemove
+		}
+		if e.kept {
+			first |= 1 << 8
+		}
+		u64(first, uint64(e.from.Start), second, third)
 	}
 	return b
 }
@@ -236,9 +249,9 @@ func parseSpace(b []byte) (m *model, rest []byte, err error) {
 		return nil, nil, fmt.Errorf("%w: snapshot ends in a space", errState)
 	}
 	m = &model{id: order64.Uint32(b), fd: int(int32(order64.Uint32(b[4:]))), pid: int(int32(order64.Uint32(b[8:])))}
-	maps, ranges := uint64(order64.Uint32(b[12:])), uint64(order64.Uint32(b[16:]))
+	maps, registered, leaving, held := uint64(order64.Uint32(b[12:])), uint64(order64.Uint32(b[16:])), uint64(order64.Uint32(b[20:])), uint64(order64.Uint32(b[24:]))
 	b = b[spaceBytes:]
-	if uint64(len(b)) < maps*mappingBytes+ranges*rangeBytes {
+	if uint64(len(b)) < maps*mappingBytes+(registered+leaving)*rangeBytes+held*slotBytes {
 		return nil, nil, fmt.Errorf("%w: snapshot ends in space %d", errState, m.id)
 	}
 	list := make([]page.Mapping, maps)
@@ -255,13 +268,29 @@ func parseSpace(b []byte) (m *model, rest []byte, err error) {
 	if m.layout, err = newLayout(list); err != nil {
 		return nil, nil, fmt.Errorf("%w: space %d: %w", errState, m.id, err)
 	}
-	for range ranges {
+	for i := range registered + leaving {
 		r := page.Range{Start: page.Addr(order64.Uint64(b)), End: page.Addr(order64.Uint64(b[8:]))}
 		if r.Empty() {
 			return nil, nil, fmt.Errorf("%w: space %d: range %v", errState, m.id, r)
 		}
-		m.registered.Add(r)
+		if i < registered {
+			m.registered.Add(r)
+		} else {
+			m.leaving.Add(r)
+		}
 		b = b[rangeBytes:]
+	}
+	for range held {
+		e, err := parseSlot(b[:slotBytes])
+		if err != nil {
+			return nil, nil, err
+		}
+		if e.kind != eventRemap && e.kind != eventRemove && e.kind != eventUnmap {
+			return nil, nil, fmt.Errorf("%w: event %d of space %d is held", errState, e.kind, m.id)
+		}
+		e.kept = b[1] == 1
+		m.held = append(m.held, e)
+		b = b[slotBytes:]
 	}
 	return m, b, nil
 }

@@ -2,6 +2,7 @@ package pager
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -40,7 +41,7 @@ func (j *journal) write(t *rapid.T, space uint32, e event) {
 		order64.PutUint64(b[8:], uint64(e.from.Start))
 		order64.PutUint64(b[16:], uint64(e.from.End))
 		b[0] = slotRemove + byte(e.kind-eventRemove)
-	case eventDrop, eventCame:
+	case eventDrop, eventCame, eventForce:
 		t.Fatal("nothing tells of those but the journal itself")
 	}
 	if n+1 < len(slots) {
@@ -66,10 +67,12 @@ func plainWorld(w *world) any {
 		FD, Pid    int
 		Maps       []page.Mapping
 		Registered []page.Range
+		Leaving    []page.Range
+		Held       string
 	}
 	var list []space
 	for _, m := range w.spaces {
-		list = append(list, space{m.id, m.fd, m.pid, append([]page.Mapping(nil), m.byProc...), slices.Collect(m.registered.All())})
+		list = append(list, space{m.id, m.fd, m.pid, append([]page.Mapping(nil), m.byProc...), slices.Collect(m.registered.All()), slices.Collect(m.leaving.All()), fmt.Sprint(m.held)})
 	}
 	return list
 }
@@ -94,10 +97,14 @@ func TestReplayIsTheWorld(t *testing.T) {
 				t.Fatal(err)
 			}
 			e := drawEvent(t)
-			if rapid.IntRange(0, 9).Draw(t, "drop") == 0 {
+			switch rapid.IntRange(0, 9).Draw(t, "note") {
+			case 0:
 				e = event{kind: eventDrop}
 				j.drop(id)
-			} else {
+			case 1:
+				e = event{kind: eventForce}
+				j.force(id)
+			default:
 				j.write(t, id, e)
 			}
 			if _, err := w.apply(id, e); err != nil {

@@ -172,6 +172,40 @@ static void changes(int argc, char **argv)
 	}
 }
 
+/* Blocks that threads move at the same time, to places of the kernel's choice:
+ * often those that another thread's block has just left. */
+enum { MOVERS = 4, BLOCKS = 64, BLOCK = 4 * PAGE, MOVES = 12 };
+static char *block[MOVERS][BLOCKS];
+
+static void *mover(void *argument)
+{
+	char **mine = block[(uintptr_t)argument];
+	for (int i = 0; i < MOVES * BLOCKS; i++) {
+		char **b = &mine[i % BLOCKS];
+		char *to = mmap(NULL, BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		CHECK(to != MAP_FAILED && mremap(*b, BLOCK, BLOCK, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+		*b = to;
+	}
+	return NULL;
+}
+
+static void movers(int argc, char **argv)
+{
+	pthread_t thread[MOVERS];
+	size = MOVERS * BLOCKS * BLOCK;
+	build(0, argv);
+	for (int i = 0; i < MOVERS * BLOCKS; i++)
+		block[i % MOVERS][i / MOVERS] = memory + i * BLOCK;
+	stop();
+	for (uintptr_t i = 0; i < MOVERS; i++)
+		CHECK(pthread_create(&thread[i], NULL, mover, (void *)i) == 0);
+	for (int i = 0; i < MOVERS; i++)
+		CHECK(pthread_join(thread[i], NULL) == 0);
+	for (int i = 0; i < MOVERS * BLOCKS; i++)
+		if (differs(block[i % MOVERS][i / MOVERS], BLOCK, 1 + i * BLOCK / 8) != -1)
+			bad("block %d of mover %d is wrong", i / MOVERS, i % MOVERS);
+}
+
 static void grow(int depth)
 {
 	volatile char local[32 << 10];
@@ -252,6 +286,6 @@ static void works(int argc, char **argv)
 
 const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
-	{"execs", execs}, {"hello", hello}, {"exits", exits}, {"changes", changes}, {"grows", grows},
+	{"execs", execs}, {"hello", hello}, {"exits", exits}, {"changes", changes}, {"grows", grows}, {"movers", movers},
 	{"kernel-copies", kernel_copies}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

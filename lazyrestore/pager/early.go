@@ -1,0 +1,154 @@
+package pager
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// The kernel tells of an munmap or an mremap when it has let go of the address
+// space, each thread waits for its own event alone, and an mremap is told in two: the
+// move, then that nothing is left where it came from. So what two threads did may be
+// told in the wrong order: memory comes to a place, of the kernel's own choice even,
+// before it is told that what was there has left. Such an event is early. It is
+// held until its place is said to be free, and with it what happened to the
+// same memory later.
+//
+// Nothing is copied into the space meanwhile. The kernel would refuse it anyway
+// as long as a change is not told (EAGAIN), but a place may also be taken in
+// our books alone, after a change that the kernel does not tell: then nothing comes, and
+// after earlyPatience the events are taken as they are.
+const (
+	earlyPatience = int64(50 * time.Millisecond)
+	// maxEarly is far more than the threads of a program do in that time.
+	maxEarly = 256
+)
+
+// into is where an event brings memory; empty for all but a move.
+func (e *event) into() page.Range {
+	if e.kind != eventRemap {
+		return page.Range{}
+	}
+	return page.RangeOf(e.to, e.from.Len())
+}
+
+// isEarly reports whether e, which was told after the events of held, and those are
+// early, is early too.
+func (m *model) isEarly(e *event, held []event) bool {
+	switch e.kind {
+	case eventRemap, eventRemove, eventUnmap:
+	default:
+		return false
+	}
+	for i := range held {
+		h := &held[i]
+		switch {
+		case e.from.Overlaps(h.from):
+			return true // it is of what h moves, or of what follows that
+		case e.into().Overlaps(h.into()):
+			return true
+		case !e.from.Overlaps(h.into()):
+		case e.kind == eventRemove, !overlaps(&m.registered, e.from):
+			return true // it is of what h brings: nothing else is there to go
+		case overlaps(&m.leaving, e.from):
+			// What was there has moved away: h waits for an UNMAP, and anything
+			// else is of what h brings.
+			return e.kind != eventUnmap
+		}
+	}
+	return overlaps(&m.registered, e.into())
+}
+
+func overlaps(s *page.Set, r page.Range) bool {
+	for range s.Within(r) {
+		return true
+	}
+	return false
+}
+
+// hold keeps an early event.
+func (w *world) hold(m *model, e event) {
+	m.held = append(m.held, e)
+	if len(m.held) > maxEarly {
+		w.force(m)
+	}
+}
+
+// follow applies the events that are early no more.
+func (w *world) follow(m *model) {
+	for i := 0; i < len(m.held); {
+		if m.isEarly(&m.held[i], m.held[:i]) {
+			i++
+			continue
+		}
+		w.next1(m, i)
+		i = 0
+	}
+}
+
+// force applies all events that are held, in the order in which they were told
+// as far as need be.
+func (w *world) force(m *model) {
+	for len(m.held) > 0 {
+		w.next1(m, 0)
+		w.follow(m)
+	}
+}
+
+func (w *world) next1(m *model, i int) {
+	e := m.held[i]
+	m.held = slices.Delete(m.held, i, i+1)
+	w.change(m, e)
+}
+
+// waitForEarly takes the early events of s as they are when they have waited for
+// too long. The gate is shut.
+func (r *reader) waitForEarly(s *space) error {
+	if len(s.held) == 0 {
+		s.earlySince = 0
+		return nil
+	}
+	now := r.now()
+	if s.earlySince == 0 {
+		s.earlySince = now
+	}
+	if now-s.earlySince < earlyPatience {
+		return nil
+	}
+	r.log.Debug("events came in no order that makes sense", "space", s.id, "held", len(s.held))
+	s.earlySince = 0
+	r.journal.force(s.id)
+	return r.change(s, event{kind: eventForce})
+}
+
+// orderly is the memory of a space into which nothing is copied as long as
+// events are held.
+type orderly struct {
+	memory
+	m *model
+}
+
+func (o orderly) Copy(dst uint64, src []byte, mode uffd.CopyMode) (int64, error) {
+	if len(o.m.held) > 0 {
+		return 0, unix.EAGAIN
+	}
+	return o.memory.Copy(dst, src, mode)
+}
+
+func (o orderly) Zero(start, length uint64, mode uffd.CopyMode) (int64, error) {
+	if len(o.m.held) > 0 {
+		return 0, unix.EAGAIN
+	}
+	return o.memory.Zero(start, length, mode)
+}
+
+func (o orderly) Poison(start, length uint64, mode uffd.CopyMode) (int64, error) {
+	if len(o.m.held) > 0 {
+		return 0, unix.EAGAIN
+	}
+	return o.memory.Poison(start, length, mode)
+}

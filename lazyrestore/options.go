@@ -115,11 +115,11 @@ type RestoreOptions struct {
 	Logger   *slog.Logger // nil: no log
 }
 
-// RestoreResult is what is known of a Restore at the first instruction.
+// RestoreResult is what is known of a Restore once the process runs.
 type RestoreResult struct {
 	PID        int      `json:"pid"`
 	InnerPID   int      `json:"inner_pid,omitempty"` // in its own pid namespace, where it has one
-	TTFIMicros int64    `json:"ttfi_us"`
+	TTFIMicros int64    `json:"ttfi_us"`             // until the first thread was let go; the others may have followed it
 	Mappings   int      `json:"mappings"`
 	Threads    int      `json:"threads"`
 	LazyBytes  uint64   `json:"lazy_bytes"`

@@ -45,7 +45,7 @@ type Process struct {
 
 // Restore brings the process of the image at path back to life, a directory or
 // an address of page servers (OpenSource), with
-// its old process id (see RestoreOptions.PIDNamespace), and returns when it runs. Its memory is missing then
+// its old process id (see RestoreOptions.PIDNamespace), and returns when all its threads run. Its memory is missing then
 // (unless opts.Eager); a pager brings it, until all is there or the process
 // has ended.
 //
@@ -342,11 +342,10 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 	if built.UFFD == nil || p.pager == nil {
 		close(p.resident)
 		close(p.ended)
-		if err := r.let(built); err != nil {
+		if err := p.let(r, built); err != nil {
 			built.Kill()
 			return errors.Join(err, r.discard())
 		}
-		p.result.TTFIMicros = time.Since(p.begin).Microseconds()
 		return nil
 	}
 	target := pager.Target{Pid: p.pid, PidFD: p.pidfd}
@@ -379,11 +378,10 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		}
 		filled()
 	}
-	if err := r.let(built); err != nil {
+	if err := p.let(r, built); err != nil {
 		p.abort(r, built)
 		return err
 	}
-	p.result.TTFIMicros = time.Since(p.begin).Microseconds()
 	p.listen(r)
 	return nil
 }
@@ -401,17 +399,18 @@ func (p *Process) abort(r *restorer, built *native.Process) {
 }
 
 // let lets the process go.
-func (r *restorer) let(built *native.Process) error {
+func (p *Process) let(r *restorer, built *native.Process) error {
 	if r.opts.BeforeRun != nil {
 		waited := r.opts.Trace.Begin(0, "wait for the caller")
 		r.opts.BeforeRun()
 		waited()
 	}
 	detached := r.opts.Trace.Begin(0, "detach")
-	err := built.Run()
-	detached()
-	r.opts.Trace.Mark(0, "the process runs")
-	return err
+	return built.Run(func() {
+		detached()
+		r.opts.Trace.Mark(0, "the process runs")
+		p.result.TTFIMicros = time.Since(p.begin).Microseconds()
+	})
 }
 
 // serve runs the pager until it has left.

@@ -10,44 +10,53 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
-// setRegisters gives every thread what only a tracer can give: the other
-// threads are seized out of their sleep, all at once; the leader, which stands
-// at the end of its table, unmaps the last of the restore from the process,
-// through the vDSO's own system call instruction, before it gets its own.
+// setRegisters gives threads what only a tracer can give: those of the others
+// for which the first waits are seized out of their sleep, all at once; the
+// leader, which stands at the end of its table, gets its own last. Who is last of
+// all, it or one of those that come later, unmaps the last of the restore from
+// the process, through the vDSO's own system call instruction.
 func (b *builder) setRegisters(p *Process) error {
-	return p.tracer.Do(func() error { return b.setAll(p.tracer) })
+	return p.tracer.Do(func() error { return b.setAll(p) })
 }
 
-func (b *builder) setAll(tr *proc.Tracer) error {
-	st := b.st
+func (b *builder) setAll(p *Process) error {
+	st, tr := b.st, p.tracer
 	if err := b.findThreads(); err != nil {
 		return err
 	}
-	if err := tr.SeizeThreads(b.pid, b.tids[1:]); err != nil {
+	own, err := b.processor(tr, b.pid)
+	if err != nil {
+		return err
+	}
+	first, rest := b.partThreads(own)
+	if err := tr.SeizeThreads(b.pid, b.tidsOf(first)); err != nil {
 		return fmt.Errorf("seize the new threads: %w", err)
 	}
-	for i := range st.Threads[1:] {
-		th := &st.Threads[i+1]
+	for _, i := range first {
+		th := &st.Threads[i]
 		regs := resume(th.Regs)
 		if th.Sleep.Call != 0 {
 			var err error
-			if regs, err = b.asleep(tr, i+1); err != nil {
+			if regs, err = b.asleep(tr, i); err != nil {
 				return err
 			}
 		}
-		if err := b.setThread(tr, b.tids[i+1], th, &regs); err != nil {
+		if err := b.setThread(tr, b.tids[i], th, &regs); err != nil {
 			return err
 		}
 	}
-	return b.setLeader(tr)
+	if len(rest) > 0 {
+		p.later = &later{b, rest}
+		if err := p.later.hold(tr); err != nil {
+			return err
+		}
+	}
+	return b.setLeader(p)
 }
 
-func (b *builder) setLeader(tr *proc.Tracer) error {
-	st := b.st
+func (b *builder) setLeader(p *Process) error {
+	st, tr := b.st, p.tracer
 	leader := &st.Threads[0]
-	if err := b.processor(tr, b.pid); err != nil {
-		return err
-	}
 	if err := b.setDumpable(tr, b.pid); err != nil {
 		return err
 	}
@@ -55,7 +64,13 @@ func (b *builder) setLeader(tr *proc.Tracer) error {
 	if err != nil {
 		return err
 	}
-	if err := b.unmapProgram(tr, b.pid); err != nil {
+	if p.later == nil {
+		err = b.leaveProgram(tr, b.pid, unix.SYS_MUNMAP)
+	} else {
+		// What a process makes that runs before the others have left has no use for it.
+		err = b.leaveProgram(tr, b.pid, unix.SYS_MADVISE, unix.MADV_DONTFORK)
+	}
+	if err != nil {
 		return err
 	}
 	if st.Session.Stopped {
@@ -76,20 +91,20 @@ func (b *builder) setLeader(tr *proc.Tracer) error {
 }
 
 // processor refuses a processor without a feature that the program may have
-// found on the old one, whether a register of it is live now or not.
-func (b *builder) processor(tr *proc.Tracer, tid int) error {
-	state, err := tr.GetXState(tid)
-	if err != nil {
-		return err
+// found on the old one, whether a register of it is live now or not. It gives
+// the extended registers that a process has here.
+func (b *builder) processor(tr *proc.Tracer, tid int) (own []byte, err error) {
+	if own, err = tr.GetXState(tid); err != nil {
+		return nil, err
 	}
-	lacks := b.st.XFeatures &^ xfeatures(state)
+	lacks := b.st.XFeatures &^ xfeatures(own)
 	if lacks == 0 {
-		return nil
+		return own, nil
 	}
 	var r reasons
 	r.add("the processor", fmt.Sprintf("it lacks extended registers that the program knows of (xsave features %#x)", lacks),
 		"restore on a machine with the features that inspect shows")
-	return r.err()
+	return nil, r.err()
 }
 
 func (b *builder) setThread(tr *proc.Tracer, tid int, th *Thread, regs *proc.Regs) error {
@@ -116,13 +131,15 @@ func (b *builder) setThread(tr *proc.Tracer, tid int, th *Thread, regs *proc.Reg
 	return nil
 }
 
-// unmapProgram has the leader unmap the mapping that holds its own code.
-func (b *builder) unmapProgram(tr *proc.Tracer, tid int) error {
+// leaveProgram has a thread make its last call with the program's mapping, from
+// outside of it.
+func (b *builder) leaveProgram(tr *proc.Tracer, tid int, call uint64, more ...uint64) error {
 	insn, err := b.syscallInsn()
 	if err != nil {
 		return err
 	}
-	ret, err := tr.FinalSyscall(tid, insn, unix.SYS_MUNMAP, b.prog.base, uint64(len(b.prog.buf)))
+	args := append([]uint64{b.prog.base, uint64(len(b.prog.buf))}, more...)
+	ret, err := tr.FinalSyscall(tid, insn, call, args...)
 	if errno, failed := proc.Errno(ret); err == nil && failed {
 		err = errno
 	}
@@ -132,11 +149,21 @@ func (b *builder) unmapProgram(tr *proc.Tracer, tid int) error {
 	return nil
 }
 
-// Run lets the process go on where it was. The tracer lets go of it; nothing
-// of the restore is left in it but its missing pages. Where that fails, Kill is
-// still to be called.
-func (p *Process) Run() error {
-	if err := p.tracer.DetachAll(); err != nil {
+// Run lets the process go on where it was, and calls running once its first
+// thread does. When it returns, the tracer has let go of all threads; nothing of
+// the restore is left in the process but its missing pages. Where that fails, Kill
+// is still to be called.
+func (p *Process) Run(running func()) error {
+	err := p.tracer.Detach(p.PID)
+	if err == nil {
+		running()
+		err = p.tracer.DetachStopped()
+	}
+	if err == nil && p.later != nil {
+		err = p.later.set(p.tracer)
+		*p.later = later{} // which copies of p keep
+	}
+	if err != nil {
 		return fmt.Errorf("let process %d go: %w", p.PID, err)
 	}
 	p.close()

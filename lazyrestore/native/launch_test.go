@@ -18,7 +18,7 @@ func TestRunThatFailsLeavesTheProcessToKill(t *testing.T) {
 	}
 	p := &Process{PID: 1, PIDFD: -1, tracer: proc.TracerHere(), program: program}
 	failed := make(chan error)
-	go func() { failed <- p.Run() }()
+	go func() { failed <- p.Run(func() {}) }()
 	if err := <-failed; !errors.Is(err, proc.ErrWrongThread) {
 		t.Errorf("Run on another thread = %v, want ErrWrongThread", err)
 	}

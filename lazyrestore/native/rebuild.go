@@ -69,6 +69,7 @@ type Process struct {
 	Warnings []string
 
 	tracer  *proc.Tracer
+	later   *later   // threads that Run gives their registers, or nil
 	program []byte   // its tables, unmapped when nobody waits for that
 	made    []string // files that were made for it
 }

@@ -157,8 +157,10 @@ func (t *Tracer) seizeNew(pid int, tids []int, mine map[int]bool) (fresh []*task
 	return fresh, nil
 }
 
-func (t *Tracer) seize(pid, tid int) (*task, error) {
-	err := ptrace(unix.PTRACE_SEIZE, tid, 0, seizeOptions)
+func (t *Tracer) seize(pid, tid int) (*task, error) { return t.seizeWith(pid, tid, seizeOptions) }
+
+func (t *Tracer) seizeWith(pid, tid int, options uintptr) (*task, error) {
+	err := ptrace(unix.PTRACE_SEIZE, tid, 0, options)
 	if errors.Is(err, unix.EPERM) {
 		err = whyNot(tid)
 	}
@@ -307,6 +309,51 @@ func (t *Tracer) SeizeThreads(pid int, tids []int) error {
 		for _, tid := range tids {
 			if t.tasks[tid] == nil {
 				return taskError("seize", tid, ErrNoProcess)
+			}
+		}
+		return nil
+	})
+}
+
+// Hold begins to trace threads of process pid, which run on until HaltHeld. From
+// now on the process is killed if ours dies, until all of them are detached. While
+// the process may call execve, threads of it must not be seized: the call holds a
+// lock for which that waits, and waits itself until the tracer has buried the
+// threads that it ends.
+func (t *Tracer) Hold(pid int, tids []int) error {
+	return t.Do(func() error {
+		for _, tid := range tids {
+			if _, err := t.seizeWith(pid, tid, seizeOptions|unix.PTRACE_O_EXITKILL); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// HaltHeld stops threads that are held, for which it waits as long as it takes,
+// say in a cgroup that is frozen. The error is ErrNoProcess or an *ExitError where
+// one of them has ended.
+func (t *Tracer) HaltHeld(tids []int) error {
+	return t.Do(func() error {
+		for _, tid := range tids {
+			if err := taskError("interrupt", tid, ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0)); err != nil {
+				return err
+			}
+		}
+		for _, tid := range tids {
+			for {
+				stop, _, err := t.wait4(tid, 0)
+				if err != nil {
+					return err
+				}
+				if stop.Kind == StopInterrupt || stop.Kind == StopGroup {
+					break
+				}
+				// A SIGSTOP: the process is about to be stopped.
+				if err := t.resume(unix.PTRACE_CONT, tid, stop.Signal); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

@@ -261,6 +261,17 @@ func (t *Tracer) Kill(pid int) error {
 	})
 }
 
+// BuryAll waits for the end of all tasks that are traced, which have been killed:
+// by a signal, by the end of their process, or by an execve of another thread.
+func (t *Tracer) BuryAll() error {
+	return t.Do(func() error {
+		for tid := range t.tasks {
+			t.bury(tid)
+		}
+		return nil
+	})
+}
+
 // bury waits for the end of a task that has been killed.
 func (t *Tracer) bury(tid int) {
 	for t.tasks[tid] != nil {

@@ -149,16 +149,7 @@ func (t *Tracer) FinalSyscall(tid int, insn uint64, nr uint64, args ...uint64) (
 			return taskError("set the registers of", tid, err)
 		}
 		for range 2 { // before the call and behind it
-			if err := t.resume(unix.PTRACE_SYSCALL, tid, 0); err != nil {
-				return err
-			}
-			// Sleeping leaves the processor to the task, which looking again
-			// and again would not.
-			stop, _, err := t.wait4(tid, 0)
-			if err == nil && stop.Kind != StopSyscall {
-				err = fmt.Errorf("it stopped with %v", stop.Signal)
-			}
-			if err != nil {
+			if err := t.toSyscall(tid); err != nil {
 				return fmt.Errorf("run system call %d in task %d: %w", nr, tid, err)
 			}
 		}
@@ -169,4 +160,30 @@ func (t *Tracer) FinalSyscall(tid int, insn uint64, nr uint64, args ...uint64) (
 		return nil
 	})
 	return ret, err
+}
+
+// toSyscall lets a task go on to where it enters or leaves a system call. Stops of
+// the whole process are passed over, as in runTo.
+func (t *Tracer) toSyscall(tid int) error {
+	sig := unix.Signal(0)
+	for {
+		if err := t.resume(unix.PTRACE_SYSCALL, tid, sig); err != nil {
+			return err
+		}
+		// Sleeping leaves the processor to the task, which looking again and
+		// again would not.
+		stop, _, err := t.wait4(tid, 0)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		switch {
+		case stop.Kind == StopSyscall:
+			return nil
+		case stop.Kind == StopSignal && stop.Signal == unix.SIGSTOP:
+			sig = stop.Signal
+		case stop.Kind == StopSignal:
+			return fmt.Errorf("it stopped with %v", stop.Signal)
+		}
+	}
 }

@@ -240,6 +240,19 @@ func (t *Tracer) DetachAll() error {
 	})
 }
 
+// DetachStopped is DetachAll for those that stand still.
+func (t *Tracer) DetachStopped() error {
+	return t.Do(func() error {
+		var errs []error
+		for tid, k := range t.tasks {
+			if k.stopped {
+				errs = append(errs, t.detach(tid))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
 // Detach stops to trace one task.
 func (t *Tracer) Detach(tid int) error {
 	return t.Do(func() error { return t.detach(tid) })

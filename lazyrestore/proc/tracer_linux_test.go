@@ -390,3 +390,41 @@ func TestKilledBeforeDetach(t *testing.T) {
 	}
 	_ = tr.Close()
 }
+
+// A process of which a thread is held is killed with its tracer, whatever that
+// has let go of it; and one of which no thread is held is not.
+func TestHold(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	for _, held := range []bool{true, false} {
+		p := startTarget(t, compile(t, "target.c"), "avx", "sleep", "sleep")
+		tids, err := ReadTasks(p.pid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hold := tids[1:]
+		tr := newTracer(t)
+		if err := tr.Hold(p.pid(), hold); err != nil {
+			t.Fatal(err)
+		}
+		if !held {
+			if err := errors.Join(tr.HaltHeld(hold), tr.DetachStopped()); err != nil {
+				t.Fatal(err)
+			}
+			if left := tr.Tasks(); len(left) > 0 {
+				t.Errorf("%d are still traced", left)
+			}
+		}
+		clear(tr.tasks) // its thread ends, as by a SIGKILL
+		if err := tr.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !held {
+			p.waitProgress()
+			continue
+		}
+		_ = p.cmd.Wait()
+		if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != unix.SIGKILL {
+			t.Errorf("it ended with %v, not by SIGKILL", p.cmd.ProcessState)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 /* Threads: registers, thread-local storage, futexes that the kernel writes. */
 #include <fenv.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/rseq.h>
@@ -320,7 +321,88 @@ static void restartable(int argc, char **argv)
 	}
 }
 
+/* The first thread of many does something grave with its first instructions,
+   while the restore is still about the others: forks, execs, ends, signals them
+   all, or has the process stopped again and again. */
+enum { IDLERS = 500 };
+
+static atomic_int nudged;
+
+static void on_nudge(int sig)
+{
+	CHECK(sig == SIGUSR1);
+	nudged++;
+}
+
+static void *idler(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
+}
+
+static int maps_show(const char *word)
+{
+	char line[512];
+	int shown = 0;
+	FILE *maps = fopen("/proc/self/maps", "r");
+	MUST(maps != NULL);
+	while (fgets(line, sizeof line, maps) != NULL)
+		shown |= strstr(line, word) != NULL;
+	fclose(maps);
+	return shown;
+}
+
+static void haste(int argc, char **argv)
+{
+	pthread_t thread[IDLERS];
+	pthread_attr_t small;
+	int status;
+	pid_t child;
+	MUST(signal(SIGUSR1, on_nudge) != SIG_ERR);
+	MUST(argc > 0 && pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, 64 << 10) == 0);
+	for (int i = 0; i < IDLERS; i++)
+		MUST(pthread_create(&thread[i], &small, idler, NULL) == 0);
+	say("set");
+	while (access("go1", F_OK) != 0)
+		;
+	if (strcmp(argv[0], "exec") == 0) {
+		execl("/bin/true", "true", (char *)NULL);
+		MUST(0);
+	}
+	if (strcmp(argv[0], "end") == 0)
+		_exit(0);
+	if (strcmp(argv[0], "signal") == 0) {
+		for (int i = 0; i < IDLERS; i++)
+			CHECK(pthread_kill(thread[i], SIGUSR1) == 0);
+		while (nudged < IDLERS)
+			sched_yield();
+	}
+	if (strcmp(argv[0], "stop") == 0) {
+		MUST((child = fork()) >= 0);
+		for (int i = 0; child == 0 && i < 50; i++) {
+			CHECK(kill(getppid(), SIGSTOP) == 0);
+			sched_yield();
+			CHECK(kill(getppid(), SIGCONT) == 0);
+			sched_yield();
+		}
+		if (child == 0)
+			_exit(0);
+		CHECK(waitpid(child, &status, 0) == child && status == 0);
+	}
+	for (int i = 0; i < 20; i++) {
+		MUST((child = fork()) >= 0);
+		if (child == 0)
+			_exit(maps_show("lazyrestore-table"));
+		CHECK(waitpid(child, &status, 0) == child && status == 0);
+	}
+	for (int i = 0; i < IDLERS; i++)
+		CHECK(pthread_cancel(thread[i]) == 0 && pthread_join(thread[i], NULL) == 0);
+	CHECK(!maps_show("lazyrestore-table"));
+}
+
 const struct scene thread_scenes[] = {
 	{"registers", registers}, {"sleepers", sleepers}, {"own-things", own_things},
-	{"robust-mutexes", robust_mutexes}, {"restartable-sequences", restartable}, {NULL, NULL},
+	{"robust-mutexes", robust_mutexes}, {"restartable-sequences", restartable},
+	{"haste", haste}, {NULL, NULL},
 };

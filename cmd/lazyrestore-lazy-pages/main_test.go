@@ -113,14 +113,6 @@ func (d *daemon) kill(t *testing.T) {
 
 func TestRestoreFromAnImageSet(t *testing.T) {
 	criutest.Need(t)
-	big := 64
-	if s := os.Getenv("LAZYRESTORE_TEST_MIB"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		big = n
-	}
 	for _, tt := range []struct {
 		scene string
 		mib   int
@@ -128,7 +120,7 @@ func TestRestoreFromAnImageSet(t *testing.T) {
 	}{
 		{"plain", 16, nil},
 		{"plain", 16, []string{"--background", "none"}},
-		{"plain", big, nil},
+		{"plain", 1024, nil},
 		{"threads", 32, nil},
 		{"tree", 8, nil},
 		{"tree", 8, []string{"--background", "none"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pagetls/pagetlstest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+	images "github.com/lazyrestore/lazyrestore/pageserver"
 )
 
 // importSet makes an image of ours of a set.
@@ -83,6 +85,57 @@ func TestKillAndResumeFromACompressedImage(t *testing.T) {
 	d.kill(t)
 	s.Tell(t, "check")
 	d = start(t, made, "--resume")
+	s.Wait(t)
+	d.wait(t)
+}
+
+// serveImages serves the images below a directory with our own protocol, until
+// the test ends, at the address that it returns.
+func serveImages(t *testing.T, root string) string {
+	t.Helper()
+	catalog, err := images.NewCatalog(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := images.NewServer(catalog, images.ServerOptions{})
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	t.Cleanup(func() {
+		_ = s.Shutdown(t.Context())
+		<-done
+	})
+	return "tcp://" + l.Addr().String()
+}
+
+// The pages are in an image that a server has: where CRIU restores there are
+// none. The daemon is killed in between.
+func TestRestoreFromAServedImage(t *testing.T) {
+	criutest.Need(t)
+	dump := t.TempDir()
+	s := criutest.Start(t, "fork", 8)
+	s.Dump(t, dump)
+	made := importSet(t, dump, chunk.Zstd)
+	here := t.TempDir()
+	if err := os.CopyFS(here, os.DirFS(made)); err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range []string{image.ManifestObject, "pages.idx", "pages.zst"} {
+		if err := os.Remove(filepath.Join(here, object)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := serveImages(t, filepath.Dir(made)) + "/" + filepath.Base(made)
+	d := start(t, here, "--image", from, "--background", "none")
+	s.Restore(t, here, "--lazy-pages")
+	s.Tell(t, "go")
+	s.Await(t, "done")
+	d.kill(t)
+	s.Tell(t, "check")
+	d = start(t, here, "--image", from, "--resume")
 	s.Wait(t)
 	d.wait(t)
 }

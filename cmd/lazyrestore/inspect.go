@@ -86,7 +86,12 @@ func (in *inspection) text() string {
 	row("image", "%s", in.Image)
 	row("digest", "%s", in.Digest)
 	row("format", "%d, written by %s on %s", m.Version, m.Writer, m.Created.Local().Format(time.DateTime))
-	row("process", "%d (%s), %s, %s", p.PID, p.Comm, plural(p.Threads, "thread"), plural(p.Mappings, "mapping"))
+	switch tail := plural(p.Threads, "thread") + ", " + plural(p.Mappings, "mapping"); {
+	case p.Comm != "":
+		row("process", "%d (%s), %s", p.PID, p.Comm, tail)
+	case p.PID != 0: // it was CRIU's, which has names elsewhere
+		row("process", "%d, %s", p.PID, tail)
+	}
 	row("memory", "%s: %s zero, %s lazy, %s eager", sizeText(p.MemoryBytes), sizeText(p.ZeroBytes), sizeText(p.LazyBytes), sizeText(p.EagerBytes))
 	row("stored", "%s, %s in chunks of %s", sizeText(p.StoredBytes), m.Codec, sizeText(uint64(m.ChunkSize)))
 	row("machine", "%s, pages of %d bytes, xsave features %#x", m.Machine.Arch, m.Machine.PageSize, m.Machine.XFeatures)

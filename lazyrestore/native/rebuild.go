@@ -303,6 +303,15 @@ func programSize(st *State) int {
 	return int(page.Addr(n + 160*len(st.Pending)).Up())
 }
 
+// mainSteps is about how many steps the first thread's table has.
+func mainSteps(st *State) int {
+	n := 256 + len(st.VMAs) + len(st.Threads) + 3*len(st.FDs)
+	for i := range st.VMAs {
+		n += len(st.VMAs[i].Lazy)
+	}
+	return n
+}
+
 // mapProgram makes the memory file for the program, which the process will
 // map, and maps it here.
 func (b *builder) mapProgram() (fd int, err error) {
@@ -334,7 +343,8 @@ func (b *builder) mapProgram() (fd int, err error) {
 func (b *builder) plan() error {
 	_, first := b.prog.alloc(page.Size)
 	copy(first, proc.LoopCode(proc.EndTrap))
-	t := &table{}
+	// Its steps are not moved as they become more: fresh memory costs more than they do.
+	t := &table{steps: make([]step, 0, mainSteps(b.st))}
 	b.main = t
 	b.closeOthers(t)
 	t.part("memory")

@@ -210,6 +210,7 @@ func appendSpace(b []byte, m *model) []byte {
 			first, second, third = slotRemap, uint64(e.to), e.from.Len()
 		case eventRemove:
 			first = slotRemove
+		default: // an unmap: as above
 		}
 		if e.kept {
 			first |= 1 << 8

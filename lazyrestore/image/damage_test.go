@@ -211,14 +211,18 @@ func TestDamagedFrame(t *testing.T) {
 	}
 }
 
-// A newer format is not damage, and both versions are named.
+// A newer format is not damage, whatever else it has, and both versions are
+// named.
 func TestNewerVersion(t *testing.T) {
 	mem, _ := small(t, chunk.Spec{})
-	b := bytes.Replace(mem.Get(image.ManifestObject), []byte(`"version": 1,`), []byte(`"version": 17,`), 1)
-	mem.Set(image.ManifestObject, b)
-	_, err := image.Open(t.Context(), mem, image.OpenOptions{})
-	if !errors.Is(err, image.ErrVersion) || errors.Is(err, image.ErrDamaged) || !strings.Contains(err.Error(), "version 17") || !strings.Contains(err.Error(), "version 1") {
-		t.Errorf("Open: %v", err)
+	newer := bytes.Replace(mem.Get(image.ManifestObject), []byte(`"version": 1,`), []byte(`"version": 17,`), 1)
+	other := bytes.Replace(newer, []byte(`"writer": "`), []byte(`"writer": 5, "by": "`), 1)
+	for _, b := range [][]byte{newer, other} {
+		mem.Set(image.ManifestObject, b)
+		_, err := image.Open(t.Context(), mem, image.OpenOptions{})
+		if !errors.Is(err, image.ErrVersion) || errors.Is(err, image.ErrDamaged) || !strings.Contains(err.Error(), "version 17") || !strings.Contains(err.Error(), "version 1") {
+			t.Errorf("Open: %v", err)
+		}
 	}
 }
 

@@ -112,16 +112,24 @@ func AppendManifest(dst []byte, m *Manifest) ([]byte, error) {
 	return fmt.Appendf(dst, "%s%08x\"\n}\n", checksumField, sum), nil
 }
 
+// manifestHead is what says how the rest is to be read.
+type manifestHead struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+}
+
 // ParseManifest reads a manifest object. Fields that it does not know are
 // left alone; a manifest of a newer format is an ErrVersion, and everything
 // else that is not as AppendManifest writes it a DamagedError.
 func ParseManifest(b []byte) (*Manifest, error) {
-	var head struct {
-		Format  string `json:"format"`
-		Version int    `json:"version"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return nil, damaged(ManifestObject, 0, "not a manifest: %w", err)
+	m := new(Manifest)
+	whole := json.Unmarshal(b, m)
+	head := manifestHead{m.Format, m.Version}
+	if whole != nil { // it may be of a newer format
+		head = manifestHead{}
+		if err := json.Unmarshal(b, &head); err != nil {
+			return nil, damaged(ManifestObject, 0, "not a manifest: %w", err)
+		}
 	}
 	switch {
 	case head.Format != formatName:
@@ -135,9 +143,8 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if err := checkManifestSum(b); err != nil {
 		return nil, err
 	}
-	m := new(Manifest)
-	if err := json.Unmarshal(b, m); err != nil {
-		return nil, damaged(ManifestObject, 0, "not a manifest: %w", err)
+	if whole != nil {
+		return nil, damaged(ManifestObject, 0, "not a manifest: %w", whole)
 	}
 	if err := m.check(); err != nil {
 		return nil, damaged(ManifestObject, 0, "%w", err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 
 	"golang.org/x/sys/unix"
 
@@ -31,18 +30,13 @@ func (v *restoreVerb) foreground() error {
 	defer cancel(nil)
 	started, ended := make(chan *supervised, 1), make(chan struct{})
 	defer close(ended)
-	// Asking for ten signals takes 0.5 ms, a fifth of a restore, so it is done
-	// while the process is being built. A signal before that ends this command,
-	// and what is built of the process with it; the process does not run before
-	// signals are passed on.
-	listening := make(chan struct{})
-	v.opts.BeforeRun = func() { <-listening }
-	go func() {
-		signals := make(chan os.Signal, 64)
-		signal.Notify(signals, forwarded()...)
-		close(listening)
-		pass(signals, started, ended, cancel)
-	}()
+	signals := make(chan os.Signal, 64)
+	stop, err := listen(signals, forwarded())
+	if err != nil {
+		return err
+	}
+	defer stop()
+	go pass(signals, started, ended, cancel)
 
 	meter := newMeter(v.Stderr, v.foregroundProgress())
 	s, err := v.start(ctx, meter.report())

@@ -99,11 +99,6 @@ type RestoreOptions struct {
 
 	Source SourceOptions // how the image is reached
 
-	// BeforeRun, if set, is called when the process stands before its first
-	// instruction, and holds it there until it returns. What ends the calling
-	// process up to then ends the restored one too.
-	BeforeRun func()
-
 	// Stages has Stats say where the time of the faults went. Trace, if set,
 	// records what the restore does: its own phases, the system calls by which
 	// the process builds itself, faults, fetches, the background.

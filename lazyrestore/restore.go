@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -117,6 +118,10 @@ type restorer struct {
 	keeper *pager.Keeper // the pager's, once there is one
 	pager  *pager.Pager
 	giveUp context.CancelFunc // ends what the pager reads before it serves
+
+	running  chan struct{} // closed once the process runs
+	ready    chan struct{} // closed once that is made
+	readyErr error         // why it could not be
 }
 
 // open reads what the rebuild needs, and no more: that the image is whole is
@@ -156,20 +161,21 @@ func (r *restorer) ofCRIU(ctx context.Context) bool {
 	return err == nil
 }
 
-// openImage does what needs no state: it reads the manifest and starts the
-// keeper, while there is little memory whose page tables that copies.
+// openImage does what needs no state: it reads the manifest.
 func (r *restorer) openImage(ctx context.Context) (err error) {
-	row := r.opts.Trace.Row("lazyrestore", "prepare")
-	read := r.opts.Trace.Begin(row, "read the manifest")
-	if r.im, err = image.Open(ctx, r.src, image.OpenOptions{Digest: r.opts.Digest}); err != nil {
-		return err
+	defer r.opts.Trace.Begin(r.opts.Trace.Row("lazyrestore", "prepare"), "read the manifest")()
+	r.im, err = image.Open(ctx, r.src, image.OpenOptions{Digest: r.opts.Digest})
+	return err
+}
+
+// startKeeper starts the keeper. That copies page tables, while nobody may touch
+// memory that is not there yet: it is done by the one who waits for the process.
+func (r *restorer) startKeeper() (err error) {
+	if r.st.LazyBytes == 0 {
+		return nil
 	}
-	read()
-	if !r.opts.DryRun {
-		started := r.opts.Trace.Begin(row, "start the keeper")
-		r.keeper, err = pager.StartKeeper()
-		started()
-	}
+	defer r.opts.Trace.Begin(0, "start the keeper")()
+	r.keeper, err = pager.StartKeeper()
 	return err
 }
 
@@ -203,11 +209,11 @@ func (r *restorer) prepare(ctx context.Context) error {
 		return nil
 	}
 	if r.st.LazyBytes == 0 {
-		return r.endKeeper()
+		return nil
 	}
 	opts := pager.Options{
-		Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Keeper: r.keeper, Logger: r.opts.Logger,
-		Stages: r.opts.Stages, Trace: r.opts.Trace,
+		Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Logger: r.opts.Logger,
+		Runs: r.running, Stages: r.opts.Stages, Trace: r.opts.Trace,
 	}
 	if r.opts.Background == BackgroundNone {
 		opts.Background = pager.None
@@ -228,17 +234,18 @@ func (r *restorer) prepare(ctx context.Context) error {
 	return nil
 }
 
-// discard gives back what openImage and prepare have made, for a process that
+// discard gives back what prepare and startKeeper have made, for a process that
 // does not run. The source is not used after it.
 func (r *restorer) discard() error {
+	var err error
 	if r.pager != nil {
 		r.giveUp()
-		return r.pager.Discard()
+		err = r.pager.Discard()
 	}
-	return r.endKeeper()
+	return errors.Join(err, r.endKeeper())
 }
 
-// endKeeper ends a keeper that no pager has taken over.
+// endKeeper ends the keeper, unless a pager that had it has done so.
 func (r *restorer) endKeeper() error {
 	k := r.keeper
 	if k == nil {
@@ -253,10 +260,16 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 	// What waits until the rebuild waits for the process would be in its way:
 	// on two processors the kernel queues both behind one.
 	opened := make(chan error, 1)
-	go func() { opened <- r.openImage(ctx) }()
+	go func() {
+		// Go starts a thread of its own for the first who locks a goroutine to one.
+		// That is the tracer, for which everything waits, unless it is done here.
+		runtime.LockOSThread()
+		runtime.UnlockOSThread()
+		opened <- r.openImage(ctx)
+	}()
 	if err := r.open(ctx); err != nil {
 		// The manifest may tell more: another version, no image at all.
-		return nil, errors.Join(cmp.Or(<-opened, err), r.endKeeper())
+		return nil, cmp.Or(<-opened, err)
 	}
 	if r.eager != nil {
 		defer r.eager.Close()
@@ -267,39 +280,41 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		Stdio:        r.opts.Stdio.native(),
 		PIDNamespace: r.opts.PIDNamespace,
 		Logger:       r.opts.Logger,
+		Meanwhile:    r.startKeeper,
 		Trace:        r.opts.Trace,
 	}
-	ready := make(chan error, 1)
+	r.ready, r.running = make(chan struct{}), make(chan struct{})
 	whole, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		err := <-opened
-		if err == nil {
-			err = r.prepare(ctx)
+		defer close(r.ready)
+		if r.readyErr = <-opened; r.readyErr == nil {
+			r.readyErr = r.prepare(ctx)
 		}
-		if err != nil {
-			cancel(err) // what is built from a damaged image may never end
+		if r.readyErr != nil {
+			cancel(r.readyErr) // what is built from a damaged image may never end
 		}
-		ready <- err
 	}()
 	if r.opts.DryRun {
-		return r.dryRun(ctx, opts, ready)
+		return r.dryRun(ctx, opts)
 	}
+	p := r.process()
+	opts.Serve = func(built *native.Process) (func(), error) { return p.attach(r, built) }
 	built, err := native.Rebuild(whole, r.st, opts)
 	waited := r.opts.Trace.Begin(0, "wait for what was prepared beside")
-	rerr := <-ready
+	<-r.ready
 	waited()
-	if rerr != nil {
+	if r.readyErr != nil {
 		if err == nil {
 			built.Kill()
 		}
-		err = rerr
+		err = r.readyErr
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.discard())
 	}
-	p := r.process(built.PID, built.Warnings)
-	p.pidfd, p.space = built.PIDFD, built.Space
+	p.pid, p.pidfd, p.space = built.PID, built.PIDFD, built.Space
+	p.result.PID, p.result.Warnings = built.PID, built.Warnings
 	if err := p.start(ctx, r, built); err != nil {
 		return nil, err
 	}
@@ -307,13 +322,13 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 }
 
 // process is the result of a restore so far.
-func (r *restorer) process(pid int, warnings []string) *Process {
+func (r *restorer) process() *Process {
 	p := &Process{
-		pid: pid, pidfd: -1, begin: r.begin, pager: r.pager, src: r.src,
+		pid: r.st.PID, pidfd: -1, begin: r.begin, src: r.src,
 		resident: make(chan struct{}), ended: make(chan struct{}),
 		result: RestoreResult{
-			PID: pid, Mappings: len(r.st.VMAs), Threads: len(r.st.Threads),
-			LazyBytes: r.st.LazyBytes, EagerBytes: r.st.EagerBytes, Warnings: warnings,
+			PID: r.st.PID, Mappings: len(r.st.VMAs), Threads: len(r.st.Threads),
+			LazyBytes: r.st.LazyBytes, EagerBytes: r.st.EagerBytes,
 		},
 	}
 	if r.opts.PIDNamespace {
@@ -324,22 +339,46 @@ func (r *restorer) process(pid int, warnings []string) *Process {
 
 // dryRun looks at all that a restore may be refused for. The Process it gives
 // has a result and nothing else.
-func (r *restorer) dryRun(ctx context.Context, opts native.RebuildOptions, ready <-chan error) (*Process, error) {
-	if err := <-ready; err != nil {
-		return nil, err
+func (r *restorer) dryRun(ctx context.Context, opts native.RebuildOptions) (*Process, error) {
+	if <-r.ready; r.readyErr != nil {
+		return nil, r.readyErr
 	}
 	warnings, err := native.CheckRebuild(ctx, r.st, opts)
 	if err != nil {
 		return nil, err
 	}
-	p := r.process(r.st.PID, warnings)
+	p := r.process()
+	p.result.Warnings = warnings
 	close(p.ended)
 	return p, nil
 }
 
-// start sets the pager to work and lets the process go.
+// attach sets the pager to work, while the process is still being built: it is
+// there for the first fault. What it returns waits until the pager has left a
+// process that is killed.
+func (p *Process) attach(r *restorer, built *native.Process) (abandon func(), err error) {
+	if <-r.ready; r.readyErr != nil || r.pager == nil {
+		return nil, r.readyErr
+	}
+	defer r.opts.Trace.Begin(r.opts.Trace.Row("lazyrestore", "prepare"), "attach the pager")()
+	r.pager.Keep(r.keeper)
+	target := pager.Target{Pid: built.PID, PidFD: built.PIDFD}
+	if err := r.pager.Attach(built.UFFD, target, built.Mappings); err != nil {
+		return nil, err
+	}
+	p.pager = r.pager
+	u := built.UFFD
+	// The pager belongs to the process, not to the call that restored it.
+	go p.serve(r.opts, target.Pid, func() error { return r.pager.Serve(context.Background(), u, target, built.Mappings) })
+	return func() {
+		<-p.ended
+		_ = r.discard() // there is nothing left to keep for a successor
+	}, nil
+}
+
+// start lets the process go, which the pager serves already.
 func (p *Process) start(ctx context.Context, r *restorer, built *native.Process) error {
-	if built.UFFD == nil || p.pager == nil {
+	if p.pager == nil {
 		close(p.resident)
 		close(p.ended)
 		if err := p.let(r, built); err != nil {
@@ -348,79 +387,61 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		}
 		return nil
 	}
-	target := pager.Target{Pid: p.pid, PidFD: p.pidfd}
-	attached := r.opts.Trace.Begin(0, "attach the pager")
-	if err := p.pager.Attach(built.UFFD, target, built.Mappings); err != nil {
-		close(p.ended)
-		p.abort(r, built)
-		return err
-	}
-	attached()
-	go p.serve(*built, r.opts)
 	if r.opts.Progress != nil {
 		go p.report(r.opts.Progress)
 	}
 	if r.opts.Eager {
+		close(r.running)
+		r.running = nil
 		filled := r.opts.Trace.Begin(0, "wait until all is resident")
 		select {
 		case <-p.resident:
 		case <-p.ended: // resident is closed before, if it came to that
 			if p.pagerErr != nil {
-				p.abort(r, built)
+				built.Kill()
 				return p.pagerErr
 			}
 		case <-p.pager.Lost():
-			p.abort(r, built)
+			built.Kill()
 			return p.pagerErr
 		case <-ctx.Done():
-			p.abort(r, built)
+			built.Kill()
 			return ctx.Err()
 		}
 		filled()
 	}
 	if err := p.let(r, built); err != nil {
-		p.abort(r, built)
+		built.Kill()
 		return err
 	}
 	p.listen(r)
 	return nil
 }
 
-// abort ends a process whose pager has been set to work. The descriptors are
-// closed when that no longer uses them, lest it uses others of their numbers.
-func (p *Process) abort(r *restorer, built *native.Process) {
-	u := built.UFFD
-	built.UFFD, built.PIDFD = nil, -1
-	built.Kill()
-	<-p.ended
-	_ = r.discard() // there is nothing left to keep for a successor
-	_ = u.Close()   // the pager may have done so
-	unix.Close(p.pidfd)
-}
-
 // let lets the process go.
 func (p *Process) let(r *restorer, built *native.Process) error {
-	if r.opts.BeforeRun != nil {
-		waited := r.opts.Trace.Begin(0, "wait for the caller")
-		r.opts.BeforeRun()
-		waited()
+	if r.running != nil {
+		close(r.running)
+		r.running = nil
 	}
 	detached := r.opts.Trace.Begin(0, "detach")
-	return built.Run(func() {
+	err := built.Run(func() {
 		detached()
 		r.opts.Trace.Mark(0, "the process runs")
 		p.result.TTFIMicros = time.Since(p.begin).Microseconds()
 	})
+	if err == nil {
+		built.Release()
+	}
+	return err
 }
 
 // serve runs the pager until it has left.
-func (p *Process) serve(built native.Process, opts *RestoreOptions) {
+func (p *Process) serve(opts *RestoreOptions, pid int, serve func() error) {
 	defer close(p.ended)
-	// The pager belongs to the process, not to the call that restored it.
-	err := p.pager.Serve(context.Background(), built.UFFD, pager.Target{Pid: p.pid, PidFD: p.pidfd}, built.Mappings)
-	if err != nil {
-		p.pagerErr = fmt.Errorf("pager of process %d: %w", p.pid, err)
-		opts.Logger.Error("pager ended", "pid", p.pid, "error", err)
+	if err := serve(); err != nil {
+		p.pagerErr = fmt.Errorf("pager of process %d: %w", pid, err)
+		opts.Logger.Error("pager ended", "pid", pid, "error", err)
 		if errors.As(err, new(*pager.LostError)) {
 			p.pagerErr = fmt.Errorf("%w: %w", ErrSourceLost, p.pagerErr)
 		}

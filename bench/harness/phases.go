@@ -30,7 +30,7 @@ var phaseNames = []struct{ span, name string }{
 	{"wait for the process to build itself", "the process builds itself"},
 	{"seize threads, set registers", "registers"},
 	{"wait for what was prepared beside", "wait for the manifest"},
-	{"attach the pager", "attach the pager"},
+	{"wait for the pager", "wait for the pager"},
 	{"detach", "detach"},
 }
 

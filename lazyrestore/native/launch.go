@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // setRegisters gives threads what only a tracer can give: those of the others
@@ -166,14 +167,25 @@ func (p *Process) Run(running func()) error {
 	if err != nil {
 		return fmt.Errorf("let process %d go: %w", p.PID, err)
 	}
-	p.close()
 	return nil
+}
+
+// Release gives back what the rebuild took here, once Run has let the process
+// go. It is called by the goroutine that called Run. The process goes first: it
+// was woken on this processor, and the other one may be the pager's.
+func (p *Process) Release() {
+	thread.Yield()
+	p.close()
 }
 
 // Kill ends a process that was not run, or whose Run failed, and gives up its
 // descriptors.
 func (p *Process) Kill() {
 	p.tracer.KillAll()
+	_ = p.wait()
+	if p.abandon != nil {
+		p.abandon()
+	}
 	p.close()
 	if p.Space != nil {
 		p.Space.End()

@@ -150,6 +150,7 @@ func (b *builder) last(t *table) {
 	b.recordLocks(t)
 	b.lockAll(t)
 	t.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, st.PDeathSig)
+	b.tellBuilt(t)
 	t.call("stop", unix.SYS_TGKILL, uint64(st.PID), uint64(st.PID), uint64(unix.SIGSTOP))
 }
 

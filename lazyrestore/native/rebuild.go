@@ -11,7 +11,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +50,17 @@ type RebuildOptions struct {
 	PIDNamespace bool // the process gets a pid namespace of its own, in which it has its old id
 	Logger       *slog.Logger
 
+	// Meanwhile, if set, is called as soon as the process builds itself, on the
+	// thread that has to wait for it. An error ends the rebuild.
+	Meanwhile func() error
+
+	// Serve, if set, is called from a goroutine of its own once the userfaultfd
+	// is there, while the process goes on building itself: p has its UFFD, PIDFD
+	// and Mappings by then. An error ends the rebuild. If the process is killed
+	// later, abandon is called before its descriptors are closed: it returns when
+	// nobody uses them any more.
+	Serve func(p *Process) (abandon func(), err error)
+
 	// Trace, if set, records what the rebuild does, on its row 0 and on rows of
 	// its own. The process then reads the clock after each of its system calls.
 	Trace *trace.Recorder
@@ -72,6 +82,10 @@ type Process struct {
 	later   *later   // threads that Run gives their registers, or nil
 	program []byte   // its tables, unmapped when nobody waits for that
 	made    []string // files that were made for it
+
+	handed  chan struct{} // closed once the userfaultfd has been handed over, or not; nil: there is none
+	handErr error         // why not
+	abandon func()        // of RebuildOptions.Serve
 }
 
 // builder plans the tables of one rebuild.
@@ -137,7 +151,10 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 		re.notBuilt(space)
 		return nil, err
 	}
-	defer unix.Close(pair)
+	defer func() {
+		_ = p.wait()
+		unix.Close(pair)
+	}()
 	progFD, err := b.mapProgram()
 	if err != nil {
 		re.notBuilt(space)
@@ -229,18 +246,27 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 			<-killed // the descriptor is about to be closed
 		}
 	}()
+	if do := b.re.opts.Meanwhile; do != nil {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	if len(b.lazyRanges()) > 0 {
+		p.handed = make(chan struct{})
+		go b.handOver(p, pair)
+	}
 	waited := b.trace.Begin(0, "wait for the process to build itself")
 	if err := b.built(p); err != nil {
 		return err
 	}
 	waited()
-	if len(b.lazyRanges()) > 0 {
-		if p.UFFD, _, err = uffd.ReceiveFD(pair, nil); err != nil {
-			return err
-		}
+	registers := b.trace.Begin(0, "seize threads, set registers")
+	if err := b.setRegisters(p); err != nil {
+		return err
 	}
-	defer b.trace.Begin(0, "seize threads, set registers")()
-	return b.setRegisters(p)
+	registers()
+	defer b.trace.Begin(0, "wait for the pager")()
+	return p.wait()
 }
 
 // inspect looks whether all is as it was: the kernel's vDSO, the files that
@@ -436,41 +462,6 @@ func (b *builder) notStarted(err error) error {
 		return &SpaceError{fmt.Errorf("mount its /proc: %w", call.Errno)}
 	}
 	return fmt.Errorf("start process %d: %w", b.st.PID, err)
-}
-
-// built waits for the leader's stop at the end of its table, and for the
-// other threads' sleep.
-func (b *builder) built(p *Process) error {
-	stop, err := p.tracer.WaitStop(b.pid)
-	if err != nil {
-		return err
-	}
-	if err := b.prog.check(b.main, len(b.main.steps)-1); err != nil {
-		return b.explain(err)
-	}
-	if stop != unix.SIGSTOP {
-		return fmt.Errorf("the new process stopped with %v before it was built", stop)
-	}
-	deadline := time.Now().Add(10 * time.Second)
-	for i, t := range b.threadTables {
-		last := len(t.steps) - 1
-		if b.st.Threads[i+1].Sleep.Call != 0 {
-			last-- // it is in its own sleep
-		}
-		for b.prog.ran(t) < last {
-			if err := b.prog.check(t, b.prog.ran(t)); err != nil {
-				return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("thread %d did not build itself in time", b.st.Threads[i+1].TID)
-			}
-			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		}
-		if err := b.prog.check(t, last); err != nil {
-			return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)
-		}
-	}
-	return nil
 }
 
 // checkEager compares eager.raw with the checksum that the state has of it.

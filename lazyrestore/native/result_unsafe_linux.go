@@ -3,6 +3,7 @@ package native
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,4 +30,15 @@ func (p *program) openGate() error {
 		return fmt.Errorf("wake the stub: %w", errno)
 	}
 	return nil
+}
+
+// told reports whether the process has told that it is built, for which it
+// waits up to d.
+func (p *program) told(d time.Duration) bool {
+	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[builtOffset]))
+	if word.Load() == 0 {
+		most := unix.NsecToTimespec(int64(d))
+		_, _, _ = unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWait, 0, uintptr(unsafe.Pointer(&most)), 0, 0)
+	}
+	return word.Load() != 0
 }

@@ -13,11 +13,13 @@ import (
 // stub is mapped when the program sets the link to the real executable.
 
 // Places in the program's first page, behind the loop: the table that the stub
-// goes on with, and the word at which it waits until it is traced: the stop at
-// its end would else be one that nobody sees.
+// goes on with; the word at which it waits until it is traced: the stop at
+// its end would else be one that nobody sees; and the word that it sets when it
+// comes to that.
 const (
-	firstTable = page.Size / 2
-	gateOffset = page.Size - 8
+	firstTable  = page.Size / 2
+	gateOffset  = page.Size - 8
+	builtOffset = page.Size - 16
 )
 
 // stubImage is the stub as an ELF executable for address at, which maps the
@@ -35,9 +37,18 @@ func stubImage(at, base, size uint64, fd int) ([]byte, error) {
 }
 
 const (
-	futexWait = 0 // FUTEX_WAIT, between processes
-	futexWake = 1
+	futexWait   = 0 // FUTEX_WAIT, between processes
+	futexWake   = 1
+	futexWakeOp = 5
+	futexSetOne = 1 << 12 // FUTEX_OP(FUTEX_OP_SET, 1, FUTEX_OP_CMP_EQ, 0)
 )
+
+// tellBuilt has the process wake the one who waits for it, just before it
+// stops: who sleeps in wait4(2) cannot also wait for a time only.
+func (b *builder) tellBuilt(t *table) {
+	at := b.prog.base + builtOffset
+	t.call("tell that it is built", unix.SYS_FUTEX, at, futexWakeOp, 1, 0, at, futexSetOne).mayFail()
+}
 
 // hole finds the middle of the largest range of addresses that no mapping
 // uses: as far as can be from all that grows.

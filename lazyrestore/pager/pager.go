@@ -63,6 +63,9 @@ type Options struct {
 	// Gather says that processes come one by one, some of them while
 	// ServeAttached runs, until Gathered is called. See there.
 	Gather bool
+	// Runs, if not nil, is closed when the process is let go. Until then the pager
+	// answers faults, and leaves the processors to who builds the process.
+	Runs   <-chan struct{}
 	Logger *slog.Logger // discards if nil
 
 	// Stages has Stats say where the time of the faults went, Trace records
@@ -146,6 +149,10 @@ func (p *Pager) Prepare(ctx context.Context) error {
 	p.table = t
 	return nil
 }
+
+// Keep gives the pager a keeper, as Options.Keeper does. It is called before
+// Attach, or not at all.
+func (p *Pager) Keep(k *Keeper) { p.opts.Keeper = k }
 
 // Attach writes down, where it outlives this process, what Serve is to serve,
 // and starts the keeper if there is none. Serve does it else. Call it before
@@ -307,14 +314,20 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	if _, local := p.img.Source().(image.Filer); !local {
 		se.wantRest()
 	}
-	wg.Go(func() { se.loadRest(ctx) })
-	p.makeRoom()
 	se.gate.alone = runtime.GOMAXPROCS(0) == 1
-	if se.background {
-		for k := range p.opts.Workers {
-			wg.Go(func() { se.fill(ctx, k) })
+	wg.Go(func() { se.loadRest(ctx) })
+	se.letGo.Store(p.opts.Runs == nil)
+	wg.Go(func() {
+		if !p.awaitRun(ctx, se) {
+			return
 		}
-	}
+		p.makeRoom()
+		if se.background {
+			for k := range p.opts.Workers {
+				wg.Go(func() { se.fill(ctx, k) })
+			}
+		}
+	})
 	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), requeue: -int64(requeuePause)}
 	r.makeRests()
 	r.openAhead()
@@ -329,6 +342,26 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	se.demand.close()
 	wg.Wait()
 	return err
+}
+
+// firstFaults is how long the processors are left to the process and the
+// reader once it runs: what its first instructions touch comes first.
+const firstFaults = time.Millisecond
+
+// awaitRun waits until the process has run for a moment, and reports whether it
+// does. The reader is awake when it is let go.
+func (p *Pager) awaitRun(ctx context.Context, se *session) bool {
+	if p.opts.Runs == nil {
+		return true
+	}
+	select {
+	case <-p.opts.Runs:
+	case <-ctx.Done():
+		return false
+	}
+	se.letGo.Store(true)
+	se.kick()
+	return sleep(ctx, firstFaults) == nil
 }
 
 // makeRoom has Go run as many goroutines at a time as the pager keeps busy:

@@ -101,7 +101,7 @@ func (r *reader) run() error {
 			}
 			continue
 		}
-		if r.session.forming.Load() && len(r.parked) == 0 {
+		if (r.session.forming.Load() || !r.letGo.Load()) && len(r.parked) == 0 {
 			// Whoever builds the process has better use for the processor: nothing
 			// is done ahead, and nothing waited for but asleep.
 			if err := r.rest(); err != nil {

@@ -191,6 +191,30 @@ func TestServeUntilResident(t *testing.T) {
 	}
 }
 
+// Until the process is let go faults are answered, and nothing is brought that
+// nobody waits for.
+func TestServeBeforeItRuns(t *testing.T) {
+	const pages, chunkPages, touches = 8000, 16, 50
+	runs := make(chan struct{})
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: pages}, writer: image.WriterOptions{ChunkSize: chunkPages * page.Size}, pager: Options{Runs: runs},
+	})
+	for i := range touches {
+		at := i * pages / touches
+		if got, want := s.Load(s.Addr(at)).Wait(t), uint64(s.want[at*page.Size]); got != want {
+			t.Errorf("page %d begins with %d, want %d", at, got, want)
+		}
+	}
+	if st := s.pager.Stats(); st.InstalledBytes > touches*chunkPages*page.Size {
+		t.Errorf("after %d touches %d bytes are there", touches, st.InstalledBytes)
+	}
+	close(runs)
+	if err := s.wait(t); err != nil {
+		t.Fatal(err)
+	}
+	s.check(t, s.Thread)
+}
+
 func TestServeUntilGone(t *testing.T) {
 	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64}, pager: Options{Background: None}})
 	if got, want := s.Load(s.Addr(5)).Wait(t), uint64(s.want[5*page.Size]); got != want {

@@ -49,6 +49,7 @@ type session struct {
 	gathering  atomic.Bool   // more may come
 	forming    atomic.Bool   // they are still being built: nothing is installed unasked
 	resting    atomic.Bool   // the reader sleeps, or is about to
+	letGo      atomic.Bool   // the process has been let go
 	parking    atomic.Bool   // and faults wait for what the background is fetching
 	more       chan struct{} // tells idle background workers of frames to fetch
 	busy       atomic.Int32  // background workers at work

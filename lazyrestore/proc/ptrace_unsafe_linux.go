@@ -33,6 +33,19 @@ func ptraceData(request, tid int, addr uintptr, data unsafe.Pointer) (int, error
 	return int(n), nil
 }
 
+// wait4 is wait4(2) that Go's scheduler knows nothing of: the thread keeps its
+// right to run Go, which others would else take and not give back at once. It
+// is for waits that end soon.
+func wait4(tid int, st *unix.WaitStatus, flags int) (int, error) {
+	var status int32
+	n, _, errno := unix.RawSyscall6(unix.SYS_WAIT4, uintptr(tid), uintptr(unsafe.Pointer(&status)), uintptr(flags), 0, 0, 0)
+	*st = unix.WaitStatus(status)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
 func getRegs(tid int, r *Regs) error {
 	_, err := ptraceData(unix.PTRACE_GETREGS, tid, 0, unsafe.Pointer(r))
 	return err

@@ -110,14 +110,21 @@ func (t *Tracer) wait(tid int, deadline time.Time) (Stop, error) {
 
 // poll looks whether a task has stopped.
 func (t *Tracer) poll(tid int) (stop Stop, ok bool, err error) {
-	return t.wait4(tid, unix.WNOHANG)
+	return t.waitFor(tid, unix.WNOHANG, wait4)
 }
 
-// wait4 waits for a task, and keeps account of what it tells.
+// wait4 waits for a task, for as long as it takes.
 func (t *Tracer) wait4(tid int, flags int) (stop Stop, ok bool, err error) {
+	return t.waitFor(tid, flags, func(tid int, st *unix.WaitStatus, flags int) (int, error) {
+		return unix.Wait4(tid, st, flags, nil)
+	})
+}
+
+// waitFor waits for a task, and keeps account of what it tells.
+func (t *Tracer) waitFor(tid, flags int, wait func(int, *unix.WaitStatus, int) (int, error)) (stop Stop, ok bool, err error) {
 	var st unix.WaitStatus
 	for {
-		n, err := unix.Wait4(tid, &st, flags|unix.WALL, nil)
+		n, err := wait(tid, &st, flags|unix.WALL)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

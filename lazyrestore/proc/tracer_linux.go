@@ -200,10 +200,25 @@ func (t *Tracer) Wait(tid int, patience time.Duration) (stop Stop, err error) {
 // task has not got it, and does not unless Cont says so. Other stops are
 // passed over.
 func (t *Tracer) WaitStop(tid int) (sig unix.Signal, err error) {
+	return t.signalStop(tid, func() (Stop, bool, error) { return t.wait4(tid, 0) })
+}
+
+// StopSoon is WaitStop for a task that is about to stop, whatever happens.
+func (t *Tracer) StopSoon(tid int) (sig unix.Signal, err error) {
+	return t.signalStop(tid, func() (Stop, bool, error) { return t.waitFor(tid, 0, wait4) })
+}
+
+// PollStop is WaitStop that does not wait; sig is 0 where the task has not
+// stopped.
+func (t *Tracer) PollStop(tid int) (sig unix.Signal, err error) {
+	return t.signalStop(tid, func() (Stop, bool, error) { return t.poll(tid) })
+}
+
+func (t *Tracer) signalStop(tid int, wait func() (Stop, bool, error)) (sig unix.Signal, err error) {
 	err = t.Do(func() error {
 		for {
-			stop, err := t.Wait(tid, 0)
-			if err != nil {
+			stop, ok, err := wait()
+			if err != nil || !ok {
 				return err
 			}
 			if stop.Kind == StopSignal {

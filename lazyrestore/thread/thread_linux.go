@@ -83,6 +83,9 @@ func MoveTo(cpu int) {
 	}
 }
 
+// Yield lets all others go first who wait for this thread's processor.
+func Yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // Sleep has the thread sleep for d, or until a signal comes. Unlike time.Sleep
 // it takes no other thread to wake it.
 func Sleep(d time.Duration) {

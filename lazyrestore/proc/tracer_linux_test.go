@@ -395,6 +395,9 @@ func TestKilledBeforeDetach(t *testing.T) {
 // has let go of it; and one of which no thread is held is not.
 func TestHold(t *testing.T) {
 	uffdtest.Need(t, "ptrace")
+	// A target ends with the thread that started it: not with the tracer's here.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	for _, held := range []bool{true, false} {
 		p := startTarget(t, compile(t, "target.c"), "avx", "sleep", "sleep")
 		tids, err := ReadTasks(p.pid())

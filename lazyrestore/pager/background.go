@@ -42,8 +42,9 @@ type offer struct {
 // A filler is a background worker.
 type filler struct {
 	worker
-	slots [offersEach]offer
-	turn  int
+	behind *thread.Behind
+	slots  [offersEach]offer
+	turn   int
 }
 
 // fill fetches frames in the order that the spaces' orders say and installs
@@ -51,8 +52,7 @@ type filler struct {
 func (se *session) fill(ctx context.Context, k int) {
 	// The thread is not given back: its priority would stay.
 	runtime.LockOSThread()
-	behind := thread.FallBehind()
-	w := &filler{worker: *se.newWorker("background " + strconv.Itoa(k))}
+	w := &filler{behind: thread.FallBehind(), worker: *se.newWorker("background " + strconv.Itoa(k))}
 	for i := range w.slots {
 		w.slots[i] = offer{frames: w.newFrames(), done: make(chan struct{}, 1)}
 	}
@@ -75,7 +75,7 @@ func (se *session) fill(ctx context.Context, k int) {
 			continue
 		}
 		pause = demandRecent
-		behind.Yield(se.giveWay())
+		w.behind.Yield(se.giveWay())
 		se.busy.Add(1)
 		worked := w.fillSome(ctx)
 		se.busy.Add(-1)
@@ -158,6 +158,7 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	w.stats.outage.over(w.log)
 	o.plain, o.first, o.n, o.next = plain, first, n, w.from(first)
 	if !w.giveWay() {
+		w.behind.Yield(false) // nobody waits for the gate because of who has its processor
 		w.fillSpaces(ctx, plain, first, n)
 		if w.parking.Load() {
 			w.nudge()

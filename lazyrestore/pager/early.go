@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -19,13 +20,16 @@ import (
 // same memory later.
 //
 // Nothing is copied into the space meanwhile. The kernel would refuse it anyway
-// as long as a change is not told (EAGAIN), but a place may also be taken in
-// our books alone, after a change that the kernel does not tell: then nothing comes, and
-// after earlyPatience the events are taken as they are.
+// as long as a change is not told (EAGAIN), which is also how we know that there
+// is one. A place may be taken in our books alone, though, after a change that the kernel does
+// not tell. When none is to be told any more, the events are taken as they are.
 const (
-	earlyPatience = int64(50 * time.Millisecond)
-	// maxEarly is far more than the threads of a program do in that time.
-	maxEarly = 256
+	// earlyPatience is for a kernel that says for ever that one is to be told.
+	earlyPatience = int64(10 * time.Second)
+	// earlyLook is how often a reader with nothing else to do looks.
+	earlyLook = 10 * time.Millisecond
+	// maxEarly is more than the threads of a program do meanwhile.
+	maxEarly = 2048
 )
 
 // into is where an event brings memory; empty for all but a move.
@@ -105,24 +109,30 @@ func (w *world) next1(m *model, i int) {
 	w.change(m, e)
 }
 
-// waitForEarly takes the early events of s as they are when they have waited for
-// too long. The gate is shut.
+// waitForEarly takes the early events of s as they are when nothing is to be
+// told that they could wait for. The gate is shut.
 func (r *reader) waitForEarly(s *space) error {
 	if len(s.held) == 0 {
 		s.earlySince = 0
 		return nil
 	}
 	now := r.now()
-	if s.earlySince == 0 {
-		s.earlySince = now
+	if first := s.held[0]; s.earlySince == 0 || s.earlyFirst != first {
+		s.earlySince, s.earlyFirst = now, first
 	}
-	if now-s.earlySince < earlyPatience {
+	if now-s.earlySince < earlyPatience && isChanging(s.u) {
 		return nil
 	}
 	r.log.Debug("events came in no order that makes sense", "space", s.id, "held", len(s.held))
 	s.earlySince = 0
 	r.journal.force(s.id)
 	return r.change(s, event{kind: eventForce})
+}
+
+// isChanging reports whether a change of the address space of u is still to be told: the
+// kernel counts it before another thread can do the next.
+func isChanging(u *uffd.FD) bool {
+	return errors.Is(u.WriteProtect(probeAddr, page.Size, 0), unix.EAGAIN)
 }
 
 // orderly is the memory of a space into which nothing is copied as long as

@@ -194,3 +194,16 @@ func tell(t *testing.T, w *world, m *model, e event) *model {
 	}
 	return child
 }
+
+// Faults that are tried again and again take no more room for that.
+func TestRetriedFaultsTakeNoRoom(t *testing.T) {
+	r := &reader{}
+	s := &space{model: &model{held: make([]event, 1)}} // so nothing is served
+	r.queue = append(r.queue, fault{s: s}, fault{s: s, addr: page.Size})
+	for range 50_000 {
+		r.serve()
+	}
+	if len(r.queue)-r.head != 2 || cap(r.queue) > 1000 {
+		t.Errorf("%d faults wait in a queue with room for %d", len(r.queue)-r.head, cap(r.queue))
+	}
+}

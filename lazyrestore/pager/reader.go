@@ -109,9 +109,9 @@ func (r *reader) run() error {
 			}
 			continue
 		}
-		if r.assist() || len(r.parked) > 0 {
+		if worked := r.assist(); worked || len(r.parked) > 0 {
 			active = r.now()
-			if r.unpark(active) || !r.streaming.Load() {
+			if r.unpark(active) || worked || !r.streaming.Load() {
 				continue
 			}
 		} else if r.now()-active < spin && !r.streaming.Load() {
@@ -276,8 +276,12 @@ func (r *reader) adopt(parent *space, m *model) error {
 // serve serves the first fault of the queue, or hands it on.
 func (r *reader) serve() {
 	f := r.queue[r.head]
-	if r.head++; r.head == len(r.queue) {
+	switch r.head++; {
+	case r.head == len(r.queue):
 		r.queue, r.head = r.queue[:0], 0
+	case r.head > 64 && 2*r.head >= len(r.queue):
+		// Faults that are tried again and again keep it from ever being empty.
+		r.queue, r.head = slices.Delete(r.queue, 0, r.head), 0
 	}
 	if f.s.ended.Load() {
 		return

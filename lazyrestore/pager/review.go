@@ -43,7 +43,7 @@ func (r *reader) rest() error {
 	case len(r.later) > 0:
 		timeout = laterPause
 	case slices.ContainsFunc(spaces, func(s *space) bool { return len(s.held) > 0 }):
-		timeout = time.Duration(earlyPatience)
+		timeout = earlyLook
 	}
 	r.parking.Store(len(r.parked) > 0)
 	r.resting.Store(true)

@@ -31,7 +31,8 @@ type space struct {
 
 	// Of the reader.
 	ramp       ramp
-	earlySince int64 // when events began to be held; 0: none are
+	earlyFirst event // the first that is held
+	earlySince int64 // since when; 0: none is
 	lastWake   page.Addr
 	wakes      int
 }

@@ -170,6 +170,9 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	// waits for it.
 	defer thread.Hurry()()
 	if err := b.run(ctx, p, progFD, pair); err != nil {
+		// That the process has ended says the same, but for a process that was
+		// started in the midst, and has the other end too.
+		_ = unix.Shutdown(pair, unix.SHUT_RDWR)
 		p.Kill()
 		return nil, err
 	}

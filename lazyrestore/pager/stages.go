@@ -2,6 +2,7 @@ package pager
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,11 +153,21 @@ type threadRows struct {
 	rows map[uint32]*threadRow // guarded by mu
 }
 
+// A threadRow has the latest faults of one thread, in the order in which they
+// began.
 type threadRow struct {
-	row   trace.Row
-	last  int64 // when the last of its faults began that is recorded
-	spans []int // those of that fault
+	row    trace.Row
+	faults []recorded
 }
+
+type recorded struct {
+	at    int64 // when it began
+	spans []int
+}
+
+// latestFaults is more than are ever under way for one thread: it has been woken
+// from all but the last.
+const latestFaults = 8
 
 // record records a fault, with its stages. A thread has one at a time: if it
 // raised the next one it had been woken from this one before, although the
@@ -169,7 +180,7 @@ func (t *threadRows) record(w *stopwatch, f fault, began, fetched, decoded, end 
 		if t.rows == nil {
 			t.rows = make(map[uint32]*threadRow)
 		}
-		r = &threadRow{row: w.trace.Row(fmt.Sprintf("process %d", w.target.Pid), fmt.Sprintf("thread %d", f.tid)), last: f.at}
+		r = &threadRow{row: w.trace.Row(fmt.Sprintf("process %d", w.target.Pid), fmt.Sprintf("thread %d", f.tid))}
 		t.rows[f.tid] = r
 	}
 	spans := []int{w.span(r.row, "fault", f.at, end, trace.Text("address", f.addr.String()))}
@@ -181,10 +192,16 @@ func (t *threadRows) record(w *stopwatch, f fault, began, fetched, decoded, end 
 			spans = append(spans, w.span(r.row, s.name, s.from, s.to))
 		}
 	}
-	if f.at < r.last {
-		w.trace.Cut(w.traceSkew+time.Duration(r.last), spans...)
-		return
+	i := len(r.faults)
+	for i > 0 && r.faults[i-1].at > f.at {
+		i--
 	}
-	w.trace.Cut(w.traceSkew+time.Duration(f.at), r.spans...)
-	r.last, r.spans = f.at, spans
+	if i < len(r.faults) {
+		w.trace.Cut(w.traceSkew+time.Duration(r.faults[i].at), spans...)
+	}
+	if i > 0 {
+		w.trace.Cut(w.traceSkew+time.Duration(f.at), r.faults[i-1].spans...)
+	}
+	r.faults = slices.Insert(r.faults, i, recorded{f.at, spans})
+	r.faults = r.faults[max(len(r.faults)-latestFaults, 0):]
 }

@@ -123,10 +123,18 @@ func (r *Recorder) Cut(at time.Duration, spans ...int) {
 		}
 		e := &r.events[n]
 		e.start = min(e.start, at)
-		e.args = append(slices.Clip(e.args), Int("cut_ns", int64(e.end-at)))
+		cut := int64(e.end - at)
 		e.end = at
+		if i := slices.IndexFunc(e.args, func(a Arg) bool { return a.name == cutArg }); i >= 0 {
+			e.args[i].n += cut // it has been cut before, at a later moment
+			continue
+		}
+		e.args = append(slices.Clip(e.args), Int(cutArg, cut))
 	}
 }
+
+// cutArg is by how many nanoseconds a span is shorter than it was recorded.
+const cutArg = "cut_ns"
 
 // Begin is a span from now until the function is called that it returns.
 func (r *Recorder) Begin(on Row, name string) (end func()) {

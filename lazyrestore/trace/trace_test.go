@@ -97,6 +97,7 @@ func TestCut(t *testing.T) {
 	over := r.Span(0, "over", 1000, 2000)
 	long := r.Span(0, "long", 1000, 9000, trace.Int("n", 1))
 	late := r.Span(0, "late", 7000, 9000)
+	r.Cut(8000, long) // by who knew less
 	r.Cut(5000, over, long, late, -1)
 	want := []event{
 		{Phase: "X", Name: "over", PID: 1, TID: 1, Start: 1, Dur: 1},

@@ -3,7 +3,9 @@ package pager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -186,4 +188,50 @@ func (o *outage) lasts() time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return time.Since(o.since)
+}
+
+// A LostError lists why pages could not be had: they are poisoned, or the
+// process was killed (Options.OnLost).
+type LostError struct {
+	Errs  []error // the first few
+	Total int     // how many there were
+}
+
+// Error gives the number and the first reason.
+func (e *LostError) Error() string {
+	return fmt.Sprintf("pager: %d chunks are lost, and nobody gets to see their pages: %v", e.Total, e.Errs[0])
+}
+
+// Unwrap gives the reasons.
+func (e *LostError) Unwrap() []error { return e.Errs }
+
+// lostErrors collects what becomes a LostError.
+type lostErrors struct {
+	first chan struct{} // closed by the first
+	mu    sync.Mutex
+	errs  []error // guarded by mu
+	total int     // guarded by mu
+}
+
+// keptErrors bounds LostError.Errs.
+const keptErrors = 16
+
+func (l *lostErrors) add(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total++; len(l.errs) < keptErrors {
+		l.errs = append(l.errs, err)
+	}
+	if l.total == 1 {
+		close(l.first)
+	}
+}
+
+func (l *lostErrors) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total == 0 {
+		return nil
+	}
+	return &LostError{slices.Clone(l.errs), l.total}
 }

@@ -29,7 +29,7 @@ COMMANDS = $(notdir $(wildcard cmd/lazyrestore*))
 VERBS = $(filter-out lazyrestore-connect,$(COMMANDS))
 
 LINT = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
-FUZZTIME ?= 3s
+FUZZTIME ?= 10000x
 
 .PHONY: all build man completions install uninstall demo test race lint format imports fuzz-short bench bench-quick clean help
 
@@ -83,7 +83,7 @@ format: ## format the code
 imports: ## accept the packages that bin/lazyrestore links now
 	$(GO) test ./cmd/lazyrestore -run '^TestImports$$' -update
 
-fuzz-short: ## fuzz every parser for a few seconds (FUZZTIME)
+fuzz-short: ## fuzz every parser with some thousand inputs (FUZZTIME)
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
 
 bench: build ## take all figures; the report is in dist/bench

@@ -2,6 +2,7 @@ package lazyrestore_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -33,6 +34,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if err := ownMounts(); err != nil {
+		fmt.Fprintf(os.Stderr, "mounts of the tests' own: %v\n", err)
+		os.Exit(1)
+	}
 	// The processes of a restore that was killed become ours, and their ids are
 	// free as soon as we have waited for them: init may take seconds for that.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -44,6 +49,30 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(subjectDir)
 	}
 	os.Exit(code)
+}
+
+// ownMounts runs the tests, from the start, in a mount namespace in which what
+// they mount spreads to the processes that they restore, as it does on a
+// machine of systemd's. What other packages' tests mount meanwhile is not seen.
+func ownMounts() error {
+	const mark = "LAZYRESTORE_TEST_OWN_MOUNTS"
+	if os.Getenv(mark) != "" {
+		return os.Unsetenv(mark)
+	}
+	runtime.LockOSThread() // whose namespace exec keeps
+	defer runtime.UnlockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return nil // not root: needAll skips what would need it
+		}
+		return err
+	}
+	for _, spread := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
+		if err := unix.Mount("", "/", "", spread|unix.MS_REC, ""); err != nil {
+			return err
+		}
+	}
+	return unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), mark+"=1"))
 }
 
 // needAll skips a test that needs processes to checkpoint and restore, where

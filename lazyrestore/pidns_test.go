@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -348,6 +349,8 @@ func (s *subject) endNamespace(first string) {
 // while its memory is missing, and restored in another, or in none.
 func TestCheckpointInPIDNamespace(t *testing.T) {
 	t.Parallel()
+	needAll(t)
+	mountAndUnmount(t)
 	for _, sc := range idScenes {
 		t.Run(sc.scene, func(t *testing.T) {
 			t.Parallel()
@@ -366,6 +369,36 @@ func TestCheckpointInPIDNamespace(t *testing.T) {
 			s.well()
 		})
 	}
+}
+
+// mountAndUnmount has a mount come and go, for all, until the test ends: between
+// two looks at what is mounted there may be one.
+func mountAndUnmount(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for tick := time.Tick(100 * time.Microsecond); ; {
+			select {
+			case <-end:
+				return
+			case <-tick:
+			}
+			if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+				t.Errorf("mount: %v", err)
+				return
+			}
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+				t.Errorf("unmount: %v", err)
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(end)
+		<-ended
+	})
 }
 
 // inPIDNamespace brings the subject back in a pid namespace of its own.

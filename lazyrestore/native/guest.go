@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -25,18 +26,34 @@ func (c *capture) guest() (bool, error) {
 		c.refused.add("process "+strconv.Itoa(id)+" of its pid namespace", "an image holds one process, with which all of its namespace ends",
 			"let it end first")
 	}
-	theirs, err := proc.ReadMounts(c.pid)
-	if err != nil {
-		return false, err
-	}
-	ours, err := proc.ReadMounts(unix.Getpid())
-	if err != nil {
-		return false, err
-	}
-	for _, m := range differingMounts(ours, theirs) {
+	foreign, err := foreignMounts(c.pid)
+	for _, m := range foreign {
 		c.refused.add("mount "+m.Point+" ("+m.Type+")", "it is there only for the process, or only for this command", "mount it for both, or for none")
 	}
-	return true, nil
+	return true, err
+}
+
+// foreignMounts are those that only a process has, or only this command. What
+// comes or goes for both between one reading and the other looks like that
+// once; so they are those that do each time.
+func foreignMounts(pid int) ([]proc.Mount, error) {
+	var foreign []proc.Mount
+	for n := range 16 {
+		theirs, err1 := proc.ReadMounts(pid)
+		ours, err2 := proc.ReadMounts(unix.Getpid())
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		differing := differingMounts(ours, theirs)
+		if n == 0 {
+			foreign = differing
+		}
+		foreign = slices.DeleteFunc(foreign, func(m proc.Mount) bool { return !slices.Contains(differing, m) })
+		if len(foreign) == 0 {
+			break
+		}
+	}
+	return foreign, nil
 }
 
 // differingMounts are those that not both have, but for the /proc that a space

@@ -379,7 +379,7 @@ func mountAndUnmount(t *testing.T) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		for tick := time.Tick(100 * time.Microsecond); ; {
+		for tick := time.Tick(500 * time.Microsecond); ; {
 			select {
 			case <-end:
 				return

@@ -148,7 +148,7 @@ func TestDiscard(t *testing.T) {
 		discard(t, p)
 	})
 	t.Run("served", func(t *testing.T) {
-		s := serveChild(t, setting{child: uffdtest.Options{Pages: 16}, pager: Options{Background: None}})
+		s := serveChild(t, setting{child: uffdtest.Options{Pages: 64}, pager: Options{Background: None}})
 		s.Load(s.Addr(5)).Wait(t)
 		s.stop()
 		if err := s.wait(t); !errors.Is(err, context.Canceled) {
@@ -164,4 +164,25 @@ func TestDiscard(t *testing.T) {
 			t.Error("its userfaultfd is still open")
 		}
 	})
+}
+
+// Of a process whose last missing page is brought by a fault, nothing but the
+// reader knows that it is complete: it does not sleep over that.
+func TestLastPageByFault(t *testing.T) {
+	var least time.Duration = tick
+	for range 3 {
+		s := serveChild(t, setting{child: uffdtest.Options{Pages: 16}, pager: Options{Background: None}})
+		for n := range 16 {
+			s.Load(s.Addr(n)).Wait(t)
+		}
+		last := time.Now()
+		if err := s.wait(t); err != nil {
+			t.Fatal(err)
+		}
+		least = min(least, time.Since(last))
+		s.check(t, s.Thread)
+	}
+	if least > tick/2 {
+		t.Errorf("the pager leaves after %v, with the look that it takes each %v", least, tick)
+	}
 }

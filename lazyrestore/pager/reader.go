@@ -90,7 +90,7 @@ func (r *reader) run() error {
 			active = r.now()
 			continue
 		}
-		if k := r.kicks.Load(); k != r.seen {
+		if k := r.kicks.Load(); k != r.seen || r.finished() {
 			r.seen = k
 			r.welcome()
 			if r.ctx.Err() != nil {

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"syscall"
 	"testing"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 // strictLZ4 decodes an LZ4 block and holds it to all that lz4_Block_format.md
@@ -61,8 +64,13 @@ func strictLZ4(b []byte) ([]byte, error) {
 func checkLZ4(t *testing.T, e *lz4Encoder, plain []byte) {
 	t.Helper()
 	const guard = 0xA5
-	dst := bytes.Repeat([]byte{guard}, lz4Room(len(plain))+8)
-	n := e.encode(dst[:lz4Room(len(plain))], plain)
+	room := lz4Room(len(plain))
+	dst := bytes.Repeat([]byte{guard}, room+8)
+	n := e.encode(dst[:room], plain)
+	same := make([]byte, room)
+	if m := e.blocks(same, plain, lz4SegmentGo); !bytes.Equal(dst[:n], same[:m]) {
+		t.Fatalf("%d bytes became %d, in Go %d, or other ones", len(plain), n, m)
+	}
 	if got, err := strictLZ4(dst[:n]); err != nil || !bytes.Equal(got, plain) {
 		t.Fatalf("%d bytes became %d, which give %d: %v", len(plain), n, len(got), err)
 	}
@@ -72,7 +80,8 @@ func checkLZ4(t *testing.T, e *lz4Encoder, plain []byte) {
 }
 
 // Blocks are as the format wants them, for every length around its rules, for
-// matches across the segments of long chunks, and where nothing shrinks.
+// matches across the segments of long chunks, and where nothing shrinks; and the
+// same whether assembler or Go makes them.
 func TestLZ4Strict(t *testing.T) {
 	var e lz4Encoder
 	for n := 1; n < 80; n++ {
@@ -93,6 +102,32 @@ func TestLZ4Strict(t *testing.T) {
 			plain = append(plain, noise(64)[:r.IntN(40)]...)
 		}
 		checkLZ4(t, &e, plain[:n])
+	}
+}
+
+// Nothing before or behind a chunk is read: it lies between pages that nobody
+// may touch, at either end.
+func TestLZ4Bounds(t *testing.T) {
+	var e lz4Encoder
+	const pages = 3
+	memory, err := syscall.Mmap(-1, 0, (pages+2)*page.Size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Munmap(memory)
+	middle := memory[page.Size : (pages+1)*page.Size]
+	part := append(noise(100), make([]byte, 60)...)
+	for i := range middle {
+		middle[i] = part[i%len(part)] ^ byte(i/1000)
+	}
+	for _, edge := range [][]byte{memory[:page.Size], memory[(pages+1)*page.Size:]} {
+		if err := syscall.Mprotect(edge, syscall.PROT_NONE); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := 1; n < len(middle); n += 1 + n/40 {
+		checkLZ4(t, &e, middle[:n])
+		checkLZ4(t, &e, middle[len(middle)-n:])
 	}
 }
 

@@ -79,7 +79,7 @@ func TestNoFinalizer(t *testing.T) {
 func TestAllocations(t *testing.T) {
 	uffdtest.Need(t, "uffd")
 	const runs = 50
-	c := uffdtest.Start(t, uffdtest.Options{Pages: 4 * (runs + 2)})
+	c := uffdtest.Start(t, uffdtest.Options{Pages: 5 * (runs + 2)})
 	src := uffdtest.Pattern(1, c.PageSize)
 	size := uint64(c.PageSize)
 	var buf [4]uffd.Msg
@@ -90,6 +90,7 @@ func TestAllocations(t *testing.T) {
 		"Copy":    func() error { _, err := c.FD.Copy(page(), src, 0); return err },
 		"CopyNow": func() error { _, err := c.FD.CopyNow(page(), src, 0); return err },
 		"Zero":    func() error { _, err := c.FD.Zero(page(), size, 0); return err },
+		"ZeroNow": func() error { _, err := c.FD.ZeroNow(page(), size, 0); return err },
 		"Wake":    func() error { return c.FD.Wake(c.Start, c.Length) },
 		"Read": func() error {
 			if _, err := c.FD.Read(buf[:]); err != unix.EAGAIN { //nolint:errorlint // it is bare

@@ -134,6 +134,7 @@ func TestCopyWhileChanging(t *testing.T) {
 		"Copy":    func() (int64, error) { return c.FD.Copy(c.Addr(1), make([]byte, c.PageSize), 0) },
 		"CopyNow": func() (int64, error) { return c.FD.CopyNow(c.Addr(1), make([]byte, c.PageSize), 0) },
 		"Zero":    func() (int64, error) { return c.FD.Zero(c.Addr(1), uint64(c.PageSize), 0) },
+		"ZeroNow": func() (int64, error) { return c.FD.ZeroNow(c.Addr(1), uint64(c.PageSize), 0) },
 	} {
 		if n, err := fill(); n != 0 || !errors.Is(err, unix.EAGAIN) {
 			t.Errorf("%s = %d, %v; want 0, EAGAIN", name, n, err)

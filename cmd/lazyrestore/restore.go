@@ -197,6 +197,7 @@ func (v *restoreVerb) start(ctx context.Context, progress func(lazyrestore.Progr
 		stats.discard()
 		return nil, err
 	}
+	collectLate()
 	v.opts.Progress, v.opts.Stages, v.opts.Trace = progress, stats != nil, trace.recorder()
 	p, err := restoreImage(ctx, v.image, v.opts)
 	if err != nil {

@@ -140,8 +140,11 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	if n == 0 {
 		return
 	}
+	// What is not out is used again: it is in the processor's cache.
+	if w.slots[w.turn].out {
+		w.turn = (w.turn + 1) % len(w.slots)
+	}
 	o := &w.slots[w.turn]
-	w.turn = (w.turn + 1) % len(w.slots)
 	w.reclaim(ctx, o)
 	if ctx.Err() != nil {
 		return

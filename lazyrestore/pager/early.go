@@ -149,11 +149,18 @@ func (o orderly) Copy(dst uint64, src []byte, mode uffd.CopyMode) (int64, error)
 	return o.memory.Copy(dst, src, mode)
 }
 
-func (o orderly) Zero(start, length uint64, mode uffd.CopyMode) (int64, error) {
+func (o orderly) CopyNow(dst uint64, src []byte, mode uffd.CopyMode) (int64, error) {
 	if len(o.m.held) > 0 {
 		return 0, unix.EAGAIN
 	}
-	return o.memory.Zero(start, length, mode)
+	return o.memory.CopyNow(dst, src, mode)
+}
+
+func (o orderly) ZeroNow(start, length uint64, mode uffd.CopyMode) (int64, error) {
+	if len(o.m.held) > 0 {
+		return 0, unix.EAGAIN
+	}
+	return o.memory.ZeroNow(start, length, mode)
 }
 
 func (o orderly) Poison(start, length uint64, mode uffd.CopyMode) (int64, error) {

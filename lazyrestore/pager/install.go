@@ -109,7 +109,7 @@ func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, 
 		}
 		out, err := apply(s.mem, p.dst, p.n, p.pageSize,
 			func(dst page.Addr, off, n int) (int64, error) {
-				return s.mem.Copy(uint64(dst), plain[p.off+off:p.off+off+n], 0)
+				return s.mem.CopyNow(uint64(dst), plain[p.off+off:p.off+off+n], 0)
 			},
 			func(off, n int, how outcome) { in.settled(s, first, p.off+off, n, how) })
 		if out != there {
@@ -124,7 +124,7 @@ func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, 
 func (in *installer) fillGaps(s *space) (outcome, error) {
 	for _, g := range in.gaps {
 		out, err := apply(s.mem, g.Start, int(g.Len()), page.Size,
-			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Zero(uint64(dst), uint64(n), 0) },
+			func(dst page.Addr, _, n int) (int64, error) { return s.mem.ZeroNow(uint64(dst), uint64(n), 0) },
 			func(_, n int, how outcome) {
 				if how == there {
 					in.tally.zero.Add(uint64(n))

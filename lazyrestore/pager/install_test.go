@@ -64,7 +64,11 @@ func (m *fakeMemory) Copy(dst uint64, src []byte, _ uffd.CopyMode) (int64, error
 	return m.fill(dst, uint64(len(src)), func(a page.Addr, off uint64) { m.pages[a] = src[off] })
 }
 
-func (m *fakeMemory) Zero(start, length uint64, _ uffd.CopyMode) (int64, error) {
+func (m *fakeMemory) CopyNow(dst uint64, src []byte, mode uffd.CopyMode) (int64, error) {
+	return m.Copy(dst, src, mode)
+}
+
+func (m *fakeMemory) ZeroNow(start, length uint64, _ uffd.CopyMode) (int64, error) {
 	return m.fill(start, length, func(a page.Addr, _ uint64) { m.pages[a] = 0 })
 }
 

@@ -12,7 +12,8 @@ import (
 // memory is what an install does to an address space; *uffd.FD is one.
 type memory interface {
 	Copy(dst uint64, src []byte, mode uffd.CopyMode) (int64, error)
-	Zero(start, length uint64, mode uffd.CopyMode) (int64, error)
+	CopyNow(dst uint64, src []byte, mode uffd.CopyMode) (int64, error)
+	ZeroNow(start, length uint64, mode uffd.CopyMode) (int64, error)
 	Poison(start, length uint64, mode uffd.CopyMode) (int64, error)
 	Wake(start, length uint64) error
 }

@@ -38,9 +38,9 @@ func (r *reader) zero(f fault, m page.Mapping, limit page.Addr) verdict {
 		var did int64
 		var err error
 		if f.write {
-			did, err = s.mem.Copy(uint64(f.addr), r.zeros[:n], 0)
+			did, err = s.mem.CopyNow(uint64(f.addr), r.zeros[:n], 0)
 		} else {
-			did, err = s.mem.Zero(uint64(f.addr), n, 0)
+			did, err = s.mem.ZeroNow(uint64(f.addr), n, 0)
 		}
 		r.stats.zero.Add(uint64(max(did, 0)))
 		if did > 0 {
@@ -74,7 +74,7 @@ func (r *reader) zeroHuge(f fault, cause error) verdict {
 		if err != nil {
 			return retry
 		}
-		did, err := f.s.mem.Copy(at, zeros, 0)
+		did, err := f.s.mem.CopyNow(at, zeros, 0)
 		_ = unix.Munmap(zeros)
 		if did > 0 {
 			r.stats.zero.Add(uint64(did))

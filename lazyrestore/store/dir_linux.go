@@ -169,7 +169,7 @@ func (d *Dir) read(o *object, name string, p []byte, off int64) error {
 		return d.pathError("read", name, fs.ErrInvalid)
 	}
 	for len(p) > 0 {
-		n, err := unix.Pread(o.fd, p, off)
+		n, err := o.pread(p, off)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
@@ -181,6 +181,23 @@ func (d *Dir) read(o *object, name string, p []byte, off int64) error {
 		}
 	}
 	return nil
+}
+
+// pread is pread(2), of which Go's scheduler is told only if it has to wait. p is
+// not empty.
+func (o *object) pread(p []byte, off int64) (int, error) {
+	read := preadNow
+	if o.inMemory {
+		read = preadMemory
+	}
+	n, errno := read(o.fd, p, off)
+	switch errno {
+	case 0:
+		return n, nil
+	case unix.EAGAIN, unix.EOPNOTSUPP, unix.ENOSYS:
+		return unix.Pread(o.fd, p, off)
+	}
+	return 0, errno
 }
 
 // ReadNow is image.Immediate's: it reads what is in the page cache.

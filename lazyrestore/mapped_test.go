@@ -23,6 +23,17 @@ var mappedScenes = []survival{
 
 func TestMappedSurvives(t *testing.T) { survives(t, mappedScenes) }
 
+// Of so many changed pages that half are written by the one who restores, some
+// lie where the process may not write.
+func TestManyChangedPages(t *testing.T) {
+	t.Parallel()
+	s := start(t, "private-file", "2048")
+	s.cycle(plainest, filling)
+	s.cycle(plainest, filling)
+	s.release()
+	s.well()
+}
+
 // The kernel may drop such memory at any time: it comes back as memory of that
 // kind, without content.
 func TestDroppableMemory(t *testing.T) {

@@ -74,7 +74,7 @@ const toldPause = 2 * time.Millisecond
 // the right to run Go to another thread, from which it is had back too late.
 func (b *builder) awaitStop(tr *proc.Tracer) (unix.Signal, error) {
 	for {
-		if b.prog.told(toldPause) {
+		if b.prog.told(builtOffset, toldPause) {
 			return tr.StopSoon(b.pid)
 		}
 		if sig, err := tr.PollStop(b.pid); sig != 0 || err != nil {

@@ -205,6 +205,10 @@ func (p *Process) Kill() {
 // close gives back what the rebuild took here.
 func (p *Process) close() {
 	p.tracer.Close()
+	if p.record != nil {
+		p.record()
+		p.record = nil
+	}
 	_ = unix.Munmap(p.program)
 }
 

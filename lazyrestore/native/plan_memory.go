@@ -44,6 +44,8 @@ func (b *builder) memory(t *table) {
 	t.call("disable huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, 1)
 
 	eager := page.SetOf(eagerRanges(b.st.Eager)...)
+	own, beside := b.st.partEager()
+	b.beside = beside
 	opened := -1 // which file is open as descriptor 0
 	for i := range b.st.VMAs {
 		v := &b.st.VMAs[i]
@@ -64,7 +66,9 @@ func (b *builder) memory(t *table) {
 		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(b.st.VDSO.Map)).by(b.st.VDSO.Map)
 	}
 	b.policies(t)
-	b.eagerPages(t)
+	b.tellMapped(t)
+	b.eagerPages(t, own)
+	b.awaitBeside(t)
 	for i := range b.st.VMAs {
 		v := &b.st.VMAs[i]
 		for range eager.Within(v.Range) {
@@ -152,15 +156,16 @@ func (b *builder) advise(t *table, v *VMA) {
 	}
 }
 
-// eagerPages copies eager.raw into the mappings, as many runs at a time as one
+// eagerPages copies runs of eager.raw into the mappings, as many at a time as one
 // system call takes. The process maps the file behind its program and writes
 // into itself: process_vm_writev finds the pages without an exception for each,
 // as a read into memory that is not there would take.
-func (b *builder) eagerPages(t *table) {
-	if len(eagerRanges(b.st.Eager)) == 0 {
+func (b *builder) eagerPages(t *table, runs []eagerRun) {
+	if len(runs) == 0 {
 		return
 	}
-	from, size := b.prog.base+uint64(len(b.prog.buf)), b.st.EagerBytes
+	last := runs[len(runs)-1]
+	from, size := b.prog.base+uint64(len(b.prog.buf)), last.off+last.Len()
 	t.call("map the eager pages", unix.SYS_MMAP, from, size, unix.PROT_READ,
 		unix.MAP_SHARED|unix.MAP_POPULATE|unix.MAP_FIXED_NOREPLACE, uint64(b.eagerFD), 0).returns(from)
 	var off, n uint64
@@ -171,26 +176,20 @@ func (b *builder) eagerPages(t *table) {
 		}
 		t.call("copy the eager pages", unix.SYS_PROCESS_VM_WRITEV, uint64(b.st.PID),
 			b.prog.words(from+off, n), 1, b.prog.words(iov...), uint64(len(iov)/2), 0).returns(n)
-		off, n, iov = off+n, 0, iov[:0]
+		n, iov = 0, iov[:0]
 	}
-	for _, e := range b.st.Eager {
-		if e.Shared != 0 {
-			flush()
-			off += e.Len()
-			continue
-		}
+	for _, r := range runs {
 		// One call reads less than 2 GiB, whatever it is asked for.
 		const most = 1 << 30
-		for at := e.Start; at < e.End; at += most {
-			part := e.Intersect(page.RangeOf(at, most))
-			if n+part.Len() > most {
+		for at := r.Start; at < r.End; at += most {
+			part := r.Intersect(page.RangeOf(at, most))
+			here := r.off + uint64(at-r.Start)
+			if n+part.Len() > most || here != off+n || len(iov) == 2*iovMax {
 				flush()
+				off = here
 			}
 			iov = append(iov, uint64(part.Start), part.Len())
 			n += part.Len()
-			if len(iov) == 2*iovMax {
-				flush()
-			}
 		}
 	}
 	flush()

@@ -82,6 +82,7 @@ type Process struct {
 	later   *later   // threads that Run gives their registers, or nil
 	program []byte   // its tables, unmapped when nobody waits for that
 	made    []string // files that were made for it
+	record  func()   // records what the process has done of its program; nil: not begun
 
 	handed  chan struct{} // closed once the userfaultfd has been handed over, or not; nil: there is none
 	handErr error         // why not
@@ -109,6 +110,7 @@ type builder struct {
 	trace        *trace.Recorder
 	main         *table
 	threadTables []*table
+	beside       []eagerRun // that are written from here
 }
 
 func newBuilder(st *State, re *reopener) *builder {
@@ -233,7 +235,7 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 	began := b.trace.Now()
 	err := b.start(p, progFD)
 	b.trace.Span(0, "clone, exec the stub, seize", began, b.trace.Now())
-	defer b.traceProgram(began)
+	p.record = func() { b.traceProgram(began) } // later: everything waits for what comes next
 	b.re.close()
 	if err != nil {
 		return err
@@ -257,6 +259,9 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 	if len(b.lazyRanges()) > 0 {
 		p.handed = make(chan struct{})
 		go b.handOver(p, pair)
+	}
+	if err := b.writeBeside(p); err != nil {
+		return err
 	}
 	waited := b.trace.Begin(0, "wait for the process to build itself")
 	if err := b.built(p); err != nil {
@@ -445,7 +450,7 @@ func (b *builder) start(p *Process, progFD int) error {
 			return err
 		}
 	}
-	return b.prog.openGate()
+	return b.prog.open(gateOffset)
 }
 
 // notStarted explains why the stub could not be started.

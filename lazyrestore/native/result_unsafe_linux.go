@@ -22,20 +22,21 @@ func (p *program) result(t *table, i int) (ret int64, done bool) {
 	return ret, ret != proc.NotRun
 }
 
-// openGate lets the stub go on, that waits at the gate or will come to it.
-func (p *program) openGate() error {
-	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[gateOffset]))
+// open lets the process go on, that waits at the word at off in the first page
+// or will come to it.
+func (p *program) open(off int) error {
+	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[off]))
 	word.Store(1)
 	if _, _, errno := unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWake, 1); errno != 0 {
-		return fmt.Errorf("wake the stub: %w", errno)
+		return fmt.Errorf("wake the process: %w", errno)
 	}
 	return nil
 }
 
-// told reports whether the process has told that it is built, for which it
-// waits up to d.
-func (p *program) told(d time.Duration) bool {
-	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[builtOffset]))
+// told reports whether the process has set the word at off in the first page,
+// for which it waits up to d.
+func (p *program) told(off int, d time.Duration) bool {
+	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[off]))
 	if word.Load() == 0 {
 		most := unix.NsecToTimespec(int64(d))
 		_, _, _ = unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWait, 0, uintptr(unsafe.Pointer(&most)), 0, 0)

@@ -14,12 +14,15 @@ import (
 
 // Places in the program's first page, behind the loop: the table that the stub
 // goes on with; the word at which it waits until it is traced: the stop at
-// its end would else be one that nobody sees; and the word that it sets when it
-// comes to that.
+// its end would else be one that nobody sees; the word that it sets when it
+// comes to that; and those for eager pages that are written from here: the one
+// that it sets when all is mapped, and the one at which it waits for them.
 const (
-	firstTable  = page.Size / 2
-	gateOffset  = page.Size - 8
-	builtOffset = page.Size - 16
+	firstTable   = page.Size / 2
+	gateOffset   = page.Size - 8
+	builtOffset  = page.Size - 16
+	mappedOffset = page.Size - 24
+	eagerOffset  = page.Size - 32
 )
 
 // stubImage is the stub as an ELF executable for address at, which maps the
@@ -46,8 +49,13 @@ const (
 // tellBuilt has the process wake the one who waits for it, just before it
 // stops: who sleeps in wait4(2) cannot also wait for a time only.
 func (b *builder) tellBuilt(t *table) {
-	at := b.prog.base + builtOffset
-	t.call("tell that it is built", unix.SYS_FUTEX, at, futexWakeOp, 1, 0, at, futexSetOne).mayFail()
+	b.tell(t, "tell that it is built", builtOffset)
+}
+
+// tell has the process set a word of the first page, and wake who waits for it.
+func (b *builder) tell(t *table, what string, offset uint64) {
+	at := b.prog.base + offset
+	t.call(what, unix.SYS_FUTEX, at, futexWakeOp, 1, 0, at, futexSetOne).mayFail()
 }
 
 // hole finds the middle of the largest range of addresses that no mapping

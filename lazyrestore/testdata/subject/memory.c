@@ -112,32 +112,35 @@ static void guards(int argc, char **argv)
 	CHECK(*(volatile char *)(at + 9 * PAGE) == 0 && faulted == 1);
 }
 
-/* A private mapping of a file, some of whose pages were changed. */
+/* A private mapping of a file, some of whose pages were changed; of so many pages
+   as the argument says. */
 static void private_file(int argc, char **argv)
 {
 	int fd = open("private", O_RDWR | O_CREAT | O_TRUNC, 0600);
-	char *from = map(SIZE);
-	fill(from, SIZE, 21);
-	MUST(write(fd, from, SIZE) == SIZE);
-	char *at = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-	char *second = mmap(NULL, SIZE / 2, PROT_READ, MAP_PRIVATE, fd, SIZE / 2);
+	long pages = argc > 0 ? atol(argv[0]) : 64, size = pages * PAGE;
+	char *from = map(size);
+	fill(from, size, 21);
+	MUST(write(fd, from, size) == size);
+	char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	char *second = mmap(NULL, size / 2, PROT_READ, MAP_PRIVATE, fd, size / 2);
 	MUST(at != MAP_FAILED && second != MAP_FAILED);
 	close(fd);
-	for (int p = 3; p < 64; p += 7) {
+	for (long p = 3; p < pages; p += 7) {
 		fill(at + p * PAGE, PAGE, 1000 + p);
 		fill(from + p * PAGE, PAGE, 1000 + p);
 	}
 	memset(at + 5 * PAGE, 0, PAGE); /* changed to zeros */
 	memset(from + 5 * PAGE, 0, PAGE);
 	MUST(mprotect(at + 32 * PAGE, 16 * PAGE, PROT_READ) == 0);
+	MUST(mprotect(at + size - 16 * PAGE, 16 * PAGE, PROT_READ) == 0);
 	stop();
-	CHECK(memcmp(at, from, SIZE) == 0);
-	fill(from, SIZE, 21);
-	CHECK(memcmp(second, from + SIZE / 2, SIZE / 2) == 0);
+	CHECK(memcmp(at, from, size) == 0);
+	fill(from, size, 21);
+	CHECK(memcmp(second, from + size / 2, size / 2) == 0);
 	at[0] = 1; /* still private */
 	fd = open("private", O_RDONLY);
-	char *file = map(SIZE);
-	CHECK(pread(fd, file, SIZE, 0) == SIZE && memcmp(file, from, SIZE) == 0);
+	char *file = map(size);
+	CHECK(pread(fd, file, size, 0) == size && memcmp(file, from, size) == 0);
 }
 
 static void shared_file(int argc, char **argv)

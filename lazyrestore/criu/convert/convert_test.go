@@ -165,7 +165,7 @@ func madeSet(t *testing.T) string {
 		extent{0x7fff_0000_0000, 1, lazy, false}, extent{0x7fff_0000_1000, 2, present, true}, extent{0x7fff_0000_3000, 9, lazy, false})
 	add(t, dir, 1, imgfile.OfTask(8), 65539, extent{0x50_0000, 5, lazy, false})
 	add(t, dir, 1, imgfile.MemoryID{Kind: imgfile.SharedMemory, ID: 99}, 1, extent{0, 300, present, false})
-	write(t, dir, "core-7.img", "registers")
+	write(t, dir, "registers.img", "registers")
 	write(t, dir, "descriptors.json", "[]")
 	write(t, dir, "dump.log", "")
 	return dir
@@ -186,8 +186,8 @@ func TestRoundTrip(t *testing.T) {
 	if n, want := len(made["pages-2.img"]), 5<<page.Shift; n != want {
 		t.Errorf("pages-2.img of the image has %d bytes, the pages that are not lazy %d", n, want)
 	}
-	if string(made["core-7.img"]) != "registers" {
-		t.Error("core-7.img is not in the image")
+	if string(made["registers.img"]) != "registers" {
+		t.Error("registers.img is not in the image")
 	}
 	got, err := exportImage(t, mem)
 	if err != nil {
@@ -300,6 +300,16 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// cut puts the first n bytes of a file of a real dump into a set.
+func cut(t *testing.T, dir, name string, n int) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("../imgfile/testdata/dump", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, name, string(b[:n]))
+}
+
 func TestImportRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -321,6 +331,17 @@ func TestImportRefuses(t *testing.T) {
 		{"a parent that is not there", func(dir string) {
 			add(t, dir, 1, imgfile.OfTask(7), 1, extent{0x10000, 2, parent, false})
 		}, imgfile.ErrDamaged},
+		{"a cut inventory", func(dir string) { cut(t, dir, "inventory.img", 40) }, imgfile.ErrDamaged},
+		{"an inventory without its record", func(dir string) { cut(t, dir, "inventory.img", 4) }, imgfile.ErrDamaged},
+		{"an empty inventory", func(dir string) { cut(t, dir, "inventory.img", 0) }, imgfile.ErrDamaged},
+		{"no inventory", func(dir string) { cut(t, dir, "pstree.img", 30) }, fs.ErrNotExist},
+		{"a cut process tree", func(dir string) { cut(t, dir, "pstree.img", 20) }, imgfile.ErrDamaged},
+		{"registers of another kind", func(dir string) { write(t, dir, "core-7.img", "registers") }, imgfile.ErrDamaged},
+		{"files of no kind", func(dir string) { write(t, dir, "files.img", "") }, imgfile.ErrDamaged},
+		{"two records for one", func(dir string) {
+			write(t, dir, "ids-7.img", "\x19\x43\x56\x54abcd\x02\x00\x00\x00\x08\x01\x02\x00\x00\x00\x08\x01")
+		}, imgfile.ErrDamaged},
+		{"no message", func(dir string) { write(t, dir, "fs-7.img", "\x19\x43\x56\x54abcd\x02\x00\x00\x00\x08\x80") }, imgfile.ErrDamaged},
 		{"a cut pagemap", func(dir string) { os.Truncate(filepath.Join(dir, "pagemap-7.img"), 20) }, imgfile.ErrDamaged},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,6 +10,10 @@
 // A set comes back to the byte. One that builds on others becomes one that
 // stands alone, with the pages that were in those.
 //
+// Files that every restore needs are looked through (imgfile.Dir.Check), so that a set
+// of which one was cut is refused. CRIU's files have no checksums: a changed byte
+// may pass, as it does with CRIU.
+//
 // Everything is streamed: what is held is a few MiB and a pagemap, whatever the
 // size of the set.
 package convert

@@ -259,6 +259,9 @@ func (im *importer) others(ctx context.Context) error {
 		case !e.Type().IsRegular():
 			return unfit(im.dir.File(e.Name()), "it is no regular file")
 		}
+		if err := im.dir.Check(e.Name()); err != nil {
+			return err
+		}
 		if err := im.copy(ctx, e.Name()); err != nil {
 			return err
 		}
@@ -292,6 +295,9 @@ func describe(dir *imgfile.Dir) (image.Manifest, error) {
 	}
 	if err != nil {
 		return m, err
+	}
+	if _, err := dir.Inventory(); err != nil {
+		return m, err // which every set with tasks has
 	}
 	for i, t := range tasks {
 		if i == 0 {

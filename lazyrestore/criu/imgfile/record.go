@@ -38,7 +38,7 @@ type Reader struct {
 }
 
 // NewReader reads the head of the file called name from r and checks that it
-// is of the kind want. It reads r in small pieces.
+// is of the kind want, if that is not 0. It reads r in small pieces.
 func NewReader(r io.Reader, name string, want Magic) (*Reader, error) {
 	rd := &Reader{r: r, name: name}
 	magic, err := rd.uint32()
@@ -50,7 +50,7 @@ func NewReader(r io.Reader, name string, want Magic) (*Reader, error) {
 		return nil, rd.damaged(io.ErrUnexpectedEOF)
 	case err != nil:
 		return nil, err
-	case Magic(magic) != want:
+	case Magic(magic) != want && want != 0:
 		return nil, &DamagedError{File: name, Err: fmt.Errorf("magic number %#x, not %#x: not this kind of image file", magic, uint32(want))}
 	}
 	return rd, nil

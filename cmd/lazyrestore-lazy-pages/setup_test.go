@@ -187,10 +187,16 @@ func (k killer) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// dieResuming takes over for the image set that is the first argument.
+// dieResuming takes over for the image set that is the first argument. With "task" it is
+// the first daemon, which says so when a task has come and is not written down.
 func dieResuming(message string) int {
-	_, err := lazypages.Resume(context.Background(), lazypages.Options{
+	do := lazypages.Resume
+	if message == "task" {
+		do = lazypages.Serve
+	}
+	_, err := do(context.Background(), lazypages.Options{
 		Images: os.Args[1], Background: pager.None, Logger: slog.New(killer{slog.DiscardHandler, message}),
+		Ready: func() error { _, err := fmt.Println("ready"); return err },
 	})
 	fmt.Fprintln(os.Stderr, err)
 	return 1

@@ -95,6 +95,25 @@ func Left(keeper int) ([]Held, error) {
 	return list, nil
 }
 
+// EndKeeper ends the keeper of a pager that was killed. All that it holds is to be held
+// by another: else the memory of its processes that is missing becomes zeros. The error wraps
+// ErrNoPredecessor if the process is no keeper.
+func EndKeeper(keeper int) error {
+	pidfd, err := unix.PidfdOpen(keeper, 0)
+	if err != nil {
+		return fmt.Errorf("pager: open keeper %d: %w: %w", keeper, ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(keeper), "comm"))
+	if err != nil || strings.TrimSuffix(string(name), "\n") != keeperName {
+		return fmt.Errorf("pager: end keeper %d: %w: it is %q", keeper, ErrNoPredecessor, name)
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("pager: end keeper %d: %w", keeper, os.NewSyscallError("pidfd_send_signal", err))
+	}
+	return nil
+}
+
 // lowestAddr is above what vm.mmap_min_addr keeps free by default.
 const lowestAddr = 0x10000
 

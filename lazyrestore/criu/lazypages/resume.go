@@ -94,11 +94,20 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 	// the file names that alone.
 	d.state.Keepers = append(slices.Clone(left.Keepers), keeper{own, conn})
 	if err := d.state.write(); err != nil {
+		if conn >= 0 {
+			_ = unix.Close(conn)
+		}
+		if orphan != nil {
+			_ = orphan.Close() // k still has it
+		}
 		return -1, err
 	}
 	err = d.pager.TakeOver(k.Pid, pager.Target{PidFD: -1})
 	if errors.Is(err, pager.ErrNoPredecessor) && conn >= 0 && len(d.state.Tasks) == 0 {
-		err = nil // it was killed before the first task was written down
+		// It was killed before the first task was written down, and has no more.
+		if err = pager.EndKeeper(k.Pid); errors.Is(err, pager.ErrNoPredecessor) {
+			err = nil // it has ended
+		}
 	}
 	if err != nil {
 		if conn >= 0 {

@@ -185,7 +185,7 @@ func TestNothingIsDoneAheadWhileTheyAreBuilt(t *testing.T) {
 	}
 	f.serve()
 	f.attach(t, 0)
-	for _, i := range []int{4, 3, 2, 1, 0} { // upwards it would be a stream
+	for _, i := range []int{4, 1, 3, 0, 2} { // one after the other it would be a stream
 		s.checkAt(t, s.Thread, s.Addr(60*i), 60*i*page.Size, page.Size)
 	}
 	for end := time.Now().Add(uffdtest.Timeout); !f.pager.session.resting.Load(); runtime.Gosched() {

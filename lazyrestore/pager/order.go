@@ -81,7 +81,7 @@ func (o *order) ahead(s *stream, limit int) (first, n int) {
 			s.left = 0
 			break
 		}
-		if n > 0 && s.stride != 1 {
+		if n > 0 && s.stride != 1 && s.stride != -1 {
 			break // the next one does not lie beside it
 		}
 		if !o.claim(f) {
@@ -89,7 +89,7 @@ func (o *order) ahead(s *stream, limit int) (first, n int) {
 				break
 			}
 		} else {
-			if n == 0 {
+			if n == 0 || s.stride < 0 {
 				first = f
 			}
 			n++

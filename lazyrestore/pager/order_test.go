@@ -80,6 +80,18 @@ func TestOrderFollowsLines(t *testing.T) {
 	}
 }
 
+// What lies ahead of a thread that goes down is handed out in large pieces, too.
+func TestOrderGoesDown(t *testing.T) {
+	o := newOrder(1000)
+	for f := 500; f > 490; f-- {
+		o.claim(f)
+		o.touch(f)
+	}
+	if first, n := o.next(8); first != 483 || n != 8 {
+		t.Errorf("%d frames from %d on, want 8 from 483 on", n, first)
+	}
+}
+
 // Lines that take turns are told apart.
 func TestOrderFollowsSeveralLines(t *testing.T) {
 	o := newOrder(10000)

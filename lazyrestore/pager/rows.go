@@ -16,24 +16,29 @@ type rows struct {
 }
 
 // A row is the latest faults of a thread, each of them where it gets from the
-// one before by going on.
+// one before by going on, up or down.
 type row struct {
 	s     *space // nil: of none
 	tid   uint32
 	frame int // of the latest
 	n     int // how many before that
+	down  bool
 }
 
 // fault notes one, and reports whether its thread runs through memory, or
 // looks like it.
 func (rs *rows) fault(f fault, frame int) bool {
 	w := rs.of(f)
-	step := frame - w.frame
-	if w.s == nil || step < 0 || step > nearFrames && f.s.order.claimed.nextClear(w.frame, frame) < frame {
+	low, high, down := w.frame, frame, frame < w.frame || frame == w.frame && w.down
+	if down {
+		low, high = high, low
+	}
+	step := high - low
+	if w.s == nil || w.n > 0 && down != w.down || step > nearFrames && f.s.order.claimed.nextClear(low+1, high) < high {
 		*w = row{s: f.s, tid: f.tid, frame: frame}
 		return false
 	}
-	w.frame = frame
+	w.frame, w.down = frame, down
 	w.n++
 	return step == 1 || w.n >= rowFaults
 }

@@ -21,6 +21,17 @@ func TestRows(t *testing.T) {
 	if near, stream := fault(1, 100+2*rowFaults+1); !near || !stream {
 		t.Errorf("on: near %v, a stream %v", near, stream)
 	}
+	for i := range rowFaults + 1 {
+		if near, stream := fault(3, 500-2*i); stream != (i == rowFaults) || near != stream {
+			t.Errorf("fault %d going down: near %v, a stream %v", i, near, stream)
+		}
+	}
+	if near, stream := fault(3, 500-2*rowFaults-1); !near || !stream {
+		t.Errorf("on, going down: near %v, a stream %v", near, stream)
+	}
+	if near, stream := fault(3, 500); near || stream {
+		t.Errorf("up after going down: near %v, a stream %v", near, stream)
+	}
 	for f := range 300 {
 		s.order.claim(109 + f)
 	}

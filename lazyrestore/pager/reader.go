@@ -2,7 +2,6 @@ package pager
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -60,6 +59,9 @@ type reader struct {
 	seen     uint32 // kicks looked at
 	pace     pace
 	follower follower
+
+	crowded     bool  // there was no descriptor for a forked child
+	crowdedSaid int64 // when the log said so
 }
 
 // run serves until no space is left, or ctx is done.
@@ -159,10 +161,7 @@ func (r *reader) read(s *space) (int, error) {
 	}
 	n, err := s.u.Read(slots)
 	if err != nil {
-		if errors.Is(err, unix.EAGAIN) {
-			return 0, nil
-		}
-		return 0, fmt.Errorf("read the events of process %d: %w", s.pid, err)
+		return 0, r.unread(s, err)
 	}
 	now := r.now()
 	logged := 0

@@ -27,6 +27,7 @@ func readable(fd int) bool {
 
 // rest sleeps until something happens.
 func (r *reader) rest() error {
+	r.pauseCrowded()
 	spaces := *r.spaces.Load()
 	fds := make([]unix.PollFd, 0, len(spaces)+2)
 	fds = append(fds, unix.PollFd{Fd: int32(r.kickFD), Events: unix.POLLIN})

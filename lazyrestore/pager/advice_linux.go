@@ -3,6 +3,7 @@ package pager
 import (
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,20 +33,29 @@ func (r *reader) loseUnseen(s *space, removed page.Range, err error) {
 	r.log.Error("pages are lost, and touching them raises SIGBUS", "pid", s.pid, "error", err)
 	r.lost.add(err)
 	r.journal.spoil()
-	for i := s.search(removed.Start); i < len(s.byProc) && s.byProc[i].Start < removed.End; i++ {
-		gone := cutProc(s.byProc[i], removed).ImageRange()
-		r.unseen.Add(gone) // for the parts of the index that are to come
-		r.segments(gone, func(_ int, sg *segment) {
-			if sg == nil || sg.lost() {
-				return
-			}
-			for _, o := range *r.spaces.Load() {
-				o.loseRange(sg, gone)
-			}
-		})
+	for _, from := range s.origins(removed) {
+		for i := s.search(from.Start); i < len(s.byProc) && s.byProc[i].Start < from.End; i++ {
+			gone := cutProc(s.byProc[i], from).ImageRange()
+			r.unseen.Add(gone) // for the parts of the index, and the processes, that are to come
+			r.segments(gone, func(_ int, sg *segment) {
+				for _, o := range append(slices.Clone(*r.spaces.Load()), r.expected...) {
+					r.loseIn(o, sg)
+				}
+			})
+		}
 	}
 	if r.onLost == Kill && s.id == 0 && r.target.PidFD >= 0 {
 		r.note(unix.PidfdSendSignal(r.target.PidFD, unix.SIGKILL, nil, 0))
+	}
+}
+
+// loseIn notes what s has lost by loseUnseen of the segment sg; nil: it is not opened.
+func (se *session) loseIn(s *space, sg *segment) {
+	if sg == nil || sg.lost() {
+		return
+	}
+	for r := range se.unseen.Within(sg.within) {
+		s.loseRange(sg, r)
 	}
 }
 

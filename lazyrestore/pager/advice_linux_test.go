@@ -57,6 +57,12 @@ func TestLookAtThreads(t *testing.T) {
 // What nobody was seen to drop or remove is lost where it is missing, for all who
 // share it, and for a successor.
 func TestUnseenRemovalIsALoss(t *testing.T) {
+	t.Run("where it is", func(t *testing.T) { testUnseenRemoval(t, testBase) })
+	// A move that brings it there is held.
+	t.Run("where it comes to", func(t *testing.T) { testUnseenRemoval(t, testBase+1<<20) })
+}
+
+func testUnseenRemoval(t *testing.T, at page.Addr) {
 	const pages, here = 8, 2 // the first of them are there
 	se := fakeSessionAt(t, page.ImageShared, pages, plainSource)
 	l, err := newLayout([]page.Mapping{{Range: page.RangeOf(testBase, pages*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true}})
@@ -72,6 +78,11 @@ func TestUnseenRemovalIsALoss(t *testing.T) {
 	}
 	child := newSpace(se.pages, m, nil, mem, s)
 	se.spaces.Store(&[]*space{s, child})
+	expected := newSpace(se.pages, w.add(-1, 2, l.clone()), nil, mem, nil)
+	se.expected = append(se.expected, expected)
+	if at != testBase {
+		s.held = append(s.held, event{kind: eventRemap, from: page.RangeOf(testBase, pages*page.Size), to: at})
+	}
 	j, err := newJournal(w)
 	if err != nil {
 		t.Fatal(err)
@@ -83,8 +94,8 @@ func TestUnseenRemovalIsALoss(t *testing.T) {
 
 	b := make([]byte, uffd.MsgSize)
 	b[0] = slotRemove
-	order64.PutUint64(b[8:], uint64(testBase))
-	order64.PutUint64(b[16:], uint64(testBase+6*page.Size))
+	order64.PutUint64(b[8:], uint64(at))
+	order64.PutUint64(b[16:], uint64(at+6*page.Size))
 	msg, err := uffd.ParseMsg(b)
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +109,9 @@ func TestUnseenRemovalIsALoss(t *testing.T) {
 		}
 		if want := n < 6; child.isLost(n) != want {
 			t.Errorf("page %d of the child is lost: %v", n, child.isLost(n))
+		}
+		if want := n < 6; expected.isLost(n) != want {
+			t.Errorf("page %d of the one to come is lost: %v", n, expected.isLost(n))
 		}
 	}
 	if err := se.lost.err(); !errors.Is(err, errUnseenRemoval) {

@@ -67,6 +67,20 @@ func (m *model) isEarly(e *event, held []event) bool {
 	return overlaps(&m.registered, e.into())
 }
 
+// origins is r, and where the memory is that events which are held bring there.
+func (m *model) origins(r page.Range) []page.Range {
+	list := []page.Range{r}
+	for i := len(m.held) - 1; i >= 0; i-- {
+		h := &m.held[i]
+		for _, o := range slices.Clone(list) {
+			if in := o.Intersect(h.into()); !in.Empty() {
+				list = append(list, in.Shift(h.from.Start-h.to))
+			}
+		}
+	}
+	return list
+}
+
 func overlaps(s *page.Set, r page.Range) bool {
 	for range s.Within(r) {
 		return true

@@ -72,6 +72,9 @@ func (r *reader) admit(a *arrival) error {
 		s.settleGone(r.table)
 	} else {
 		s = newSpace(r.table, m, a.u, a.u, nil)
+		for i := range r.opened {
+			r.loseIn(s, r.opened[i].Load())
+		}
 	}
 	all := append(slices.Clone(*r.spaces.Load()), s)
 	r.spaces.Store(&all)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -76,16 +77,9 @@ func (se *session) open(i int, lost bool) *segment {
 		return sg
 	}
 	sg := se.pages.segment(i, lost)
-	for _, s := range se.expected {
+	for _, s := range append(slices.Clone(*se.spaces.Load()), se.expected...) {
 		s.enter(se.pages, i, sg)
-	}
-	for _, s := range *se.spaces.Load() {
-		s.enter(se.pages, i, sg)
-		if !lost {
-			for r := range se.unseen.Within(sg.within) {
-				s.loseRange(sg, r)
-			}
-		}
+		se.loseIn(s, sg)
 	}
 	se.pages.opened[i].Store(sg)
 	se.pages.closed.Add(-1)

@@ -234,7 +234,7 @@ func (r *reader) changed(s *space, m *uffd.Msg, seen seenCalls) error {
 	if err != nil {
 		return fmt.Errorf("event of process %d: %w", s.pid, err)
 	}
-	if err := seen.judge(&e); err != nil && s.shares(e.from) {
+	if err := seen.judge(&e); err != nil && slices.ContainsFunc(s.origins(e.from), s.shares) {
 		r.loseUnseen(s, e.from, err)
 		return nil
 	}

@@ -78,7 +78,7 @@ func (b *Builder) build(ctx context.Context, folder, name string, compile func(d
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(dir, "bin-"+name)
+	out := filepath.Join(dir, "run-"+name)
 	if _, err := os.Stat(out); err == nil {
 		return out, nil
 	}
@@ -91,10 +91,23 @@ func (b *Builder) build(ctx context.Context, folder, name string, compile func(d
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", name, err, bytes.TrimSpace(said))
 	}
-	if err := os.Rename(filepath.Join(fresh, "program"), out); err != nil {
+	if err := copyProgram(filepath.Join(fresh, "program"), filepath.Join(fresh, "copy")); err != nil {
+		return "", fmt.Errorf("build %s: %w", name, err)
+	}
+	if err := os.Rename(filepath.Join(fresh, "copy"), out); err != nil {
 		return "", fmt.Errorf("build %s: %w", name, err)
 	}
 	return out, ctx.Err()
+}
+
+// copyProgram copies a program as an installation does. Of what a linker itself
+// has written the page cache has single pages, and it starts slower.
+func copyProgram(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, 0o700)
 }
 
 // layOut writes the sources of a folder to a directory named for their

@@ -19,18 +19,19 @@ const (
 
 // A batch is adjacent or near-by memory on its way through the pipeline.
 type batch struct {
+	number uint64 // of those that were submitted
 	pieces []piece
-	plain  int    // bytes in pieces
-	own    []byte // memory of pieces that were copied; pieces of it stay valid as it never grows
+	plain  int                  // bytes in pieces
+	own    []byte               // memory of pieces that were copied or read; pieces of it stay valid as it never grows
+	read   func(p []byte) error // gets all of plain into own; nil where it is there
 	calls  []*call
 
 	// Made by the worker.
-	out    []byte        // the frames, unless they are parts of pieces
-	parts  [][]byte      // the frames' bytes in order
-	frames []outFrame    // one for each frame
-	runs   []Run         // of all frames; Frame is not set yet
-	zero   uint64        // bytes of zero pages
-	ready  chan struct{} // one token: the worker is done
+	out    []byte     // the frames, unless they are parts of pieces
+	parts  [][]byte   // the frames' bytes in order
+	frames []outFrame // one for each frame
+	runs   []Run      // of all frames; Frame is not set yet
+	zero   uint64     // bytes of zero pages
 }
 
 // A piece is adjacent pages from one call of WriteRun.
@@ -79,18 +80,26 @@ func (w *Writer) WriteRun(ctx context.Context, at page.Addr, p []byte, release f
 	return err
 }
 
-func (w *Writer) writeRun(ctx context.Context, at page.Addr, p []byte, c *call) error {
-	end := at + page.Addr(len(p))
+// follows checks that a run of n bytes at an address may come next, and counts it.
+func (w *Writer) follows(at page.Addr, n uint64) error {
+	end := at + page.Addr(n)
 	switch {
 	case w.done:
 		return errWriterDone
-	case !at.Aligned() || len(p)%page.Size != 0:
-		return fmt.Errorf("write %d bytes at %s: %w", len(p), at, errUnaligned)
+	case !at.Aligned() || n%page.Size != 0:
+		return fmt.Errorf("write %d bytes at %s: %w", n, at, errUnaligned)
 	case at < w.next || end < at:
-		return fmt.Errorf("write %d bytes at %s, after memory up to %s: %w", len(p), at, w.next, errOrder)
+		return fmt.Errorf("write %d bytes at %s, after memory up to %s: %w", n, at, w.next, errOrder)
 	}
 	w.next = end
-	w.pipe.memory.Add(uint64(len(p)))
+	w.pipe.memory.Add(n)
+	return nil
+}
+
+func (w *Writer) writeRun(ctx context.Context, at page.Addr, p []byte, c *call) error {
+	if err := w.follows(at, uint64(len(p))); err != nil {
+		return err
+	}
 	window := w.opts.ChunkSize
 	if len(p) >= 2*window && len(p) >= w.pipe.batch/4 {
 		// The part up to the next window may share one with the run before.
@@ -111,6 +120,65 @@ func (w *Writer) writeRun(ctx context.Context, at page.Addr, p []byte, c *call) 
 		}
 	}
 	return w.collect(ctx, at, p)
+}
+
+// WriteRuns is WriteRun for several runs that are still to be read: read fills p
+// with all of them, one after the other. It is called at most once, by a
+// goroutine that compresses and writes them next, while p is in its cache, and
+// so maybe several at once of several calls; Settle waits for them. The runs are
+// of BatchSize bytes at most in all. Where they end and the next begin is to be a
+// multiple of the chunk size, else there are more and smaller chunks.
+func (w *Writer) WriteRuns(ctx context.Context, runs []page.Range, read func(p []byte) error) error {
+	err := w.writeRuns(ctx, runs, read)
+	if err != nil && !w.done {
+		w.pipe.fail(err)
+	}
+	return err
+}
+
+func (w *Writer) writeRuns(ctx context.Context, runs []page.Range, read func(p []byte) error) error {
+	if err := w.submitCur(ctx); err != nil {
+		return err
+	}
+	b, err := w.pipe.get(ctx)
+	if err != nil {
+		return err
+	}
+	b.room(w.pipe.batch)
+	for _, r := range runs {
+		if err := w.follows(r.Start, r.Len()); err != nil {
+			return err
+		}
+		n := int(r.Len())
+		if n > len(b.own)-b.plain {
+			return fmt.Errorf("write %d bytes at %s: %w", n, r.Start, errTooMuch)
+		}
+		b.pieces = append(b.pieces, piece{r.Start, b.own[b.plain : b.plain+n]})
+		b.plain += n
+	}
+	b.read = read
+	w.pipe.submit(b)
+	return nil
+}
+
+// BatchSize is how many bytes WriteRuns takes: one chunk or more.
+func (w *Writer) BatchSize() int { return w.pipe.batch }
+
+// ChunkSize is the length of the image's chunks in bytes.
+func (w *Writer) ChunkSize() int { return w.opts.ChunkSize }
+
+// Settle waits until no read that was given to WriteRuns is called any more, and
+// gives the first error so far.
+func (w *Writer) Settle(ctx context.Context) error {
+	w.pipe.reads.Wait()
+	return w.pipe.failed(ctx)
+}
+
+// room sees to it that the batch has memory of its own.
+func (b *batch) room(n int) {
+	if b.own == nil {
+		b.own = make([]byte, n)
+	}
 }
 
 // submitPart sends a part of a call's memory on its way as a batch.
@@ -141,9 +209,7 @@ func (w *Writer) collect(ctx context.Context, at page.Addr, p []byte) error {
 			if err != nil {
 				return err
 			}
-			if b.own == nil {
-				b.own = make([]byte, w.pipe.batch)
-			}
+			b.room(w.pipe.batch)
 			w.cur = b
 		}
 		b := w.cur

@@ -79,7 +79,7 @@ func (e *encoder) add(b *batch, firstRun int, at page.Addr, p []byte) {
 		}
 		pages := uint32(j-i) >> page.Shift
 		b.runs = append(b.runs, Run{Page: at + page.Addr(i), Pages: pages, Offset: offset})
-		e.pages = append(e.pages, p[i:j])
+		e.pages = appendPart(e.pages, p[i:j])
 		offset += pages
 		i = j
 	}
@@ -113,22 +113,22 @@ func (e *encoder) finishRaw(b *batch, f *outFrame) {
 	f.Raw, f.Stored = true, f.Plain
 	for _, p := range e.pages {
 		f.Checksum = chunk.UpdateChecksum(f.Checksum, p)
-		b.appendPart(p)
+		b.parts = appendPart(b.parts, p)
 	}
 	f.digest = e.sha.Digest(e.pages...)
 }
 
-// appendPart appends p to the parts, to the last one where p follows it in
-// memory: fewer and larger writes.
-func (b *batch) appendPart(p []byte) {
-	if n := len(b.parts); n > 0 {
-		last := b.parts[n-1]
+// appendPart appends p to parts, to the last one where p follows it in memory:
+// fewer and larger writes, and nothing to join.
+func appendPart(parts [][]byte, p []byte) [][]byte {
+	if n := len(parts); n > 0 {
+		last := parts[n-1]
 		if more := last[:min(len(last)+1, cap(last))]; len(more) > len(last) && &more[len(last)] == &p[0] {
-			b.parts[n-1] = last[:len(last)+len(p)]
-			return
+			parts[n-1] = last[:len(last)+len(p)]
+			return parts
 		}
 	}
-	b.parts = append(b.parts, p)
+	return append(parts, p)
 }
 
 // joined is the chunk's plain data in one piece.

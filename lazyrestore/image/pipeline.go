@@ -11,19 +11,27 @@ import (
 
 // A pipeline takes batches from the Writer to its objects:
 //
-//	get ─▶ (Writer fills) ─▶ submit ─▶ work: any worker encodes ─▶ order: one goroutine writes ─▶ free
+//	get ─▶ (Writer fills) ─▶ submit ─▶ work: any worker reads and encodes ─▶ whose turn it is, writes ─▶ free
 //
-// A batch is in order before it is in work, so that the writing goroutine
-// waits for the oldest one. There are as many batches as the channels hold:
-// only get blocks.
+// A worker does all of it, so that what it reads, encodes, sums and writes stays
+// in its processor's cache, and nobody has to be woken for the next step. Batches
+// are written in order, by one worker at a time: it goes on with all that
+// others have encoded meanwhile, while they encode the next. There are as many
+// batches as the channels hold: only get blocks.
 type pipeline struct {
 	w     *Writer
 	batch int // plain bytes that a batch holds at most
 	free  chan *batch
 	work  chan *batch
-	order chan *batch
 	wg    sync.WaitGroup
-	seek  chunk.SeekTable // of the writing goroutine, and of Finish after it
+	reads sync.WaitGroup  // batches that are still to be read
+	sent  uint64          // batches that were submitted; the Writer's
+	seek  chunk.SeekTable // of the worker that writes, and of Finish after it
+
+	mu      sync.Mutex
+	encoded []*batch // under mu: those that wait to be written, by number, modulo its length
+	written uint64   // under mu: batches
+	writing bool     // under mu: somebody writes
 
 	memory, zero, lazy, stored, frames, runs atomic.Uint64
 
@@ -38,15 +46,14 @@ func newPipeline(w *Writer) *pipeline {
 	size := max(min(batchSize, batchesSize/n)/w.opts.ChunkSize, 1) * w.opts.ChunkSize
 	p := &pipeline{
 		w: w, batch: size, broken: make(chan struct{}),
-		free: make(chan *batch, n), work: make(chan *batch, n), order: make(chan *batch, n),
+		free: make(chan *batch, n), work: make(chan *batch, n), encoded: make([]*batch, n),
 	}
 	for range n {
-		p.free <- &batch{ready: make(chan struct{}, 1)}
+		p.free <- new(batch)
 	}
 	for range w.opts.Workers {
-		p.wg.Go(p.encode)
+		p.wg.Go(p.worker)
 	}
-	p.wg.Go(p.write)
 	return p
 }
 
@@ -85,7 +92,11 @@ func (p *pipeline) get(ctx context.Context) (*batch, error) {
 
 // submit sends a batch on its way.
 func (p *pipeline) submit(b *batch) {
-	p.order <- b
+	b.number = p.sent
+	p.sent++
+	if b.read != nil {
+		p.reads.Add(1)
+	}
 	p.work <- b
 }
 
@@ -93,7 +104,6 @@ func (p *pipeline) submit(b *batch) {
 // error.
 func (p *pipeline) close() error {
 	close(p.work)
-	close(p.order)
 	p.wg.Wait()
 	return p.failed(context.Background())
 }
@@ -105,37 +115,73 @@ func (p *pipeline) stats() Stats {
 	}
 }
 
-// encode is a worker.
-func (p *pipeline) encode() {
+func (p *pipeline) worker() {
 	enc, err := chunk.NewEncoder(p.w.opts.Spec)
 	if err != nil {
 		p.fail(err)
 	}
 	e := encoder{enc: enc, codec: p.w.codec, window: p.w.opts.ChunkSize}
 	for b := range p.work {
-		if p.failed(context.Background()) == nil {
-			e.encode(b)
-		}
-		if e.codec != chunk.None {
-			b.unref() // the frames have the data now
-		}
-		b.ready <- struct{}{}
+		p.encode(&e, b)
+		p.turn(b)
 	}
 }
 
-// write is the writing goroutine.
-func (p *pipeline) write() {
-	for b := range p.order {
-		<-b.ready
-		if p.failed(context.Background()) == nil {
-			if err := p.writeBatch(b); err != nil {
+// encode reads a batch, if need be, and makes its frames.
+func (p *pipeline) encode(e *encoder, b *batch) {
+	ok := p.failed(context.Background()) == nil
+	if b.read != nil {
+		if ok {
+			if err := b.read(b.own[:b.plain]); err != nil {
 				p.fail(err)
+				ok = false
 			}
 		}
-		b.unref()
-		b.reset()
-		p.free <- b
+		p.reads.Done()
 	}
+	if ok {
+		e.encode(b)
+	}
+	if e.codec != chunk.None {
+		b.unref() // the frames have the data now
+	}
+}
+
+// turn has a batch written: at once, where it is the next and nobody writes, or
+// else by whom it waits for.
+func (p *pipeline) turn(b *batch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := uint64(len(p.encoded))
+	p.encoded[b.number%n] = b
+	if p.writing {
+		return
+	}
+	p.writing = true
+	for {
+		next := p.encoded[p.written%n]
+		if next == nil {
+			break
+		}
+		p.encoded[p.written%n] = nil
+		p.written++
+		p.mu.Unlock()
+		p.write(next)
+		p.mu.Lock()
+	}
+	p.writing = false
+}
+
+// write writes a batch, which is free then.
+func (p *pipeline) write(b *batch) {
+	if p.failed(context.Background()) == nil {
+		if err := p.writeBatch(b); err != nil {
+			p.fail(err)
+		}
+	}
+	b.unref()
+	b.reset()
+	p.free <- b
 }
 
 func (p *pipeline) writeBatch(b *batch) error {
@@ -180,5 +226,5 @@ func (b *batch) reset() {
 	clear(b.pieces) // they point into callers' memory
 	clear(b.parts)
 	b.pieces, b.parts, b.frames, b.runs = b.pieces[:0], b.parts[:0], b.frames[:0], b.runs[:0]
-	b.out, b.plain, b.zero = b.out[:0], 0, 0
+	b.out, b.plain, b.zero, b.read = b.out[:0], 0, 0, nil
 }

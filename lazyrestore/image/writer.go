@@ -47,11 +47,11 @@ type Result struct {
 // from another until Finish is called.
 //
 // Memory goes this way: WriteRun cuts it into windows, which are chunks where
-// no page of them is zero, and collects windows into batches (batch.go);
-// workers encode batches; one goroutine writes them in order and notes them in
-// the index (pipeline.go). The goroutines end with Finish or Abort, of which
-// one must be called. The number of batches is fixed, so that a Writer's
-// memory is bounded, whatever the size of the process.
+// no page of them is zero, and collects windows into batches; WriteRuns makes a
+// batch of what is still to be read (batch.go). Workers read and encode batches,
+// write them in order and note them in the index (pipeline.go). The goroutines
+// end with Finish or Abort, of which one must be called. The number of batches is
+// fixed, so that a Writer's memory is bounded, whatever the size of the process.
 type Writer struct {
 	sink  Sink
 	opts  WriterOptions
@@ -77,6 +77,7 @@ var (
 	errWriterDone = errors.New("image writer used after its end")
 	errOrder      = errors.New("memory not in ascending order")
 	errUnaligned  = errors.New("not whole pages")
+	errTooMuch    = errors.New("more than fits into a batch")
 )
 
 // NewWriter starts an image in sink. An error of chunk's Spec is ErrCodec.

@@ -6,8 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"slices"
-	"sync/atomic"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -16,10 +15,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
-const (
-	readSize    = 1 << 20 // bytes read from a process at a time
-	readBuffers = 8       // of readSize; with the writer's own, all that a dump holds
-)
+const readSize = 1 << 20 // bytes of eager pages that are read at a time
 
 // PageReader reads pages of the image that a process is still being restored
 // from, by their image address.
@@ -32,117 +28,108 @@ type dumper struct {
 	pid      int
 	mem      *os.File // /proc/PID/mem
 	w        *image.Writer
-	source   PageReader
 	missing  []page.Mapping
-	buffers  chan []byte
 	progress func(done uint64)
 	done     uint64
+
+	mu     sync.Mutex
+	source PageReader // under mu
 }
 
-// pages streams all pieces to the writer, which compresses and writes them
-// while the next are read.
+// pages has the writer read, compress and write all pieces, many at a time. It
+// returns when all have been read.
 func (d *dumper) pages(ctx context.Context, pieces []piece) error {
-	d.buffers = make(chan []byte, readBuffers)
-	all := make([]byte, readBuffers*readSize)
-	_ = unix.Madvise(all, unix.MADV_HUGEPAGE) // else each of its 2,000 pages raises an exception, while the process waits
-	for b := range slices.Chunk(all, readSize) {
-		d.buffers <- b
-	}
-	var g group
+	g := group{d: d, window: uint64(d.w.ChunkSize()), limit: uint64(d.w.BatchSize())}
 	for i := range pieces {
 		p := &pieces[i]
-		for off := uint64(0); off < p.Len(); off += readSize {
-			r := page.RangeOf(p.Start+page.Addr(off), min(readSize, p.Len()-off))
-			if !g.takes(p, r) {
-				if err := d.write(ctx, &g); err != nil {
+		for off := uint64(0); off < p.Len(); {
+			// What is in one chunk stays together.
+			at := p.image + page.Addr(off)
+			n := min(p.Len()-off, g.window-uint64(at)%g.window)
+			if !g.takes(at) {
+				if err := g.write(ctx); err != nil {
 					return err
 				}
 			}
-			g.add(p, r, p.image+page.Addr(off))
+			g.add(p, page.RangeOf(p.Start+page.Addr(off), n), at)
+			off += n
 		}
 	}
-	return d.write(ctx, &g)
+	if err := g.write(ctx); err != nil {
+		return err
+	}
+	return d.w.Settle(ctx)
 }
 
-// A group is parts of pieces that are read into one buffer: many small ones of
-// the process's memory, with one system call, or one of any other kind.
+// A group is parts of pieces that are read, compressed and written together:
+// whole chunks.
 type group struct {
-	parts []groupPart
-	size  uint64
+	d      *dumper
+	window uint64 // bytes of image addresses that are one chunk
+	limit  uint64 // bytes
+	parts  []groupPart
+	runs   []page.Range // of the image
+	size   uint64
 }
 
 type groupPart struct {
 	page.Range
 	piece *piece
-	at    page.Addr // in the image
 }
 
-const groupParts = 1024 // that one system call reads
-
-func (g *group) takes(p *piece, r page.Range) bool {
-	if len(g.parts) == 0 {
+// takes reports whether there is room for a part at an image address, and for
+// what may follow it in its chunk.
+func (g *group) takes(at page.Addr) bool {
+	if len(g.runs) == 0 {
 		return true
 	}
-	return len(g.parts) < groupParts && g.size+r.Len() <= readSize &&
-		p.from == fromMemory && g.parts[0].piece.from == fromMemory
+	last := g.runs[len(g.runs)-1].End - 1
+	return uint64(at)/g.window == uint64(last)/g.window || g.size+g.window <= g.limit
 }
 
 func (g *group) add(p *piece, r page.Range, at page.Addr) {
-	g.parts = append(g.parts, groupPart{r, p, at})
 	g.size += r.Len()
+	if n := len(g.parts); n > 0 && g.parts[n-1].piece == p {
+		g.parts[n-1].End, g.runs[n-1].End = r.End, at+page.Addr(r.Len())
+		return
+	}
+	g.parts = append(g.parts, groupPart{r, p})
+	g.runs = append(g.runs, page.RangeOf(at, r.Len()))
 }
 
-// write reads a group, gives it to the writer, and empties it. The last part
-// that the writer is done with gives the buffer back.
-func (d *dumper) write(ctx context.Context, g *group) error {
+// write gives a group to the writer, and empties it.
+func (g *group) write(ctx context.Context) error {
 	if len(g.parts) == 0 {
 		return nil
 	}
-	var whole []byte
-	select {
-	case whole = <-d.buffers:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if err := d.readGroup(ctx, g, whole); err != nil {
+	d, parts := g.d, g.parts
+	err := d.w.WriteRuns(ctx, g.runs, func(p []byte) error { return d.readParts(ctx, parts, p) })
+	if err != nil {
 		return err
-	}
-	users := new(atomic.Int32)
-	users.Store(int32(len(g.parts)))
-	release := func() {
-		if users.Add(-1) == 0 {
-			d.buffers <- whole
-		}
-	}
-	off := uint64(0)
-	for i := range g.parts {
-		p := &g.parts[i]
-		if err := d.w.WriteRun(ctx, p.at, whole[off:off+p.Len():off+p.Len()], release); err != nil {
-			return err
-		}
-		off += p.Len()
 	}
 	d.done += g.size
 	if d.progress != nil {
 		d.progress(d.done)
 	}
-	g.parts, g.size = g.parts[:0], 0
+	g.parts, g.runs, g.size = nil, g.runs[:0], 0
 	return nil
 }
 
-func (d *dumper) readGroup(ctx context.Context, g *group, buf []byte) error {
-	if len(g.parts) == 1 {
-		p := &g.parts[0]
-		if err := d.read(ctx, p.piece, p.Range, buf[:p.Len()]); err != nil {
+// readParts reads one part after the other into buf, those of the process's
+// memory with few system calls. Several may be read at once.
+func (d *dumper) readParts(ctx context.Context, parts []groupPart, buf []byte) error {
+	var transfers []proc.Transfer
+	for i := range parts {
+		p := &parts[i]
+		to := buf[:p.Len()]
+		buf = buf[p.Len():]
+		if p.piece.from == fromMemory {
+			transfers = append(transfers, proc.Transfer{Addr: uint64(p.Start), Data: to})
+			continue
+		}
+		if err := d.read(ctx, p.piece, p.Range, to); err != nil {
 			return fmt.Errorf("read memory %v: %w", p.Range, err)
 		}
-		return nil
-	}
-	transfers := make([]proc.Transfer, len(g.parts))
-	for i := range g.parts {
-		n := g.parts[i].Len()
-		transfers[i] = proc.Transfer{Addr: uint64(g.parts[i].Start), Data: buf[:n]}
-		buf = buf[n:]
 	}
 	_, err := proc.ReadMemoryV(d.pid, transfers)
 	return err
@@ -151,8 +138,7 @@ func (d *dumper) readGroup(ctx context.Context, g *group, buf []byte) error {
 func (d *dumper) read(ctx context.Context, p *piece, r page.Range, buf []byte) error {
 	switch p.from {
 	case fromMemory:
-		_, err := proc.ReadMemory(d.pid, uint64(r.Start), buf)
-		return err
+		// readParts reads it.
 	case fromForced:
 		_, err := d.mem.ReadAt(buf, int64(r.Start))
 		return err
@@ -174,7 +160,10 @@ func (d *dumper) readMissing(ctx context.Context, r page.Range, buf []byte) erro
 			continue
 		}
 		from := buf[at-r.Start:][:part.Len()]
-		if err := d.source.ReadPages(ctx, m.ImageAddr(at), from); err != nil {
+		d.mu.Lock()
+		err := d.source.ReadPages(ctx, m.ImageAddr(at), from)
+		d.mu.Unlock()
+		if err != nil {
 			return err
 		}
 		at = part.End

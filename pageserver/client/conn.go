@@ -14,9 +14,16 @@ import (
 const (
 	// imageID is what the one image of a connection is called on it.
 	imageID = 1
-	// slice is how much of a payload is read between two looks at the clock:
-	// a slow link is not a silent one.
+	// gulp is how much of a payload of the background the reader waits for at a
+	// time, where so much comes quickly: being woken for each packet takes longer
+	// than to read it. It begins with firstGulp, for a slow link is not a silent one.
+	gulp      = 128 << 10
+	firstGulp = 4 << 10
+	// slice is how much of a payload has to come for it not to be asked for again.
 	slice = 64 << 10
+	// quickly is what part of the time after which a server is silent a gulp may
+	// take to be followed by a larger one.
+	quickly = 64
 	// readBuffer is for headers and small replies; payloads go past it.
 	readBuffer = 16 << 10
 )
@@ -32,10 +39,13 @@ type conn struct {
 	lane   *lane
 	server *server
 	c      Conn
+	in     *intake
 	dec    *wire.Decoder
 	heard  atomic.Int64  // when something came last, or was asked of a connection with nothing in flight
 	ready  chan struct{} // closed when the image is open, or never will be
 	gone   chan struct{} // closed when the reader has ended
+
+	gulp int // of the reader: what fill waits for
 
 	writing sync.Mutex // held while something is written
 
@@ -53,10 +63,11 @@ type conn struct {
 
 // newConn is a connection on which nothing was said.
 func newConn(l *lane, s *server, c Conn) *conn {
+	in := newIntake(c)
 	k := &conn{
-		lane: l, server: s, c: c, dec: wire.NewDecoder(c, wire.Client, readBuffer),
+		lane: l, server: s, c: c, in: in, dec: wire.NewDecoder(in, wire.Client, readBuffer),
 		ready: make(chan struct{}), gone: make(chan struct{}),
-		inflight: make(map[uint32]*request), limit: wire.MinRequests - 1, idle: time.Minute,
+		inflight: make(map[uint32]*request), limit: wire.MinRequests - 1, idle: time.Minute, gulp: firstGulp,
 	}
 	k.heard.Store(time.Now().UnixNano())
 	return k
@@ -292,16 +303,39 @@ func (k *conn) data(m *wire.Message) error {
 	if err != nil || r == nil {
 		return err // the decoder passes over what nobody wants
 	}
-	for len(room) > 0 {
-		part := room[:min(len(room), slice)]
-		if err := k.dec.ReadPayload(part); err != nil {
-			return err
-		}
-		room = room[len(part):]
-		r.n += len(part) // lane.mu is not needed: filling keeps others away
-		k.heard.Store(time.Now().UnixNano())
+	if err := k.fill(r, room); err != nil {
+		return err
 	}
 	return k.end(r, m)
+}
+
+// fill reads a payload to its request's room.
+func (k *conn) fill(r *request, room []byte) error {
+	if k.lane.background {
+		defer k.in.expect(1)
+	}
+	came := 0 // bytes that are not counted yet
+	for len(room) > 0 {
+		if k.lane.background {
+			k.in.expect(min(k.gulp, len(room)-k.dec.Buffered()))
+		}
+		n, err := k.dec.ReadSome(room)
+		if err != nil {
+			return err
+		}
+		room = room[n:]
+		if came += n; came >= slice || len(room) == 0 {
+			r.n += came // lane.mu is not needed: filling keeps others away
+			came = 0
+		}
+		now := time.Now().UnixNano()
+		if took := now - k.heard.Swap(now); took < int64(k.lane.client.opts.Timeout)/quickly {
+			k.gulp = min(2*k.gulp, gulp)
+		} else {
+			k.gulp = firstGulp
+		}
+	}
+	return nil
 }
 
 // begin finds the request of a DATA and keeps others from its buffer.

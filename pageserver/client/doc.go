@@ -16,7 +16,8 @@
 //  2. The lane of the read, demand or background, sends them over its
 //     connection (lane.go). Each lane has a connection of its own: what is on
 //     its way in the network cannot be overtaken.
-//  3. The connection's reader puts payloads where they belong (conn.go).
+//  3. The connection's reader puts payloads where they belong (conn.go). Of the
+//     background it is woken for much at a time (intake_unsafe_linux.go).
 //
 // # When a server is lost
 //

@@ -149,6 +149,25 @@ func (d *Decoder) ReadPayload(p []byte) error {
 	return d.full(p)
 }
 
+// ReadSome is ReadPayload for as many bytes, at least one, as one read of the
+// stream gives; it says how many. p is not empty.
+func (d *Decoder) ReadSome(p []byte) (int, error) {
+	if len(p) > d.left {
+		return 0, fmt.Errorf("read %d bytes of payload, of which %d are left", len(p), d.left)
+	}
+	n, err := d.r.Read(p)
+	d.left -= n
+	switch {
+	case n > 0:
+		return n, nil
+	case err == io.EOF:
+		return 0, io.ErrUnexpectedEOF
+	case err == nil:
+		return 0, io.ErrNoProgress
+	}
+	return 0, err
+}
+
 // skip passes over payload that nobody has read.
 func (d *Decoder) skip() error {
 	if d.left == 0 {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -224,6 +225,34 @@ func TestPayloadIsPassedOver(t *testing.T) {
 	}
 	if _, err := d.Next(); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
+	}
+}
+
+// ReadSome gives what one read of the stream does, and no more than is left.
+func TestReadSome(t *testing.T) {
+	want := bytes.Repeat([]byte("some"), 250)
+	stream := append(AppendData(nil, 1, 0, Data{0, 1000, 1000}), want...)
+	for name, cut := range map[string]int{"whole": len(stream), "cut": len(stream) - 1} {
+		d := NewDecoder(iotest.HalfReader(bytes.NewReader(stream[:cut])), Client, 64)
+		if _, err := d.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.ReadSome(make([]byte, 1001)); err == nil {
+			t.Error("more payload than there is")
+		}
+		var got []byte
+		var err error
+		for p := make([]byte, 1000); err == nil && len(got) < 1000; {
+			var n int
+			n, err = d.ReadSome(p[:1000-len(got)])
+			got = append(got, p[:n]...)
+		}
+		switch {
+		case name == "whole" && (err != nil || !bytes.Equal(got, want)):
+			t.Errorf("payload of %d bytes, %v", len(got), err)
+		case name == "cut" && !errors.Is(err, io.ErrUnexpectedEOF):
+			t.Errorf("the end within a payload: %v", err)
+		}
 	}
 }
 

@@ -93,7 +93,7 @@ int main(int argc, char **argv)
 		return 2;
 	const struct scene *const all[] = {
 		thread_scenes, signal_scenes, process_scenes, memory_scenes, file_scenes, lazy_scenes, refused_scenes, holder_scenes,
-		task_scenes, object_scenes, mapped_scenes, socket_scenes,
+		task_scenes, schedule_scenes, time_scenes, object_scenes, mapped_scenes, socket_scenes,
 	};
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
 		play(all[i], argc, argv);

@@ -26,6 +26,7 @@ struct scene {
 
 extern const struct scene thread_scenes[], signal_scenes[], process_scenes[], memory_scenes[],
 	file_scenes[], lazy_scenes[], refused_scenes[], holder_scenes[], task_scenes[],
+	schedule_scenes[], time_scenes[],
 	object_scenes[], mapped_scenes[], socket_scenes[];
 
 /* stop says "ready N" (N counts the calls from 1) and waits until there is a

@@ -188,6 +188,7 @@ func TestNothingIsDoneAheadWhileTheyAreBuilt(t *testing.T) {
 	for _, i := range []int{4, 1, 3, 0, 2} { // one after the other it would be a stream
 		s.checkAt(t, s.Thread, s.Addr(60*i), 60*i*page.Size, page.Size)
 	}
+	<-f.pager.Serving()
 	for end := time.Now().Add(uffdtest.Timeout); !f.pager.session.resting.Load(); runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatal("the reader does not come to rest")

@@ -11,7 +11,6 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -59,6 +58,7 @@ type reader struct {
 	seen     uint32 // kicks looked at
 	pace     pace
 	follower follower
+	turns    turns
 
 	crowded     bool  // there was no descriptor for a forked child
 	crowdedSaid int64 // when the log said so
@@ -68,7 +68,8 @@ type reader struct {
 func (r *reader) run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer thread.Hurry()() // somebody waits for each thing that it does
+	r.turns.begin() // somebody waits for each thing that it does
+	defer r.turns.end()
 	spin := spinTime
 	if runtime.GOMAXPROCS(0) == 1 || runtime.NumCPU() == 1 {
 		spin = 0 // the processor is the application's
@@ -87,6 +88,7 @@ func (r *reader) run() error {
 		case r.head < len(r.queue):
 			r.serve()
 			active = r.now()
+			r.turns.served(active)
 			continue
 		case n > 0:
 			active = r.now()
@@ -103,6 +105,9 @@ func (r *reader) run() error {
 			}
 			continue
 		}
+		if !r.streaming.Load() && r.turns.give() {
+			continue
+		}
 		if (r.session.forming.Load() || !r.letGo.Load()) && len(r.parked) == 0 {
 			// Whoever builds the process has better use for the processor: nothing
 			// is done ahead, and nothing waited for but asleep.
@@ -113,6 +118,7 @@ func (r *reader) run() error {
 		}
 		if worked := r.assist(); worked || len(r.parked) > 0 {
 			active = r.now()
+			r.turns.breathe(active)
 			if r.unpark(active) || worked || !r.streaming.Load() {
 				continue
 			}

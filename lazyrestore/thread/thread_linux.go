@@ -19,8 +19,9 @@ const shortSlice = 100_000 // ns
 // anybody's it goes first when it wakes, where it would else wait for the end
 // of another thread's slice of some milliseconds (Linux 6.12). Its share of
 // the processor stays what it is, and what it starts is not in a hurry. The
-// function that is returned ends it.
+// function that is returned ends it, on whatever thread it is called.
 func Hurry() (end func()) {
+	tid := unix.Gettid()
 	attr, err := unix.SchedGetAttr(0, 0)
 	if err != nil || attr.Policy != unix.SCHED_NORMAL || attr.Nice < 0 || attr.Flags != 0 {
 		return func() {}
@@ -32,7 +33,7 @@ func Hurry() (end func()) {
 	}
 	return func() {
 		attr.Runtime = 0
-		_ = unix.SchedSetAttr(0, attr, 0)
+		_ = unix.SchedSetAttr(tid, attr, 0)
 	}
 }
 

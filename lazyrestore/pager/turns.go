@@ -1,0 +1,71 @@
+package pager
+
+import (
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
+)
+
+// breath is how long the reader runs without letting Go run something else. Go
+// takes its processor (the P) from who has run for 10 ms, and from who is in a
+// system call then, for which it looks each 100 µs. A goroutine that has a thread
+// to itself gets it back by way of two other threads, each of which has to be
+// woken, and all the while a fault may wait. So the system calls by which the
+// reader serves faults are made without a word to Go, and now and then it queues
+// up by itself, where nobody else does.
+const breath = int64(5 * time.Millisecond)
+
+// turns see to it that the reader's thread runs when somebody waits for it, and
+// others when they have something better to do. Their thread is locked.
+type turns struct {
+	tid      int    // of the thread that is in a hurry
+	unhurry  func() // ends that
+	breathed int64  // when Go could last run something else
+	owed     bool   // a fault has been served since the processor was given away
+}
+
+// begin has the calling thread go first; end ends it.
+func (t *turns) begin() {
+	t.tid = unix.Gettid()
+	t.unhurry = thread.Hurry()
+}
+
+func (t *turns) end() { t.unhurry() }
+
+// served notes that a fault has been.
+func (t *turns) served(now int64) {
+	t.owed = true
+	t.breathe(now)
+}
+
+// give gives the processor away, once after faults have been served. A thread
+// that is woken on the reader's own processor mostly runs at once, and raises
+// its next fault before the reader has looked for one. Where it may not, by the
+// scheduler's books, it waits until the reader sleeps: while that works ahead,
+// a millisecond. So this is for when nobody is back yet.
+func (t *turns) give() bool {
+	if !t.owed {
+		return false
+	}
+	t.owed = false
+	thread.Yield()
+	return true
+}
+
+// breathe lets Go run something else, when it is time.
+func (t *turns) breathe(now int64) {
+	if now-t.breathed < breath {
+		return
+	}
+	t.breathed = now
+	runtime.UnlockOSThread() // or it were the turn of another thread
+	runtime.Gosched()
+	runtime.LockOSThread()
+	if unix.Gettid() != t.tid {
+		t.end()
+		t.begin()
+	}
+}

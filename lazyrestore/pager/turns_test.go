@@ -1,0 +1,74 @@
+package pager
+
+import (
+	"runtime"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Whatever thread the reader finds itself on after it has let others run, that
+// one is in a hurry, and none that it has left.
+func TestTurns(t *testing.T) {
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	defer wg.Wait()
+	defer close(stop)
+	for range 4 * runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	hurried := func(tid int) bool {
+		attr, err := unix.SchedGetAttr(tid, 0)
+		return err == nil && attr.Flags&unix.SCHED_FLAG_RESET_ON_FORK != 0
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var r turns
+	moves := 0
+	r.begin()
+	for i := range 10000 {
+		before := r.tid
+		r.breathe(int64(i+1) * breath)
+		if r.tid != unix.Gettid() || !hurried(0) {
+			t.Fatalf("round %d: thread %d is not in a hurry", i, unix.Gettid())
+		}
+		if r.tid == before {
+			continue
+		}
+		if hurried(before) {
+			t.Fatalf("round %d: thread %d still is", i, before)
+		}
+		if moves++; moves == 10 {
+			break
+		}
+	}
+	r.end()
+	if hurried(0) {
+		t.Error("it still is in the end")
+	}
+	t.Log(moves, "moves")
+}
+
+// The processor is given away once for all faults that have been served.
+func TestTurnsGive(t *testing.T) {
+	var r turns
+	r.breathed = breath
+	if r.give() {
+		t.Error("given away for nothing")
+	}
+	r.served(breath)
+	r.served(breath)
+	if !r.give() || r.give() {
+		t.Error("not given away once")
+	}
+}

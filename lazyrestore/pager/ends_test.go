@@ -169,7 +169,7 @@ func TestDiscard(t *testing.T) {
 // Of a process whose last missing page is brought by a fault, nothing but the
 // reader knows that it is complete: it does not sleep over that.
 func TestLastPageByFault(t *testing.T) {
-	var least time.Duration = tick
+	least := tick
 	for range 3 {
 		s := serveChild(t, setting{child: uffdtest.Options{Pages: 16}, pager: Options{Background: None}})
 		for n := range 16 {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -131,8 +132,8 @@ func TestIntakeOthers(t *testing.T) {
 	}
 }
 
-// A payload of the background is all read, in whatever pieces it comes, and what
-// is behind it too.
+// A payload of the background is all read, in whatever pieces it comes and
+// although its end is less than the reader is woken for else, and what is behind it too.
 func TestFillInPieces(t *testing.T) {
 	c, peer := pair(t)
 	l := &lane{client: &Client{opts: Options{Timeout: DefaultTimeout}}, background: true}
@@ -141,14 +142,23 @@ func TestFillInPieces(t *testing.T) {
 	for i := range payload {
 		payload[i] = byte(i * 7)
 	}
+	sent := make(chan error, 1)
 	go func() {
 		b := wire.AppendData(nil, 2, wire.FlagLast, wire.Data{Size: int64(len(payload)), Length: len(payload)})
-		b = wire.AppendDone(append(b, payload...), 3)
+		b = append(b, payload...)
 		for step := 1; len(b) > 0; step += step/2 + 1 {
 			n := min(step, len(b))
-			_, _ = peer.Write(b[:n])
+			if step = n; n == len(b) { // the end comes when all else has been read
+				waitRead(k.in)
+			}
+			if _, err := peer.Write(b[:n]); err != nil {
+				sent <- err
+				return
+			}
 			b = b[n:]
 		}
+		_, err := peer.Write(wire.AppendDone(nil, 3))
+		sent <- err
 	}()
 	if _, err := k.dec.Next(); err != nil {
 		t.Fatal(err)
@@ -160,5 +170,15 @@ func TestFillInPieces(t *testing.T) {
 	}
 	if m, err := k.dec.Next(); err != nil || m.Type != wire.TypeDone {
 		t.Errorf("behind it: %v, %v; want DONE", m.Type, err)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+}
+
+// waitRead waits until all has been read of what has come.
+func waitRead(in *intake) {
+	for left := 1; left > 0; runtime.Gosched() {
+		_ = in.raw.Control(func(fd uintptr) { left, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
 	}
 }

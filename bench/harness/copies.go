@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 )
 
@@ -61,9 +60,8 @@ func (c *copied) end() error {
 }
 
 // copies restores one image several times at once, and waits until all run, or
-// one failed. hush stops each as soon as it runs: what it does, it does with a
-// whole processor.
-func copies(n int, hush bool, restore func(i int) (*copied, error)) ([]*copied, error) {
+// one failed.
+func copies(n int, restore func(i int) (*copied, error)) ([]*copied, error) {
 	type outcome struct {
 		c   *copied
 		err error
@@ -72,9 +70,6 @@ func copies(n int, hush bool, restore func(i int) (*copied, error)) ([]*copied, 
 	for i := range n {
 		go func() {
 			c, err := restore(i)
-			if err == nil && hush {
-				err = c.process.signal(syscall.SIGSTOP)
-			}
 			outcomes <- outcome{c, err}
 		}()
 	}
@@ -104,7 +99,7 @@ func endAll(all []*copied) error {
 // ttfiOfCopies restores one image several times at once and gives the time
 // until the last one runs, in nanoseconds.
 func (e *Env) ttfiOfCopies(ctx context.Context, img *image, n int) (float64, error) {
-	all, err := copies(n, false, func(int) (*copied, error) { return e.copy(ctx, img.dir) })
+	all, err := copies(n, func(int) (*copied, error) { return e.copy(ctx, img.dir) })
 	if err != nil {
 		return 0, err
 	}

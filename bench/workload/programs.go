@@ -47,6 +47,8 @@ type MappingsOptions struct {
 	Threads int
 	// Descriptors is how many descriptors of all kinds are open besides.
 	Descriptors int
+	// Asleep has it wait for its signals asleep, where it reads the clock else.
+	Asleep bool
 }
 
 // Mappings is c/mappings.c: memory in many mappings. It runs until SIGUSR2;
@@ -60,12 +62,16 @@ func (b *Builder) Mappings(ctx context.Context, opts MappingsOptions) (*Program,
 	opts.Mappings = orDefault(opts.Mappings, 100)
 	opts.MiB = orDefault(opts.MiB, 256)
 	opts.Touches = max(orDefault(opts.Touches, 2000), 0)
+	args := []string{
+		bin, "-m", strconv.Itoa(opts.Mappings), "-s", strconv.Itoa(opts.MiB),
+		"-t", strconv.Itoa(opts.Touches), "-j", strconv.Itoa(opts.Threads), "-d", strconv.Itoa(opts.Descriptors),
+	}
+	if opts.Asleep {
+		args = append(args, "-w")
+	}
 	return &Program{
-		Name: fmt.Sprintf("mappings%d-%dMiB", opts.Mappings, opts.MiB),
-		Args: []string{
-			bin, "-m", strconv.Itoa(opts.Mappings), "-s", strconv.Itoa(opts.MiB),
-			"-t", strconv.Itoa(opts.Touches), "-j", strconv.Itoa(opts.Threads), "-d", strconv.Itoa(opts.Descriptors),
-		},
+		Name:   fmt.Sprintf("mappings%d-%dMiB", opts.Mappings, opts.MiB),
+		Args:   args,
 		Ready:  regexp.MustCompile(`(?m)^ready$`),
 		Result: resultLine,
 	}, nil

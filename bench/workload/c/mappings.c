@@ -2,7 +2,7 @@
  * mappings: memory of a given size in a given number of mappings, a loop that
  * reads the clock, and on request touches of that memory, each one timed.
  *
- *   mappings [-m MAPPINGS] [-s MIB] [-t TOUCHES] [-j THREADS] [-d DESCRIPTORS] [-r SEED]
+ *   mappings [-m MAPPINGS] [-s MIB] [-t TOUCHES] [-j THREADS] [-d DESCRIPTORS] [-r SEED] [-w]
  *
  * Prints "ready" when all memory is written, then reads the clock into the
  * ring `stamp` in its directory (stamp.h) until a signal comes:
@@ -13,6 +13,8 @@
  *             page", and goes back to the loop. What each touch took is in
  *             the file `took`, 32 bits of nanoseconds each, sorted.
  *   SIGUSR2   leave with status 0.
+ *
+ * With -w it waits for the signal asleep, and reads the clock but once after each.
  *
  * Memory, as programs have it: half of what a page holds is random, the rest
  * repeats (LZ4 makes about half of it), and one page in 32 was never written.
@@ -37,6 +39,7 @@
 enum { PAGE = 4096, LINE = 64 };
 
 static size_t mappings = 100, mib = 256, touches = 2000, threads, descriptors, pages_each, pages;
+static int waits;
 static uint64_t seed = 1;
 static unsigned char **maps;
 static uint32_t *took;
@@ -44,6 +47,26 @@ static volatile sig_atomic_t asked, leave;
 
 static void on_usr1(int sig) { (void)sig; asked = 1; }
 static void on_usr2(int sig) { (void)sig; leave = 1; }
+
+static void block_signals(void)
+{
+	sigset_t both;
+
+	sigemptyset(&both);
+	sigaddset(&both, SIGUSR1);
+	sigaddset(&both, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &both, NULL);
+}
+
+/* Both signals are blocked but in here, so that none comes before the sleep. */
+static void wait_for_signal(void)
+{
+	sigset_t none;
+
+	sigemptyset(&none);
+	if (!asked && !leave)
+		sigsuspend(&none);
+}
 
 static inline uint64_t mix(uint64_t x)
 {
@@ -194,7 +217,7 @@ static size_t number(const char *s)
 static void options(int argc, char **argv)
 {
 	int c;
-	while ((c = getopt(argc, argv, "m:s:t:j:d:r:")) != -1)
+	while ((c = getopt(argc, argv, "m:s:t:j:d:r:w")) != -1)
 		switch (c) {
 		case 'm': mappings = number(optarg); break;
 		case 's': mib = number(optarg); break;
@@ -202,6 +225,7 @@ static void options(int argc, char **argv)
 		case 'j': threads = number(optarg); break;
 		case 'd': descriptors = number(optarg); break;
 		case 'r': seed = number(optarg); break;
+		case 'w': waits = 1; break;
 		default: exit(2);
 		}
 	if (mappings == 0 || (mib << 20) / mappings < PAGE) {
@@ -277,12 +301,16 @@ int main(int argc, char **argv)
 	fill();
 	signal(SIGUSR1, on_usr1);
 	signal(SIGUSR2, on_usr2);
+	if (waits)
+		block_signals();
 	start_threads();
 	open_descriptors();
 	stamp_open(&ring, "stamp");
 	printf("ready\n");
 	while (!leave) {
 		stamp_put(&ring);
+		if (waits)
+			wait_for_signal();
 		if (!asked)
 			continue;
 		asked = 0;

@@ -34,6 +34,31 @@ func TestManyChangedPages(t *testing.T) {
 	s.well()
 }
 
+// Where a mapped file has lost its end there is no room for the pages that were
+// changed there, neither for those that the process writes nor for the others.
+func TestChangedPagesWithoutFile(t *testing.T) {
+	t.Parallel()
+	s := start(t, "private-file", "2048")
+	s.checkpoint(plainest)
+	path := filepath.Join(s.dir, "private")
+	whole := must(os.ReadFile(path))(t)
+	for _, pages := range []int64{1, 500, 1500} {
+		if err := os.Truncate(path, pages*4096); err != nil {
+			t.Fatal(err)
+		}
+		err := s.tryRestore(lazyrestore.RestoreOptions{ChangedFiles: lazyrestore.ChangedWarn})
+		if err == nil || !contains(err.Error(), "eager pages") {
+			t.Fatalf("with %d of its pages: %v", pages, err)
+		}
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.restore(lazyrestore.RestoreOptions{ChangedFiles: lazyrestore.ChangedWarn})
+	s.release()
+	s.well()
+}
+
 // The kernel may drop such memory at any time: it comes back as memory of that
 // kind, without content.
 func TestDroppableMemory(t *testing.T) {

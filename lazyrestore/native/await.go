@@ -41,7 +41,7 @@ func (b *builder) built(p *Process) error {
 		return b.explain(err)
 	}
 	if stop != unix.SIGSTOP {
-		return fmt.Errorf("the new process stopped with %v before it was built", stop)
+		return stoppedEarly(stop)
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for i, t := range b.threadTables {
@@ -63,6 +63,10 @@ func (b *builder) built(p *Process) error {
 		}
 	}
 	return nil
+}
+
+func stoppedEarly(stop unix.Signal) error {
+	return fmt.Errorf("the new process stopped with %v before it was built", stop)
 }
 
 // toldPause is how long awaitStop sleeps before it looks whether the process

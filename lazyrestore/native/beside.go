@@ -1,7 +1,7 @@
 package native
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -74,14 +74,13 @@ func (b *builder) awaitBeside(t *table) {
 }
 
 // writeBeside writes the eager pages that are left to us, and tells the process.
-// Where the process does not get that far, built says why.
 func (b *builder) writeBeside(p *Process) error {
 	if len(b.beside) == 0 {
 		return nil
 	}
 	for !b.prog.told(mappedOffset, toldPause) {
-		if b.fails(p) {
-			return nil
+		if err := b.fault(p); err != nil {
+			return err
 		}
 	}
 	defer b.trace.Begin(0, "copy eager pages")()
@@ -102,21 +101,25 @@ func (b *builder) writeBeside(p *Process) error {
 		if _, err := b.re.opts.Eager.ReadAt(buf[:size], int64(off)); err != nil {
 			return fmt.Errorf("read the eager pages: %w", err)
 		}
-		if _, err := proc.WriteMemoryV(b.pid, pieces); errors.Is(err, unix.ESRCH) || err != nil && b.fails(p) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("copy the eager pages: %w", err)
+		if _, err := proc.WriteMemoryV(b.pid, pieces); err != nil {
+			return cmp.Or(b.fault(p), fmt.Errorf("copy the eager pages: %w", err))
 		}
 	}
 	return b.prog.open(eagerOffset)
 }
 
-// fails reports whether a step of the process has failed, or it has ended.
-func (b *builder) fails(p *Process) bool {
-	if b.prog.check(b.main, b.prog.ran(b.main)) != nil {
-		return true
+// fault says why the process will not come to its end: it has stopped, ended, or
+// a step has given what it must not.
+func (b *builder) fault(p *Process) error {
+	stop, err := p.tracer.PollStop(b.pid)
+	if err != nil {
+		return err
 	}
-	ended := []unix.PollFd{{Fd: int32(p.PIDFD), Events: unix.POLLIN}}
-	n, err := unix.Poll(ended, 0)
-	return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+	if err := b.prog.check(b.main, b.prog.ran(b.main)); err != nil {
+		return b.explain(err)
+	}
+	if stop != 0 {
+		return stoppedEarly(stop)
+	}
+	return nil
 }

@@ -21,7 +21,6 @@ type program struct {
 	arena *proc.Arena // gives out its parts
 	timed bool        // the process reads the clock before each step
 	err   error       // the first that did not fit
-	warn  []string    // of steps that failed and may, as check has seen
 }
 
 // A step is a system call of a table with what is known of it: how it is
@@ -167,14 +166,27 @@ func (p *program) check(t *table, n int) error {
 		if ret < 0 && ret >= -4095 && s.NR&proc.MayFail == 0 {
 			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.Errno(-ret)}
 		}
-		if errno, failed := proc.Errno(ret); failed && s.warn != "" {
-			p.warn = append(p.warn, s.warn+": "+errno.Error())
-		}
 		if s.wants && uint64(ret) != s.want {
 			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.EBADE, Got: uint64(ret), Want: s.want}
 		}
 	}
 	return nil
+}
+
+// warnings are of the steps of t that failed and may.
+func (p *program) warnings(t *table) (warn []string) {
+	for i := range t.steps {
+		s := &t.steps[i]
+		if s.warn == "" {
+			continue
+		}
+		if ret, done := p.result(t, i); done {
+			if errno, failed := proc.Errno(ret); failed {
+				warn = append(warn, s.warn+": "+errno.Error())
+			}
+		}
+	}
+	return warn
 }
 
 // StepError is a step of the rebuild that did not do what it should.

@@ -178,7 +178,10 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 		p.Kill()
 		return nil, err
 	}
-	p.Warnings = append(re.warnings, b.prog.warn...)
+	p.Warnings = re.warnings
+	for _, t := range append([]*table{b.main}, b.threadTables...) {
+		p.Warnings = append(p.Warnings, b.prog.warnings(t)...)
+	}
 	return p, nil
 }
 

@@ -88,10 +88,10 @@ func (r *reader) probe() {
 	r.kicks.Add(1)
 }
 
-// finished reports whether there is a space that misses nothing. Whose page was
-// the last one is told by nobody if it was the reader's own.
+// finished reports whether there is a space that misses nothing, and no more are
+// to come. Whose page was the last one is told by nobody if it was the reader's own.
 func (r *reader) finished() bool {
-	return slices.ContainsFunc(*r.spaces.Load(), func(s *space) bool { return s.complete(r.table) })
+	return !r.gathering.Load() && slices.ContainsFunc(*r.spaces.Load(), func(s *space) bool { return s.complete(r.table) })
 }
 
 // review lets go of the spaces that are done, and reports whether none is

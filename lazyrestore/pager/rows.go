@@ -1,5 +1,7 @@
 package pager
 
+import "cmp"
+
 const (
 	// rowFaults is how many faults in a row make a stream.
 	rowFaults = 4
@@ -22,23 +24,20 @@ type row struct {
 	tid   uint32
 	frame int // of the latest
 	n     int // how many before that
-	down  bool
+	way   int // 1 up, -1 down, 0 not known yet
 }
 
 // fault notes one, and reports whether its thread runs through memory, or
 // looks like it.
 func (rs *rows) fault(f fault, frame int) bool {
 	w := rs.of(f)
-	low, high, down := w.frame, frame, frame < w.frame || frame == w.frame && w.down
-	if down {
-		low, high = high, low
-	}
+	low, high, way := min(frame, w.frame), max(frame, w.frame), cmp.Compare(frame, w.frame)
 	step := high - low
-	if w.s == nil || w.n > 0 && down != w.down || step > nearFrames && f.s.order.claimed.nextClear(low+1, high) < high {
+	if w.s == nil || way*w.way < 0 || step > nearFrames && f.s.order.claimed.nextClear(low+1, high) < high {
 		*w = row{s: f.s, tid: f.tid, frame: frame}
 		return false
 	}
-	w.frame, w.down = frame, down
+	w.frame, w.way = frame, cmp.Or(way, w.way)
 	w.n++
 	return step == 1 || w.n >= rowFaults
 }

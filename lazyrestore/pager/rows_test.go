@@ -32,6 +32,13 @@ func TestRows(t *testing.T) {
 	if near, stream := fault(3, 500); near || stream {
 		t.Errorf("up after going down: near %v, a stream %v", near, stream)
 	}
+	stream := false
+	for i := range 2 * rowFaults {
+		_, stream = fault(4, 700-i/2)
+	}
+	if !stream {
+		t.Error("going down, two faults to a frame: no stream")
+	}
 	for f := range 300 {
 		s.order.claim(109 + f)
 	}

@@ -4,8 +4,6 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
@@ -21,15 +19,13 @@ const breath = int64(5 * time.Millisecond)
 // turns see to it that the reader's thread runs when somebody waits for it, and
 // others when they have something better to do. Their thread is locked.
 type turns struct {
-	tid      int    // of the thread that is in a hurry
-	unhurry  func() // ends that
+	unhurry  func() // ends that the thread goes first
 	breathed int64  // when Go could last run something else
 	owed     bool   // a fault has been served since the processor was given away
 }
 
 // begin has the calling thread go first; end ends it.
 func (t *turns) begin() {
-	t.tid = unix.Gettid()
 	t.unhurry = thread.Hurry()
 }
 
@@ -61,11 +57,9 @@ func (t *turns) breathe(now int64) {
 		return
 	}
 	t.breathed = now
+	t.unhurry()              // the thread may be another goroutine's from here on
 	runtime.UnlockOSThread() // or it were the turn of another thread
 	runtime.Gosched()
 	runtime.LockOSThread()
-	if unix.Gettid() != t.tid {
-		t.end()
-		t.begin()
-	}
+	t.begin()
 }

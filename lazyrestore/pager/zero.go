@@ -74,7 +74,7 @@ func (r *reader) zeroHuge(f fault, cause error) verdict {
 		if err != nil {
 			return retry
 		}
-		did, err := f.s.mem.CopyNow(at, zeros, 0)
+		did, err := f.s.mem.Copy(at, zeros, 0) // which may take half a second
 		_ = unix.Munmap(zeros)
 		if did > 0 {
 			r.stats.zero.Add(uint64(did))

@@ -54,6 +54,7 @@ type lz4Segmenter func(t *lz4Table, dst, src []byte, start, anchor int) (newAnch
 
 func (e *lz4Encoder) blocks(dst, src []byte, segment lz4Segmenter) int {
 	src = src[:len(src):len(src)] // nothing behind it is read
+	dst = dst[:lz4Room(len(src))] // the assembler does not look where it ends
 	anchor, d := 0, 0             // src[:anchor] is in dst[:d]
 	for start := 0; start < len(src)-lz4Margin; start += lz4Segment {
 		clear(e.table[:])

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Neither of these tells Go's scheduler, for neither waits for a disk: with many
+// Neither of these tells Go's scheduler, for neither waits for a disk (but for
+// memory that was swapped out): with many
 // processes on a processor every call seems to last, and the thread that looks
 // after calls then wakes each 20 µs. They do not allocate, which unix.Preadv2
 // does. p is not empty.

@@ -20,7 +20,9 @@ import (
 )
 
 // A Conn is a connection to a server. Close ends a Read and a Write that are
-// under way.
+// under way. One that is a syscall.Conn too, as those of package net and files
+// are, is read by its descriptor: a type that embeds one to change what Read
+// gives must not be.
 type Conn interface {
 	io.ReadWriteCloser
 	SetWriteDeadline(t time.Time) error

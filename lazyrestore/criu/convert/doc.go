@@ -11,7 +11,7 @@
 // stands alone, with the pages that were in those.
 //
 // Files that every restore needs are looked through (imgfile.Dir.Check), so that a set
-// of which one was cut is refused. CRIU's files have no checksums: a changed byte
+// of which one was cut within a record is refused. CRIU's files have no checksums: a changed byte
 // may pass, as it does with CRIU.
 //
 // Everything is streamed: what is held is a few MiB and a pagemap, whatever the

@@ -168,7 +168,8 @@ func (r *reader) assistOffer() bool {
 }
 
 // assistInto installs the pages numbered from i up to j. It reports false if
-// an event has to be read first. What memory is short for is left to others.
+// an event has to be read first. What memory is short for is left to others, and
+// so is what has to wait for a descriptor.
 func (r *reader) assistInto(s *space, plain []byte, base, i, j int) bool {
 	if s.ended.Load() {
 		return true
@@ -176,7 +177,7 @@ func (r *reader) assistInto(s *space, plain []byte, base, i, j int) bool {
 	out, err := r.install(s, plain, base, i, j)
 	switch out {
 	case again:
-		return false
+		return s.crowded.Load()
 	case there, full:
 	default:
 		r.judge(s, out, err)

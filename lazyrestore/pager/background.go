@@ -98,7 +98,7 @@ func (w *filler) fillSome(ctx context.Context) bool {
 		span = smallSpan
 	}
 	for _, s := range *w.spaces.Load() {
-		if s.ended.Load() {
+		if s.ended.Load() || s.crowded.Load() {
 			continue
 		}
 		if first, n := s.order.next(max(1, span/w.ChunkSize())); n > 0 {
@@ -208,18 +208,18 @@ func (w *filler) fillSlowly(ctx context.Context, first, n int) {
 			continue
 		}
 		for _, s := range *w.spaces.Load() {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !s.crowded.Load() {
 				w.note(w.lose(ctx, s, frame, err))
 			}
 		}
 	}
 }
 
-// wanted reports whether any space misses a page of frame.
+// wanted reports whether any space misses a page of frame, and can be given it.
 func (w *worker) wanted(frame int) bool {
 	i, j := w.frameNumbers(frame)
 	for _, s := range *w.spaces.Load() {
-		if !s.ended.Load() && s.done.nextClear(i, j) < j {
+		if !s.ended.Load() && !s.crowded.Load() && s.done.nextClear(i, j) < j {
 			return true
 		}
 	}
@@ -237,11 +237,11 @@ func (w *worker) fillSpaces(ctx context.Context, plain []byte, first, n int) {
 func (w *worker) installFrames(ctx context.Context, s *space, plain []byte, first, n int) error {
 	base, end := w.spanNumbers(first, n)
 	var huge []page.Addr
-	err := w.put(ctx, s, base, end, func(i, j int) (outcome, error) {
+	err := w.put(ctx, s, base, end, unlessCrowded(s, func(i, j int) (outcome, error) {
 		out, err := w.install(s, plain, base, i, j)
 		huge = append(huge, w.huge...)
 		return out, err
-	})
+	}))
 	for _, at := range huge {
 		if err == nil {
 			err = w.installHuge(ctx, s, at, image.Background)

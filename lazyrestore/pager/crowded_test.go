@@ -1,6 +1,8 @@
 package pager
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -8,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -28,35 +31,121 @@ func (s *said) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// A fork for which there is no descriptor waits, and so does who touches missing memory
-// meanwhile, and both go on once there is one.
-func TestForkWithoutDescriptors(t *testing.T) {
-	log := &said{"a fork waits", make(chan struct{}, 1)}
-	s := serveChild(t, setting{
-		child:  uffdtest.Options{Pages: 256, Threads: 2},
-		writer: image.WriterOptions{ChunkSize: 16 << 10},
-		pager:  Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, nil))},
-	})
-	s.Load(s.Addr(0)).Wait(t) // all that it opens by then is open
-	restore := noDescriptors(t)
-	defer restore()
-	th, pid := s.Fork(t)
+// crowd has s fork when there is no descriptor left for that, and touch missing memory.
+func (s *served) crowd(t *testing.T, log *said) (restore func(), th *uffdtest.Thread, pid, touch *uffdtest.Reply) {
+	t.Helper()
+	restore = noDescriptors(t)
+	th, pid = s.Fork(t)
 	select {
 	case <-log.once:
 	case <-time.After(uffdtest.Timeout):
+		restore()
 		t.Fatal("nothing says that the fork waits")
 	}
-	other := s.Threads[1].Load(s.Addr(128))
+	touch = s.Threads[1].Load(s.Addr(128))
 	if pid.Ready(0) {
 		t.Error("the fork did not wait")
 	}
+	return restore, th, pid, touch
+}
+
+// serveCrowded is serveChild with two threads, for crowd. The source is remote, and does
+// before, unless that is nil.
+func serveCrowded(t *testing.T, background Background, before func(ctx context.Context, lane image.Lane) error) (*served, *said) {
+	t.Helper()
+	log := &said{"a fork waits", make(chan struct{}, 1)}
+	set := setting{
+		child:  uffdtest.Options{Pages: 256, Threads: 2},
+		writer: image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}, ChunkSize: 16 << 10},
+		pager:  Options{Background: background, Logger: slog.New(slog.NewTextHandler(log, nil))},
+	}
+	if before != nil {
+		var r *remote
+		set.source = remoteOf(&r, before)
+	}
+	s := serveChild(t, set)
+	s.Load(s.Addr(0)).Wait(t) // all that it opens by then is open
+	return s, log
+}
+
+// A fork for which there is no descriptor waits, and so does who touches missing memory
+// meanwhile, and both go on once there is one.
+func TestForkWithoutDescriptors(t *testing.T) {
+	s, log := serveCrowded(t, None, nil)
+	restore, th, pid, touch := s.crowd(t, log)
 	restore()
 	pid.Wait(t)
-	other.Wait(t)
+	touch.Wait(t)
 	s.check(t, th)
 	s.check(t, s.Thread)
 	if err := s.wait(t); err != nil { // all of both is there
 		t.Error(err)
+	}
+}
+
+// The descriptors for children that are gone, or that miss nothing any more, are free for
+// the fork that waits.
+func TestForkAwaitsDescriptors(t *testing.T) {
+	for _, how := range []Background{None, Full} {
+		t.Run(how.String(), func(t *testing.T) {
+			release := make(chan struct{})
+			s, log := serveCrowded(t, how, func(ctx context.Context, lane image.Lane) error {
+				if lane == image.Background {
+					select {
+					case <-release:
+					case <-ctx.Done():
+					}
+				}
+				return ctx.Err()
+			})
+			first, pid := s.Fork(t)
+			pid.Wait(t)
+			restore, second, pid, touch := s.crowd(t, log)
+			defer restore()
+			if how == None {
+				s.check(t, first) // it is served all the time
+			}
+			close(release)
+			pid.Wait(t)
+			touch.Wait(t)
+			restore()
+			s.check(t, second)
+			s.check(t, s.Thread)
+			if err := s.wait(t); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("gone", func(t *testing.T) {
+		s, log := serveCrowded(t, None, nil)
+		first, pid := s.Fork(t)
+		pid.Wait(t)
+		restore, second, pid, touch := s.crowd(t, log)
+		defer restore()
+		first.Exit(0)
+		pid.Wait(t)
+		touch.Wait(t)
+		restore()
+		s.check(t, second)
+	})
+}
+
+// A pager ends while a fork waits for a descriptor.
+func TestCancelledWithoutDescriptors(t *testing.T) {
+	s, log := serveCrowded(t, None, nil)
+	restore, _, _, touch := s.crowd(t, log)
+	defer restore()
+	if touch.Ready(10 * time.Millisecond) { // so that it waits in the pager
+		t.Error("missing memory was given while the fork waited")
+	}
+	s.stop()
+	if err := s.wait(t); !errors.Is(err, context.Canceled) {
+		t.Errorf("Serve = %v, want the context's error", err)
+	}
+	restore()
+	s.Kill()
+	if err := s.pager.Discard(); err != nil || s.pager.attached.fds[0].Fd() >= 0 {
+		t.Errorf("what it held is not let go (%v)", err)
 	}
 }
 

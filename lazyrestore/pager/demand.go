@@ -189,9 +189,9 @@ func (d *demand) served(w *worker, f fault) {
 	w.watch.served(f, end)
 }
 
-// note logs what must not happen; a context's end may.
+// note logs what must not happen; a context's end may, and a wait for descriptors.
 func (se *session) note(err error) {
-	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errIndex) && !errors.Is(err, errKilled) {
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errIndex) && !errors.Is(err, errKilled) && !errors.Is(err, errCrowded) {
 		se.log.Error("install pages", "error", err)
 	}
 }

@@ -57,7 +57,11 @@ func (w *worker) installHuge(ctx context.Context, s *space, at page.Addr, lane i
 		w.lost.add(fetchErr)
 	}
 	// put wants pages to count: one huge page is one piece.
-	return w.put(ctx, s, 0, 1, func(int, int) (outcome, error) { return w.placeHuge(s, whole, fetchErr != nil) })
+	place := func(int, int) (outcome, error) { return w.placeHuge(s, whole, fetchErr != nil) }
+	if fetchErr == nil {
+		place = unlessCrowded(s, place)
+	}
+	return w.put(ctx, s, 0, 1, place)
 }
 
 // assemble fetches all that is stored in the image range r into w.big.

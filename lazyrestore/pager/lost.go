@@ -86,6 +86,21 @@ func (w *worker) killFor(s *space, err error) (done bool, killErr error) {
 	return true, unix.PidfdSendSignal(w.target.PidFD, unix.SIGKILL, nil, 0)
 }
 
+// poisonAt poisons the page of a fault.
+func (r *reader) poisonAt(f fault) verdict {
+	did, err := f.s.mem.Poison(uint64(f.addr), page.Size, 0)
+	r.stats.poisoned.Add(uint64(max(did, 0)))
+	switch out := outcomeOf(err); out {
+	case there:
+		return settled
+	case present, gone:
+		_ = f.s.mem.Wake(uint64(f.addr), page.Size)
+		return settled
+	default:
+		return r.judge(f.s, out, err)
+	}
+}
+
 // patiently does what fetch does for frames for all else that has to be read:
 // it tries again until do is done, or damage found, or it is hopeless.
 func (p *Pager) patiently(ctx context.Context, do func(context.Context) error) error {

@@ -48,7 +48,7 @@ type reader struct {
 	latest   int // of rests
 	restTurn bool
 	parked   []fault // on frames that the background is fetching
-	later    []fault // those that memory was short for
+	later    []fault // those that memory was short for, or descriptors
 	requeue  int64   // when unfinished frames were last given back
 	zeros    []byte  // maxZero bytes
 	spare    []byte  // memory for a segment of the index that was not at hand
@@ -60,8 +60,9 @@ type reader struct {
 	follower follower
 	turns    turns
 
-	crowded     bool  // there was no descriptor for a forked child
+	crowded     bool  // some space is
 	crowdedSaid int64 // when the log said so
+	crowdedLook int64 // when it was looked who is gone
 }
 
 // run serves until no space is left, or ctx is done.
@@ -134,13 +135,17 @@ func (r *reader) run() error {
 
 // readAll reads what has happened in every space, and returns how much.
 func (r *reader) readAll() (int, error) {
-	total := 0
+	total, crowded := 0, false
 	for _, s := range *r.spaces.Load() {
 		n, err := r.read(s)
 		if err != nil {
 			return total, err
 		}
 		total += n
+		crowded = crowded || s.crowded.Load()
+	}
+	if r.crowded = crowded; crowded {
+		r.thinOut()
 	}
 	return total, nil
 }
@@ -160,6 +165,9 @@ func (r *reader) read(s *space) (int, error) {
 	}
 	if err := r.waitForEarly(s); err != nil {
 		return 0, err
+	}
+	if s.crowded.Load() && !readable(s.u.Fd()) {
+		r.setCrowded(s, false)
 	}
 	slots, seen := r.slots(s)
 	if len(slots) == 0 {
@@ -182,6 +190,9 @@ func (r *reader) read(s *space) (int, error) {
 		}
 	}
 	r.journal.keep(logged)
+	if logged > 0 {
+		r.setCrowded(s, false)
+	}
 	return n, nil
 }
 
@@ -291,7 +302,7 @@ func (r *reader) serve() {
 	if f.s.ended.Load() {
 		return
 	}
-	if len(f.s.held) > 0 {
+	if len(f.s.held) > 0 || f.s.crowded.Load() {
 		r.finish(f, retry) // nobody knows what is where
 		return
 	}
@@ -339,6 +350,10 @@ func (r *reader) finish(f fault, v verdict) {
 		r.stats.latency.add(time.Duration(end - f.at))
 		r.watch.served(f, end)
 	case retry:
+		if f.s.crowded.Load() {
+			r.later = append(r.later, f) // it takes its time
+			return
+		}
 		r.queue = append(r.queue, f)
 	case starved:
 		r.later = append(r.later, f)
@@ -480,19 +495,4 @@ func (r *reader) wake(f fault, n int) verdict {
 	}
 	_ = s.mem.Wake(uint64(f.addr), page.Size)
 	return settled
-}
-
-// poisonAt poisons the page of a fault.
-func (r *reader) poisonAt(f fault) verdict {
-	did, err := f.s.mem.Poison(uint64(f.addr), page.Size, 0)
-	r.stats.poisoned.Add(uint64(max(did, 0)))
-	switch out := outcomeOf(err); out {
-	case there:
-		return settled
-	case present, gone:
-		_ = f.s.mem.Wake(uint64(f.addr), page.Size)
-		return settled
-	default:
-		return r.judge(f.s, out, err)
-	}
 }

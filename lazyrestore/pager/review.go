@@ -27,12 +27,15 @@ func readable(fd int) bool {
 
 // rest sleeps until something happens.
 func (r *reader) rest() error {
-	r.pauseCrowded()
 	spaces := *r.spaces.Load()
 	fds := make([]unix.PollFd, 0, len(spaces)+2)
 	fds = append(fds, unix.PollFd{Fd: int32(r.kickFD), Events: unix.POLLIN})
 	for _, s := range spaces {
-		fds = append(fds, unix.PollFd{Fd: int32(s.u.Fd()), Events: unix.POLLIN})
+		fd := int32(s.u.Fd())
+		if s.crowded.Load() {
+			fd = -1 // there is something to be read all the time
+		}
+		fds = append(fds, unix.PollFd{Fd: fd, Events: unix.POLLIN})
 	}
 	if r.target.PidFD >= 0 && !r.pidGone {
 		fds = append(fds, unix.PollFd{Fd: int32(r.target.PidFD), Events: unix.POLLIN})
@@ -41,6 +44,8 @@ func (r *reader) rest() error {
 	switch {
 	case len(r.parked) > 0:
 		timeout = time.Duration(streamParkTime)
+	case r.crowded:
+		timeout = crowdedPause
 	case len(r.later) > 0:
 		timeout = laterPause
 	case slices.ContainsFunc(spaces, func(s *space) bool { return len(s.held) > 0 }):
@@ -128,6 +133,9 @@ func (r *reader) review() (over bool, err error) {
 func (r *reader) giveBack() {
 	some := false
 	for _, s := range *r.spaces.Load() {
+		if s.crowded.Load() {
+			continue // in vain, and setCrowded comes back to it
+		}
 		for n := s.done.nextClear(0, s.done.n); n < s.done.n; {
 			frame, end := r.frameOf(n)
 			s.order.giveBack(frame)

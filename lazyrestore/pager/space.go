@@ -21,6 +21,9 @@ type space struct {
 	left  atomic.Int64 // bits of done that are clear, in opened segments of the index
 	order *order       // in which the background fetches
 	ended atomic.Bool  // the process is gone: nothing more can be installed
+	// crowded: an event stays unread for want of descriptors, and nothing can be
+	// installed before it has been read.
+	crowded atomic.Bool
 
 	// lost has a bit for each stored page of shared memory that nobody shall
 	// see. Being poisoned is no property of the page, but of the place where it

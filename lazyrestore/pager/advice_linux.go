@@ -2,6 +2,7 @@ package pager
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -25,6 +26,23 @@ import (
 // errUnseenRemoval is of shared memory that was dropped or removed, nobody
 // knows which.
 var errUnseenRemoval = errors.New("shared memory that is missing was taken away by a call that was not seen")
+
+// seenCalls is what a look before a read of events has seen: the removals that
+// leave shared memory its content, and those that do not. The zero value is of
+// a space that has no shared memory to lose.
+type seenCalls struct {
+	looked        bool
+	kept, removed page.Set
+}
+
+// judge says whether e leaves shared memory its content.
+func (c *seenCalls) judge(e *event) error {
+	e.kept = c.kept.Covers(e.from)
+	if e.kind == eventRemove && c.looked && !e.kept && !c.removed.Covers(e.from) {
+		return fmt.Errorf("%v: %w", e.from, errUnseenRemoval)
+	}
+	return nil
+}
 
 // loseUnseen gives up what is missing of the shared memory r of s, in all spaces
 // that have it: whoever touches it gets SIGBUS. The gate is shut. No successor
@@ -91,13 +109,13 @@ func keptBy(calls []advice) (kept, removed page.Set) {
 // forked child, whose pid is not known (0), it lists those of all processes.
 // A thread has put its event into the queue a moment before it can be seen to
 // sleep, so as long as none is seen in a call that raises events, and some
-// run, it looks again.
-func adviceCalls(pid int) []advice {
+// run, it looks again. The error is that it could not look (see noRoom).
+func adviceCalls(pid int) ([]advice, error) {
 	for end := time.Now().Add(settleTime); ; {
 		l := look{}
 		l.processes(pid)
-		if l.raising || !l.running || time.Now().After(end) {
-			return l.calls
+		if l.err != nil || l.raising || !l.running || time.Now().After(end) {
+			return l.calls, l.err
 		}
 	}
 }
@@ -105,8 +123,16 @@ func adviceCalls(pid int) []advice {
 // A look is at what the threads of processes are doing.
 type look struct {
 	calls   []advice
-	raising bool // some thread is in a call that raises events
-	running bool // of some thread it is not known what it is in
+	raising bool  // some thread is in a call that raises events
+	running bool  // of some thread it is not known what it is in
+	err     error // there was no room to look at all of them
+}
+
+// failed notes err, unless it is that somebody has gone meanwhile.
+func (l *look) failed(err error) {
+	if noRoom(err) {
+		l.err = err
+	}
 }
 
 func (l *look) processes(pid int) {
@@ -116,6 +142,7 @@ func (l *look) processes(pid int) {
 	}
 	all, err := os.ReadDir("/proc")
 	if err != nil {
+		l.failed(err)
 		return
 	}
 	for _, p := range all {
@@ -129,12 +156,16 @@ func (l *look) process(pid string) {
 	dir := "/proc/" + pid + "/task"
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
+		l.failed(err)
 		return
 	}
 	for _, t := range tasks {
-		if b, err := os.ReadFile(dir + "/" + t.Name() + "/syscall"); err == nil {
-			l.thread(string(b))
+		b, err := os.ReadFile(dir + "/" + t.Name() + "/syscall")
+		if err != nil {
+			l.failed(err)
+			continue
 		}
+		l.thread(string(b))
 	}
 }
 

@@ -47,7 +47,7 @@ func TestLookAtThreads(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var l look
 			l.thread(c.line)
-			if diff := cmp.Diff(look{c.calls, c.raising, c.running}, l, cmp.AllowUnexported(look{}, advice{})); diff != "" {
+			if diff := cmp.Diff(look{calls: c.calls, raising: c.raising, running: c.running}, l, cmp.AllowUnexported(look{}, advice{})); diff != "" {
 				t.Error(diff)
 			}
 		})

@@ -13,7 +13,8 @@ import (
 // fork waits: the space is crowded. So do all threads of that process that touch missing
 // memory, for the kernel lets nothing be copied as long as it has a change to tell. All
 // others are served, the background goes on with them, and so those that are done or
-// gone give their descriptors back.
+// gone give their descriptors back. It is the same where there is no descriptor to look
+// who raised an event, before it is read.
 
 const (
 	// crowdedPause is between two tries to read what there is no room for.
@@ -35,15 +36,25 @@ func (r *reader) unread(s *space, err error) error {
 	case errors.Is(err, unix.EAGAIN):
 		r.setCrowded(s, false)
 		return nil
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
-		r.setCrowded(s, true)
-		if now := r.now(); r.crowdedSaid == 0 || now-r.crowdedSaid > crowdedSay {
-			r.crowdedSaid = now
-			r.log.Error("a fork waits: there is no descriptor for the child's userfaultfd", "pid", s.pid, "error", err)
-		}
+	case noRoom(err):
+		r.crowd(s, "the userfaultfd of a forked child", err)
 		return nil
 	}
 	return fmt.Errorf("read the events of process %d: %w", s.pid, err)
+}
+
+// noRoom reports whether err is for want of a descriptor.
+func noRoom(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
+// crowd notes that s is crowded, and now and then says for want of what.
+func (r *reader) crowd(s *space, what string, err error) {
+	r.setCrowded(s, true)
+	if now := r.now(); r.crowdedSaid == 0 || now-r.crowdedSaid > crowdedSay {
+		r.crowdedSaid = now
+		r.log.Error("an event waits: there is no descriptor left", "for", what, "pid", s.pid, "error", err)
+	}
 }
 
 // setCrowded notes whether s is. What was left of it meanwhile the background gets

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -53,7 +54,7 @@ func (s *served) crowd(t *testing.T, log *said) (restore func(), th *uffdtest.Th
 // before, unless that is nil.
 func serveCrowded(t *testing.T, background Background, before func(ctx context.Context, lane image.Lane) error) (*served, *said) {
 	t.Helper()
-	log := &said{"a fork waits", make(chan struct{}, 1)}
+	log := &said{"the userfaultfd of a forked child", make(chan struct{}, 1)}
 	set := setting{
 		child:  uffdtest.Options{Pages: 256, Threads: 2},
 		writer: image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}, ChunkSize: 16 << 10},
@@ -146,6 +147,32 @@ func TestCancelledWithoutDescriptors(t *testing.T) {
 	s.Kill()
 	if err := s.pager.Discard(); err != nil || s.pager.attached.fds[0].Fd() >= 0 {
 		t.Errorf("what it held is not let go (%v)", err)
+	}
+}
+
+// Who raised an event is not to be seen without a descriptor: it waits, and what is missing
+// of shared memory is not lost over that. Faults are served.
+func TestRemoveWithoutDescriptors(t *testing.T) {
+	log := &said{"a look at who raised it", make(chan struct{}, 1)}
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+		pager: Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, nil))},
+	})
+	s.Load(s.Addr(0)).Wait(t)
+	restore := noDescriptors(t)
+	defer restore()
+	s.Load(s.Addr(40)).Wait(t)
+	dropped := s.Madvise(s.Addr(4), 8*page.Size, unix.MADV_DONTNEED)
+	select {
+	case <-log.once:
+	case <-time.After(uffdtest.Timeout):
+		t.Error("nothing says that the event waits")
+	}
+	restore()
+	dropped.Wait(t)
+	s.check(t, s.Thread)
+	if err := s.wait(t); err != nil {
+		t.Error(err)
 	}
 }
 

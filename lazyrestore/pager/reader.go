@@ -196,23 +196,6 @@ func (r *reader) read(s *space) (int, error) {
 	return n, nil
 }
 
-// seenCalls is what a look before a read of events has seen: the removals that
-// leave shared memory its content, and those that do not. The zero value is of
-// a space that has no shared memory to lose.
-type seenCalls struct {
-	looked        bool
-	kept, removed page.Set
-}
-
-// judge says whether e leaves shared memory its content.
-func (c *seenCalls) judge(e *event) error {
-	e.kept = c.kept.Covers(e.from)
-	if e.kind == eventRemove && c.looked && !e.kept && !c.removed.Covers(e.from) {
-		return fmt.Errorf("%v: %w", e.from, errUnseenRemoval)
-	}
-	return nil
-}
-
 // slots is where to read the next messages of s to; none: nothing is to be
 // read now. A space with shared memory gets one at a time, after a look at who
 // is about to drop some. What comes after the look must not be read with it,
@@ -228,7 +211,12 @@ func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
 	}
 	seen := seenCalls{looked: true}
 	if !faultsPending(s.u.Fd()) {
-		seen.kept, seen.removed = keptBy(adviceCalls(s.pid))
+		calls, err := adviceCalls(s.pid)
+		if err != nil && isChanging(s.u) { // else it is a fault
+			r.crowd(s, "a look at who raised it", err)
+			return nil, seen
+		}
+		seen.kept, seen.removed = keptBy(calls)
 	}
 	kept := slices.Collect(seen.kept.All())
 	for len(kept) > maxKeptCalls { // a successor would not know of them

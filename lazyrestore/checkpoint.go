@@ -11,6 +11,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // Checkpoint writes an image of process pid to the directory opts.Dir. The
@@ -105,6 +106,7 @@ func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chu
 			w.Abort()
 		}
 	}()
+	thread.MakeRoom(w.Workers())
 	report := newReporter(opts.Progress, "write")
 	err = frozen.Dump(ctx, w, native.DumpOptions{Missing: owed.reader(), Progress: report.at})
 	if err != nil {

@@ -107,6 +107,9 @@ func NewWriter(sink Sink, opts WriterOptions) (*Writer, error) {
 	return w, nil
 }
 
+// Workers is how many goroutines encode at a time.
+func (w *Writer) Workers() int { return w.opts.Workers }
+
 // An object is one that is being written.
 type object struct {
 	name   string

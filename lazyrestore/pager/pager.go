@@ -14,6 +14,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/trace"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
@@ -321,7 +322,7 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 		if !p.awaitRun(ctx, se) {
 			return
 		}
-		p.makeRoom()
+		thread.MakeRoom(p.opts.Workers + 1) // and the reader
 		if se.background {
 			for k := range p.opts.Workers {
 				wg.Go(func() { se.fill(ctx, k) })
@@ -362,16 +363,6 @@ func (p *Pager) awaitRun(ctx context.Context, se *session) bool {
 	se.letGo.Store(true)
 	se.kick()
 	return sleep(ctx, firstFaults) == nil
-}
-
-// makeRoom has Go run as many goroutines at a time as the pager keeps busy:
-// the reader, the workers, and one more. With fewer the reader, back from a
-// system call, waits for a worker to be done with its slice of 10 ms, and Go
-// moves goroutines from thread to thread whenever a call takes its time.
-func (p *Pager) makeRoom() {
-	if have := runtime.GOMAXPROCS(0); have > 1 && have < p.opts.Workers+2 {
-		runtime.GOMAXPROCS(p.opts.Workers + 2)
-	}
 }
 
 // Resident is closed when the process that Serve was given is resident. It

@@ -1,8 +1,8 @@
 // Package thread asks the scheduler for what threads of a restore need: one
 // that everything waits for goes first, those that work ahead go last.
 //
-// All of it concerns the calling thread, whose goroutine has to be locked to
-// it. It is a wish: where the kernel or its administrator does not grant it
+// All but MakeRoom concerns the calling thread, whose goroutine has to be locked
+// to it. It is a wish: where the kernel or its administrator does not grant it
 // things take longer, and nothing else changes.
 package thread
 

@@ -37,7 +37,7 @@ var mayImport = []struct {
 	{"lazyrestore/native", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "lazyrestore/thread", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/criu/...", []string{"lazyrestore/criu/...", "lazyrestore/image", "lazyrestore/page", "lazyrestore/pager", "uffd"}},
 	{"lazyrestore", []string{
-		"lazyrestore/native", "lazyrestore/pager", "lazyrestore/proc", "lazyrestore/store", "lazyrestore/trace", "pageserver/client",
+		"lazyrestore/native", "lazyrestore/pager", "lazyrestore/proc", "lazyrestore/store", "lazyrestore/thread", "lazyrestore/trace", "pageserver/client",
 		"lazyrestore/image", "lazyrestore/chunk", "lazyrestore/page",
 	}},
 	{"bench/...", []string{"..."}},

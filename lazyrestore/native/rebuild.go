@@ -263,10 +263,10 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 		p.handed = make(chan struct{})
 		go b.handOver(p, pair)
 	}
+	waited := b.trace.Begin(0, "wait for the process to build itself")
 	if err := b.writeBeside(p); err != nil {
 		return err
 	}
-	waited := b.trace.Begin(0, "wait for the process to build itself")
 	if err := b.built(p); err != nil {
 		return err
 	}

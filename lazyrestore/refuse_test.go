@@ -262,24 +262,28 @@ func TestRestoreRefusesTakenPID(t *testing.T) {
 	s.well()
 }
 
-// An id that a thread needs is taken by another process.
+// An id that a thread needs is taken by another process. Of many threads, the last
+// is not made by the first.
 func TestRestoreRefusesTakenThreadID(t *testing.T) {
-	t.Parallel()
-	s := start(t, "own-things")
-	tids := must(proc.ReadTasks(s.pid))(t)
-	tid := tids[len(tids)-1]
-	if tid == s.pid {
-		t.Fatal("there is but one thread")
-	}
-	s.checkpoint(plainest)
-	takeID(t, tid)
-	err := s.tryRestore(filling)
-	var refused *lazyrestore.RefusedError
-	if !errors.As(err, &refused) || !contains(err.Error(), strconv.Itoa(tid)) {
-		t.Errorf("%v, want a refusal that names the id %d", err, tid)
-	}
-	if err := unix.Kill(s.pid, 0); !errors.Is(err, unix.ESRCH) {
-		t.Errorf("process %d after the refusal: %v, want no such process", s.pid, err)
+	for _, scene := range []string{"own-things", "crowd"} {
+		t.Run(scene, func(t *testing.T) {
+			s := start(t, scene)
+			tids := must(proc.ReadTasks(s.pid))(t)
+			tid := tids[len(tids)-1]
+			if tid == s.pid {
+				t.Fatal("there is but one thread")
+			}
+			s.checkpoint(plainest)
+			takeID(t, tid)
+			err := s.tryRestore(filling)
+			var refused *lazyrestore.RefusedError
+			if !errors.As(err, &refused) || !contains(err.Error(), strconv.Itoa(tid)) {
+				t.Errorf("%v, want a refusal that names the id %d", err, tid)
+			}
+			if err := unix.Kill(s.pid, 0); !errors.Is(err, unix.ESRCH) {
+				t.Errorf("process %d after the refusal: %v, want no such process", s.pid, err)
+			}
+		})
 	}
 }
 

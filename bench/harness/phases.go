@@ -27,6 +27,7 @@ var phaseNames = []struct{ span, name string }{
 	{"open files and shared objects", "open files"},
 	{"plan the program", "plan"},
 	{"clone, exec the stub, seize", "clone and exec"},
+	{"plan the rest", "plan the rest"},
 	{"wait for the process to build itself", "the process builds itself"},
 	{"seize threads, set registers", "registers"},
 	{"wait for what was prepared beside", "wait for the manifest"},

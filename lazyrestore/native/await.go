@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -35,7 +36,7 @@ func (p *Process) wait() error {
 func (b *builder) built(p *Process) error {
 	stop, err := b.awaitStop(p.tracer)
 	if err != nil {
-		return err
+		return cmp.Or(b.failed(), err)
 	}
 	if err := b.prog.check(b.main, len(b.main.steps)-1); err != nil {
 		return b.explain(err)
@@ -60,6 +61,17 @@ func (b *builder) built(p *Process) error {
 		}
 		if err := b.prog.check(t, last); err != nil {
 			return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)
+		}
+	}
+	return nil
+}
+
+// failed is the step, of whichever thread, that was not what it should be, where
+// there is one.
+func (b *builder) failed() error {
+	for _, t := range append([]*table{b.main}, b.threadTables...) {
+		if err := b.prog.check(t, b.prog.ran(t)); err != nil {
+			return b.explain(err)
 		}
 	}
 	return nil

@@ -112,14 +112,8 @@ func (b *builder) writeBeside(p *Process) error {
 // a step has given what it must not.
 func (b *builder) fault(p *Process) error {
 	stop, err := p.tracer.PollStop(b.pid)
-	if err != nil {
-		return err
+	if err == nil && stop != 0 {
+		err = stoppedEarly(stop)
 	}
-	if err := b.prog.check(b.main, b.prog.ran(b.main)); err != nil {
-		return b.explain(err)
-	}
-	if stop != 0 {
-		return stoppedEarly(stop)
-	}
-	return nil
+	return cmp.Or(b.failed(), err)
 }

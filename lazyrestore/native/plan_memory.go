@@ -58,6 +58,7 @@ func (b *builder) memory(t *table) {
 			opened = b.openMapped(t, v, opened)
 		}
 		b.mapOne(t, v, prot)
+		b.enough(t)
 	}
 	if opened >= 0 {
 		t.call("close", unix.SYS_CLOSE, 0)
@@ -78,9 +79,11 @@ func (b *builder) memory(t *table) {
 			break
 		}
 		b.advise(t, v)
+		b.enough(t)
 	}
 	for _, g := range b.st.Guards {
 		t.call("install the guard region", unix.SYS_MADVISE, uint64(g.Start), g.Len(), madvGuardInstall).by(g.Start)
+		b.enough(t)
 	}
 }
 
@@ -210,6 +213,7 @@ func (b *builder) userfaultfd(t *table) {
 	for _, r := range ranges {
 		request, arg := uffd.RegisterRequest(uint64(r.Start), r.Len(), uffd.ModeMissing)
 		t.call("register", unix.SYS_IOCTL, fd, request, b.prog.words(arg[:]...)).by(r.Start)
+		b.enough(t)
 	}
 	b.sendFD(t, fd)
 	t.call("close the userfaultfd", unix.SYS_CLOSE, fd)

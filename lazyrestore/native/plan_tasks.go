@@ -13,10 +13,6 @@ const (
 	allSignals = ^uint64(0)
 )
 
-// threadFlags are the clone(2) flags that make a thread as pthread_create(3)
-// does, but for what its table sets itself.
-const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
-
 // process plans what belongs to the process as a whole.
 func (b *builder) process(t *table) {
 	st := b.st
@@ -58,54 +54,6 @@ func (b *builder) mmFields(t *table) {
 	const mmMapSize = 13 * 8 // struct prctl_mm_map: its last word is auxv_size and exe_fd, 32 bits each
 	t.call("set the memory layout", unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, arg, mmMapSize, 0)
 	t.call("close the executable", unix.SYS_CLOSE, fd)
-}
-
-// threads plans the other threads: each is made with its old id and runs a
-// table of its own, at whose end it sleeps until it is seized.
-func (b *builder) threads(t *table) {
-	for i := range b.st.Threads[1:] {
-		th := &b.st.Threads[i+1]
-		own := &table{}
-		b.thread(own, th)
-		b.credentials(own)
-		if b.st.NoNewPrivs {
-			own.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1) // each thread has its own
-		}
-		if sig := th.Switches.DeathSig; sig != 0 { // which a change of credentials clears
-			own.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, sig)
-		}
-		b.sleepStep(own, th)
-		own.call("sleep until the restore is done", unix.SYS_PAUSE)
-		b.prog.place(own)
-		b.threadTables = append(b.threadTables, own)
-
-		tid := strconv.Itoa(th.TID)
-		tidAt, tidBytes := b.prog.alloc(8)
-		binary.NativeEndian.PutUint32(tidBytes, uint32(th.TID))
-		args := b.prog.words(threadFlags, 0, 0, 0, 0, 0, 0, 0, tidAt, 1, 0) // struct clone_args
-		s := t.call("create thread", unix.SYS_CLONE3, args, 11*8, 0, 0, 0, own.addr).on(tid)
-		s.returns(uint64(th.TID))
-	}
-}
-
-// thread plans what a thread sets for itself.
-func (b *builder) thread(t *table, th *Thread) {
-	t.call("set the tid address", unix.SYS_SET_TID_ADDRESS, th.ClearTID)
-	if th.RobustList != 0 {
-		t.call("set the robust list", unix.SYS_SET_ROBUST_LIST, th.RobustList, th.RobustLen)
-	}
-	t.call("name the thread", unix.SYS_PRCTL, unix.PR_SET_NAME, b.prog.cstring(th.Comm)).on(th.Comm)
-	if th.AltStack.Flags&ssDisable == 0 {
-		t.call("set the signal stack", unix.SYS_SIGALTSTACK, b.prog.words(th.AltStack.SP, th.AltStack.Flags&^ssOnStack, th.AltStack.Size), 0)
-	}
-	if th.RSeq.Addr != 0 {
-		t.call("register restartable sequences", unix.SYS_RSEQ, th.RSeq.Addr, uint64(th.RSeq.Len), 0, uint64(th.RSeq.Sig))
-	}
-	b.schedulingSteps(t, th)
-	b.switchSteps(t, th)
-	for _, info := range th.Pending {
-		t.call("queue signal", unix.SYS_RT_TGSIGQUEUEINFO, uint64(b.st.PID), uint64(th.TID), uint64(signalOf(info)), b.prog.bytes(info)).on(strconv.Itoa(signalOf(info)))
-	}
 }
 
 // last plans what the leader does when all else stands: what earlier steps

@@ -20,6 +20,7 @@ type program struct {
 	buf   []byte      // the shared mapping
 	arena *proc.Arena // gives out its parts
 	timed bool        // the process reads the clock before each step
+	given uint32      // how many chunks of the first table it may run
 	err   error       // the first that did not fit
 }
 
@@ -37,14 +38,10 @@ type step struct {
 
 // A table is a list of steps that one thread runs in order.
 type table struct {
-	steps []step
-	parts []part // of the steps, for a trace
-	addr  uint64 // in the process, once placed
-	off   int    // in the program's buf
-
-	// Of a table whose steps are timed: where the readings lie in the
-	// program's buf. The call of step i is then entry 2*i+1.
-	readings int
+	steps  []step
+	parts  []part  // of the steps, for a trace
+	chunks []chunk // of the steps that are in the program
+	placed int     // how many those are
 }
 
 // A part is the steps of a table from first on, up to the next part.
@@ -120,29 +117,6 @@ func (p *program) words(v ...uint64) uint64 {
 		binary.NativeEndian.PutUint64(to[8*i:], x)
 	}
 	return addr
-}
-
-// place puts t's calls, and the mark of its end, into the program.
-func (p *program) place(t *table) {
-	calls := make([]proc.Call, 0, 2*len(t.steps))
-	var readings uint64
-	if p.timed {
-		var to []byte
-		readings, to = p.alloc(timespecSize * len(t.steps))
-		clear(to)
-		t.readings = int(readings - p.base)
-	}
-	for i := range t.steps {
-		if p.timed {
-			calls = append(calls, readClock(readings+uint64(timespecSize*i)))
-		}
-		calls = append(calls, t.steps[i].Call)
-	}
-	addr, to := p.alloc(proc.TableSize(len(calls)))
-	t.addr, t.off = addr, int(addr-p.base)
-	if p.err == nil {
-		proc.AppendTable(to[:0], calls)
-	}
 }
 
 // ran is how many steps of t have returned.

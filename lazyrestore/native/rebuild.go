@@ -110,7 +110,12 @@ type builder struct {
 	trace        *trace.Recorder
 	main         *table
 	threadTables []*table
+	usual        int        // how many steps the last of them has that was planned
+	room         []step     // for those of the next ones
 	beside       []eagerRun // that are written from here
+
+	begin    func() error // starts the process, when it has something to do
+	beginErr error        // why it does not run
 }
 
 func newBuilder(st *State, re *reopener) *builder {
@@ -231,14 +236,16 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 // build has the process build itself up to its registers.
 func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error {
 	planned := b.trace.Begin(0, "plan the program")
-	if err := b.plan(); err != nil {
+	err := b.plan(func() error {
+		planned()
+		began := b.trace.Now()
+		err := b.start(p, progFD)
+		b.trace.Span(0, "clone, exec the stub, seize", began, b.trace.Now())
+		p.record = func() { b.traceProgram(began) } // later: everything waits for what comes next
+		planned = b.trace.Begin(0, "plan the rest")
 		return err
-	}
+	})
 	planned()
-	began := b.trace.Now()
-	err := b.start(p, progFD)
-	b.trace.Span(0, "clone, exec the stub, seize", began, b.trace.Now())
-	p.record = func() { b.traceProgram(began) } // later: everything waits for what comes next
 	b.re.close()
 	if err != nil {
 		return err
@@ -315,105 +322,6 @@ func (b *builder) open(eager *os.File) (pair int, err error) {
 	b.limits = ownLimits(len(b.st.Limits))
 	b.own.inherits()
 	return sp[0], nil
-}
-
-// programSize is room for the tables of a process: generous, for pages that
-// are not touched cost nothing.
-func programSize(st *State) int {
-	steps := 256 + st.timerRoom() + 8*len(st.VMAs) + 24*len(st.Threads) + 3*len(st.FDs)
-	for i := range st.VMAs {
-		steps += len(st.VMAs[i].Lazy)
-	}
-	n := 1<<16 + 160*steps + 32*len(st.Eager)
-	for _, f := range st.Files {
-		n += len(f.Path) * 4
-	}
-	for i := range st.VMAs {
-		n += len(st.VMAs[i].Name)
-		if k := st.VMAs[i].Kind; k == PrivateFile || k == SharedFile {
-			n += len(st.Files[st.VMAs[i].File].Path) + 32
-		}
-	}
-	for i := range st.Threads {
-		n += 256 + 8*len(st.Threads[i].Affinity) + 160*len(st.Threads[i].Pending)
-	}
-	return int(page.Addr(n + 160*len(st.Pending)).Up())
-}
-
-// mainSteps is about how many steps the first thread's table has.
-func mainSteps(st *State) int {
-	n := 256 + len(st.VMAs) + len(st.Threads) + 3*len(st.FDs)
-	for i := range st.VMAs {
-		n += len(st.VMAs[i].Lazy)
-	}
-	return n
-}
-
-// mapProgram makes the memory file for the program, which the process will
-// map, and maps it here.
-func (b *builder) mapProgram() (fd int, err error) {
-	size := programSize(b.st)
-	if b.trace != nil {
-		size *= 2 // a reading of the clock for each step
-	}
-	low, err := proc.MemFDExec("lazyrestore-table", unix.MFD_CLOEXEC)
-	if err != nil {
-		return -1, err
-	}
-	if fd, err = b.re.raise(low); err != nil {
-		return -1, err
-	}
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		return -1, fmt.Errorf("size the table: %w", err)
-	}
-	buf, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return -1, fmt.Errorf("map the table: %w", err)
-	}
-	base := uint64(b.st.hole())
-	b.prog = &program{base: base, buf: buf, arena: proc.ArenaOver(base, buf), timed: b.trace != nil}
-	return fd, nil
-}
-
-// plan writes the program. Its first page has a place for each thing that the
-// stub knows of: the loop, the first table, the gate.
-func (b *builder) plan() error {
-	_, first := b.prog.alloc(page.Size)
-	copy(first, proc.LoopCode(proc.EndTrap))
-	// Its steps are not moved as they become more: fresh memory costs more than they do.
-	t := &table{steps: make([]step, 0, mainSteps(b.st))}
-	b.main = t
-	b.closeOthers(t)
-	t.part("memory")
-	b.memory(t)
-	t.part("userfaultfd")
-	b.userfaultfd(t)
-	b.lockMemory(t)
-	t.part("process")
-	b.process(t)
-	t.part("descriptors")
-	b.descriptors(t)
-	t.part("threads")
-	b.threads(t)
-	t.part("first thread")
-	b.thread(t, &b.st.Threads[0])
-	t.part("last")
-	b.last(t)
-	b.prog.place(t)
-	proc.AppendTable(first[firstTable:firstTable], []proc.Call{proc.Jump(b.prog.base, t.addr)})
-	return b.prog.err
-}
-
-// sendFD plans the sending of descriptor fd over the socket.
-func (b *builder) sendFD(t *table, fd int) {
-	p := b.prog
-	iov := p.words(p.bytes([]byte{0}), 1)
-	control, c := p.alloc(24)
-	putWord(c, 20) // cmsg_len
-	putWord(c[8:], unix.SOL_SOCKET|unix.SCM_RIGHTS<<32)
-	putWord(c[16:], uint64(fd))
-	msg := p.words(0, 0, iov, 1, control, 24, 0)
-	t.call("send the userfaultfd", unix.SYS_SENDMSG, uint64(b.socket), msg, 0).returns(1)
 }
 
 // start brings the stub to life with the old process id.

@@ -263,6 +263,7 @@ func (b *builder) descriptors(t *table) {
 			flags = unix.O_CLOEXEC
 		}
 		t.call("place descriptor", unix.SYS_DUP3, uint64(b.re.opens[f.Open]), uint64(f.Num), flags).on(strconv.Itoa(f.Num)).returns(uint64(f.Num))
+		b.enough(t)
 	}
 	b.watches(t)
 }

@@ -14,19 +14,22 @@ import (
 // result is what step i of a placed table returned, if it has returned. The
 // process writes it while we look.
 func (p *program) result(t *table, i int) (ret int64, done bool) {
-	if p.timed {
-		i = 2*i + 1
+	if i >= t.placed {
+		return proc.NotRun, false
 	}
-	word := (*atomic.Int64)(unsafe.Pointer(&p.buf[t.off+(i+1)*proc.CallSize-8]))
+	word := (*atomic.Int64)(unsafe.Pointer(&p.buf[p.entry(t, i)+proc.CallSize-8]))
 	ret = word.Load()
 	return ret, ret != proc.NotRun
 }
 
 // open lets the process go on, that waits at the word at off in the first page
 // or will come to it.
-func (p *program) open(off int) error {
+func (p *program) open(off int) error { return p.set(off, 1) }
+
+// set is open for one that waits as long as the word is less than v.
+func (p *program) set(off int, v uint32) error {
 	word := (*atomic.Uint32)(unsafe.Pointer(&p.buf[off]))
-	word.Store(1)
+	word.Store(v)
 	if _, _, errno := unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWake, 1); errno != 0 {
 		return fmt.Errorf("wake the process: %w", errno)
 	}

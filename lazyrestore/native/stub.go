@@ -15,14 +15,18 @@ import (
 // Places in the program's first page, behind the loop: the table that the stub
 // goes on with; the word at which it waits until it is traced: the stop at
 // its end would else be one that nobody sees; the word that it sets when it
-// comes to that; and those for eager pages that are written from here: the one
-// that it sets when all is mapped, and the one at which it waits for them.
+// comes to that; those for eager pages that are written from here: the one
+// that it sets when all is mapped, and the one at which it waits for them; how
+// many chunks of its table it may run; and the word at which the first thread
+// waits for those that another makes.
 const (
 	firstTable   = page.Size / 2
 	gateOffset   = page.Size - 8
 	builtOffset  = page.Size - 16
 	mappedOffset = page.Size - 24
 	eagerOffset  = page.Size - 32
+	givenOffset  = page.Size - 40
+	othersOffset = page.Size - 48
 )
 
 // stubImage is the stub as an ELF executable for address at, which maps the

@@ -28,7 +28,8 @@ func readClock(addr uint64) proc.Call {
 // reading is the clock before step i of a timed table; ok is false where the
 // process has not come to it.
 func (b *builder) reading(t *table, i int) (at time.Duration, ok bool) {
-	word := b.prog.buf[t.readings+timespecSize*i:]
+	c := t.chunkOf(i)
+	word := b.prog.buf[c.readings+timespecSize*(i-c.first):]
 	seconds, nanos := binary.NativeEndian.Uint64(word), binary.NativeEndian.Uint64(word[8:])
 	return b.trace.AtWall(int64(seconds)*1e9 + int64(nanos)), seconds != 0
 }
@@ -55,7 +56,7 @@ func (b *builder) traceProgram(began time.Duration) {
 func (b *builder) traceTable(t *table, row trace.Row) {
 	n := 0
 	var at []time.Duration
-	for ; n < len(t.steps); n++ {
+	for ; n < t.placed; n++ {
 		now, ok := b.reading(t, n)
 		if !ok {
 			break

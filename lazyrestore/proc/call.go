@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"syscall"
 )
 
@@ -52,16 +53,33 @@ func EncodeTable(calls []Call) []byte {
 
 // AppendTable appends the encoded table to b.
 func AppendTable(b []byte, calls []Call) []byte {
-	notRun := int64(NotRun)
+	n := len(b)
+	b = slices.Grow(b, TableSize(len(calls)))[:n+TableSize(len(calls))]
+	to := b[n:]
 	for i := range calls {
-		b = binary.LittleEndian.AppendUint64(b, calls[i].NR)
-		for _, a := range calls[i].Args {
-			b = binary.LittleEndian.AppendUint64(b, a)
-		}
-		b = binary.LittleEndian.AppendUint64(b, uint64(notRun))
+		PutCall(to, &calls[i])
+		to = to[CallSize:]
 	}
-	b = binary.LittleEndian.AppendUint64(b, endOfTable)
-	return append(b, make([]byte, CallSize-8)...)
+	PutEnd(to)
+	return b
+}
+
+// PutCall encodes one entry of a table into the first CallSize bytes of b.
+func PutCall(b []byte, c *Call) {
+	notRun := int64(NotRun)
+	b = b[:CallSize]
+	binary.LittleEndian.PutUint64(b, c.NR)
+	for i, a := range c.Args {
+		binary.LittleEndian.PutUint64(b[8+8*i:], a)
+	}
+	binary.LittleEndian.PutUint64(b[CallSize-8:], uint64(notRun))
+}
+
+// PutEnd encodes the entry behind the last, at which a table ends.
+func PutEnd(b []byte) {
+	b = b[:CallSize]
+	binary.LittleEndian.PutUint64(b, endOfTable)
+	clear(b[8:])
 }
 
 // DecodeResults appends the results of the calls of an encoded table that has

@@ -1,0 +1,116 @@
+package native
+
+import (
+	"sort"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// A table is placed in the program in one chunk or in several. Those of the
+// first thread's are handed to the process one by one: it runs what has been
+// planned, while the rest is. At the end of each it waits for the next.
+
+// chunkSteps is how many steps are handed over at a time: enough to keep the
+// process busy while as many are planned.
+const chunkSteps = 256
+
+// A chunk is steps of a table that lie in the program.
+type chunk struct {
+	first int    // its first step
+	addr  uint64 // in the process
+	off   int    // in the program's buf
+	end   int    // where its last entry lies there
+
+	// Where steps are timed: where the readings lie in the program's buf. The call
+	// of step i is then the second of its two entries.
+	readings int
+}
+
+// place puts t's steps, and the mark of its end, into the program, and gives the
+// table's address.
+func (p *program) place(t *table) uint64 {
+	c := p.append(t, 0)
+	if p.err == nil {
+		proc.PutEnd(p.buf[c.end:])
+	}
+	return c.addr
+}
+
+// hand puts the steps of the first thread's table that are not there yet into the
+// program and has the process run them; last says that there are no more.
+func (p *program) hand(t *table, last bool) error {
+	before := len(t.chunks) - 1
+	waits := 1
+	if last {
+		waits = 0
+	}
+	c := p.append(t, waits)
+	if p.err != nil {
+		return p.err
+	}
+	if last {
+		proc.PutEnd(p.buf[c.end:])
+	} else {
+		// EAGAIN: the next has been handed over.
+		wait := proc.Call{NR: unix.SYS_FUTEX | proc.MayFail, Args: [6]uint64{p.base + givenOffset, futexWait, uint64(p.given + 1)}}
+		proc.PutCall(p.buf[c.end-proc.CallSize:], &wait)
+	}
+	from := firstTable
+	if before >= 0 {
+		from = t.chunks[before].end
+	}
+	jump := proc.Jump(p.base, c.addr)
+	proc.PutCall(p.buf[from:], &jump)
+	p.given++
+	return p.set(givenOffset, p.given)
+}
+
+// append puts the steps of t that are not there yet into the program, with room
+// for so many entries behind them and one more, at which the chunk ends.
+func (p *program) append(t *table, more int) *chunk {
+	steps := t.steps[t.placed:]
+	t.chunks = append(t.chunks, chunk{first: t.placed})
+	c := &t.chunks[len(t.chunks)-1]
+	t.placed = len(t.steps)
+	entries := len(steps) + more + 1
+	var reading uint64
+	if p.timed {
+		addr, to := p.alloc(timespecSize * len(steps))
+		clear(to)
+		reading, c.readings = addr, int(addr-p.base)
+		entries += len(steps)
+	}
+	addr, to := p.alloc(proc.CallSize * entries)
+	c.addr, c.off = addr, int(addr-p.base)
+	c.end = c.off + proc.CallSize*(entries-1)
+	for i := range steps {
+		if p.timed {
+			clock := readClock(reading + uint64(timespecSize*i))
+			proc.PutCall(to, &clock)
+			to = to[proc.CallSize:]
+		}
+		proc.PutCall(to, &steps[i].Call)
+		to = to[proc.CallSize:]
+	}
+	return c
+}
+
+// chunkOf is the chunk of a step that is in the program.
+func (t *table) chunkOf(i int) *chunk {
+	if len(t.chunks) == 1 {
+		return &t.chunks[0]
+	}
+	return &t.chunks[sort.Search(len(t.chunks), func(k int) bool { return t.chunks[k].first > i })-1]
+}
+
+// entry is where the call of step i lies in the program's buf.
+func (p *program) entry(t *table, i int) int {
+	c := t.chunkOf(i)
+	i -= c.first
+	if p.timed {
+		i = 2*i + 1
+	}
+	return c.off + i*proc.CallSize
+}

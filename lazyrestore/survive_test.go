@@ -143,6 +143,7 @@ func TestProcessAttributesSurvive(t *testing.T) { survives(t, processScenes) }
 var mappingScenes = []survival{
 	{scene: "protections"},
 	{scene: "code"},
+	{scene: "neighbours"},
 	{scene: "advice"},
 	{scene: "named"},
 	{scene: "guards"},

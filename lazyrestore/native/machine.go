@@ -179,3 +179,24 @@ func applyStdio(st *State, how Stdio) {
 		}
 	}
 }
+
+// mapsSmall reports whether the kernel keeps huge pages from a mapping that is
+// made with MAP_STACK, as it does since Linux 6.7.
+func mapsSmall() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var version [2]int
+	rest := u.Release[:]
+	for i := range version {
+		for len(rest) > 0 && rest[0] >= '0' && rest[0] <= '9' {
+			version[i] = 10*version[i] + int(rest[0]-'0')
+			rest = rest[1:]
+		}
+		if len(rest) > 0 && rest[0] == '.' {
+			rest = rest[1:]
+		}
+	}
+	return version[0] > 6 || version[0] == 6 && version[1] >= 7
+}

@@ -46,23 +46,7 @@ func (b *builder) memory(t *table) {
 	eager := page.SetOf(eagerRanges(b.st.Eager)...)
 	own, beside := b.st.partEager()
 	b.beside = beside
-	opened := -1 // which file is open as descriptor 0
-	for i := range b.st.VMAs {
-		v := &b.st.VMAs[i]
-		prot := uint64(v.Prot)
-		for range eager.Within(v.Range) {
-			prot |= unix.PROT_WRITE
-			break
-		}
-		if v.Kind == PrivateFile || v.Kind == SharedFile {
-			opened = b.openMapped(t, v, opened)
-		}
-		b.mapOne(t, v, prot)
-		b.enough(t)
-	}
-	if opened >= 0 {
-		t.call("close", unix.SYS_CLOSE, 0)
-	}
+	b.mapAll(t, &eager)
 	if b.st.VDSO.Map != 0 {
 		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(b.st.VDSO.Map)).by(b.st.VDSO.Map)
 	}
@@ -85,6 +69,94 @@ func (b *builder) memory(t *table) {
 		t.call("install the guard region", unix.SYS_MADVISE, uint64(g.Start), g.Len(), madvGuardInstall).by(g.Start)
 		b.enough(t)
 	}
+}
+
+// mapAll maps everything, in address order.
+func (b *builder) mapAll(t *table, eager *page.Set) {
+	protection := func(v *VMA) uint32 {
+		for range eager.Within(v.Range) {
+			return v.Prot | unix.PROT_WRITE
+		}
+		return v.Prot
+	}
+	b.small = mapsSmall()
+	opened := -1 // which file is open as descriptor 0
+	for rest := b.st.VMAs; len(rest) > 0; {
+		v, n := &rest[0], b.alike(rest)
+		if v.Kind == PrivateFile || v.Kind == SharedFile {
+			opened = b.openMapped(t, v, opened)
+		}
+		if n > 1 {
+			b.mapAlike(t, rest[:n], protection)
+		} else {
+			b.mapOne(t, v, v.Range, protection(v))
+		}
+		rest = rest[n:]
+		b.enough(t)
+	}
+	if opened >= 0 {
+		t.call("close", unix.SYS_CLOSE, 0)
+	}
+}
+
+// mostAlike is how many mappings are made by one call: more of them would come
+// late for the process, which waits for them to be planned.
+const mostAlike = 64
+
+// alike is how many of the mappings vs, from the first on, differ in nothing but
+// their protection and have no gap between them, as thread stacks and their guards:
+// to map all of them at once and then change what differs takes two thirds of the
+// time of mapping each. Code is not among them: that memory becomes executable may
+// be forbidden where mapping it is not.
+func (b *builder) alike(vs []VMA) int {
+	first := &vs[0]
+	if first.Kind != Anonymous || first.Flags&^unix.MAP_NORESERVE != 0 || first.Prot&unix.PROT_EXEC != 0 {
+		return 1
+	}
+	n := 1
+	for n < min(len(vs), mostAlike) {
+		v := &vs[n]
+		if v.Kind != first.Kind || v.Flags != first.Flags || v.Prot&unix.PROT_EXEC != 0 || v.Start != vs[n-1].End || b.smallMap(v) != b.smallMap(first) {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// mapAlike maps neighbours with the protection of the first that nobody may write
+// to, for memory that may be written to counts as needed, and gives the others
+// theirs.
+func (b *builder) mapAlike(t *table, vs []VMA, protection func(*VMA) uint32) {
+	whole := page.Range{Start: vs[0].Start, End: vs[len(vs)-1].End}
+	most := protection(&vs[0])
+	for i := range vs {
+		if p := protection(&vs[i]); p&unix.PROT_WRITE == 0 {
+			most = p
+			break
+		}
+	}
+	b.mapOne(t, &vs[0], whole, most)
+	for len(vs) > 0 {
+		prot, n := protection(&vs[0]), 1
+		for n < len(vs) && protection(&vs[n]) == prot {
+			n++
+		}
+		if prot != most {
+			at := vs[0].Start
+			t.call("protect", unix.SYS_MPROTECT, uint64(at), uint64(vs[n-1].End-at), uint64(prot)).by(at)
+		}
+		vs = vs[n:]
+	}
+}
+
+// adviceSmall is the place of "no huge pages" in the list of advice.
+const adviceSmall = 5
+
+// smallMap reports whether v is to have no huge pages, and gets that with its
+// mapping.
+func (b *builder) smallMap(v *VMA) bool {
+	return b.small && v.Kind == Anonymous && v.Advice&(1<<adviceSmall) != 0 && v.Flags&mapDroppable == 0
 }
 
 const madvGuardInstall = 102 // MADV_GUARD_INSTALL, Linux 6.13
@@ -119,7 +191,8 @@ func (b *builder) openMapped(t *table, v *VMA, opened int) int {
 	return id
 }
 
-func (b *builder) mapOne(t *table, v *VMA, prot uint64) {
+// mapOne maps r as v is.
+func (b *builder) mapOne(t *table, v *VMA, r page.Range, prot uint32) {
 	flags := uint64(v.Flags) | unix.MAP_FIXED_NOREPLACE
 	fd, off, about := ^uint64(0), v.Offset, "memory"
 	switch v.Kind {
@@ -142,7 +215,10 @@ func (b *builder) mapOne(t *table, v *VMA, prot uint64) {
 		flags |= unix.MAP_SHARED
 		fd, about = uint64(b.sharedFDs[v.File]), b.st.Shared[v.File].Name
 	}
-	t.call("map", unix.SYS_MMAP, uint64(v.Start), v.Len(), prot, flags, fd, off).on(about).by(v.Start).returns(uint64(v.Start))
+	if b.smallMap(v) {
+		flags |= unix.MAP_STACK
+	}
+	t.call("map", unix.SYS_MMAP, uint64(r.Start), r.Len(), uint64(prot), flags, fd, off).on(about).by(r.Start).returns(uint64(r.Start))
 }
 
 func (b *builder) advise(t *table, v *VMA) {
@@ -150,7 +226,7 @@ func (b *builder) advise(t *table, v *VMA) {
 		if v.Flags&mapDroppable != 0 {
 			break // it has them by itself
 		}
-		if v.Advice&(1<<i) != 0 {
+		if v.Advice&(1<<i) != 0 && !(i == adviceSmall && b.smallMap(v)) {
 			t.call("madvise "+a.flag, unix.SYS_MADVISE, uint64(v.Start), v.Len(), a.value).by(v.Start)
 		}
 	}

@@ -105,6 +105,7 @@ type builder struct {
 	own       ownScheduling
 	ownOOM    int64                  // what the new process has from us
 	ownFilter uint64                 // 1 + coredump_filter
+	small     bool                   // see mapsSmall
 	vdso      func() ([]byte, error) // the kernel's, as long as that of the state
 
 	trace        *trace.Recorder

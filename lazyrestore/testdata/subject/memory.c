@@ -35,6 +35,27 @@ static void protections(int argc, char **argv)
 	}
 }
 
+/* Mappings without a gap between them that differ in little: more than a restore
+   makes with one call. */
+static void neighbours(int argc, char **argv)
+{
+	static const int protections[] = {PROT_NONE, PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ, PROT_READ | PROT_EXEC, PROT_READ};
+	enum { N = 150 };
+	char *at = map(N * PAGE);
+	fill(at, N * PAGE, 1);
+	for (int i = 0; i < N; i++) {
+		if (i / 20 % 2)
+			MUST(madvise(at + i * PAGE, PAGE, MADV_NOHUGEPAGE) == 0);
+		MUST(mprotect(at + i * PAGE, PAGE, protections[i % 6]) == 0);
+		if (i % 6 == 1)
+			MUST(madvise(at + i * PAGE, PAGE, MADV_DONTDUMP) == 0); /* or it and the next are one */
+	}
+	stop();
+	for (int i = 0; i < N; i++)
+		MUST(mprotect(at + i * PAGE, PAGE, PROT_READ) == 0);
+	CHECK(differs(at, N * PAGE, 1) == -1);
+}
+
 /* Machine code made by the program. */
 static void code(int argc, char **argv)
 {
@@ -278,7 +299,7 @@ static void huge(int argc, char **argv)
 }
 
 const struct scene memory_scenes[] = {
-	{"protections", protections}, {"code", code}, {"advice", advice}, {"named", named}, {"guards", guards},
+	{"protections", protections}, {"neighbours", neighbours}, {"code", code}, {"advice", advice}, {"named", named}, {"guards", guards},
 	{"private-file", private_file}, {"shared-file", shared_file}, {"shared-anonymous", shared_anonymous},
 	{"memory-file", memory_file}, {"memory-file-mapped", memory_file_mapped}, {"sparse", sparse},
 	{"huge", huge}, {NULL, NULL},

@@ -38,7 +38,7 @@ type content struct {
 	c       *capture
 	scan    *proc.PageScanner
 	missing page.Set // what a pager has not installed yet
-	words   page.Set // pages of words that the kernel uses; see eagerWords
+	words   page.Set // pages of words that the kernel uses, or threads at once; see eagerWords, variables
 	pieces  []piece  // ascending by image address
 }
 
@@ -59,6 +59,9 @@ func (k *content) find() error {
 		}
 	}
 	for _, r := range k.c.robustPages() {
+		k.words.Add(r)
+	}
+	for _, r := range k.c.variables() {
 		k.words.Add(r)
 	}
 	for i := range st.VMAs {

@@ -46,6 +46,9 @@ func resume(r proc.Regs) proc.Regs {
 	return r
 }
 
+// codeOf is where a thread is.
+func codeOf(r *proc.Regs) uint64 { return r[proc.RIP] }
+
 // firstTouched are where a thread touches memory first: its stack, and the
 // block that its thread pointer points to.
 func firstTouched(r *proc.Regs) (stack, thread uint64) { return r[proc.RSP], r[proc.FSBase] }

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/criucli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/lazypages"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 )
@@ -138,6 +139,7 @@ func serve(ctx context.Context, o *criucli.Options, log *slog.Logger) (pager.Sta
 		return pager.Stats{}, err
 	}
 	defer closePages()
+	verb.ShareNoHeap()
 	if _, resume := o.Own["resume"]; resume {
 		return lazypages.Resume(ctx, opts)
 	}

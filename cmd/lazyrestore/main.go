@@ -43,7 +43,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	name, args := args[0], args[1:]
 	switch name {
 	case "restore":
-		shareNoHeap()
+		verb.ShareNoHeap()
 	case "-h", "--help", "help":
 		return c.help(args)
 	case "--version", "-V":

@@ -197,6 +197,21 @@ func (p *Pager) attachMore(u *uffd.FD, target Target, maps []page.Mapping) error
 	return se.arrive(&arrival{u, target.Pid, maps, make(chan error, 1)})
 }
 
+// almost is how long after a fault the reader of a tree that is being built is
+// awake.
+const almost = int64(5 * time.Millisecond)
+
+// almostBuilt reports whether a process that is being built has just raised a
+// fault, as one does at the end of that: then it is stopped and let go step by step,
+// and runs. The reader had better not sleep meanwhile, though whoever wants its
+// processor goes first: not only is it there at once for the first faults, the processor
+// that it is on is awake. Those steps are changes from one thread to another, which go
+// to a processor that sleeps where there is one; to wake that takes longer than the step.
+// (By perf, two processors, from CRIU's PTRACE_SEIZE to its PTRACE_DETACH, medians of 80: 0.56 ms against 0.82.)
+func (r *reader) almostBuilt() bool {
+	return r.session.forming.Load() && r.now()-r.lastFault.Load() < almost
+}
+
 // waitGathered has a background worker wait until it is wanted. It reports
 // whether it had to.
 func (se *session) waitGathered(ctx context.Context) bool {

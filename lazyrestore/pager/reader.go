@@ -11,6 +11,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -112,6 +113,10 @@ func (r *reader) run() error {
 		if (r.session.forming.Load() || !r.letGo.Load()) && len(r.parked) == 0 {
 			// Whoever builds the process has better use for the processor: nothing
 			// is done ahead, and nothing waited for but asleep.
+			if spin > 0 && r.almostBuilt() {
+				thread.Yield()
+				continue
+			}
 			if err := r.rest(); err != nil {
 				return err
 			}
@@ -356,8 +361,10 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 	}
 	frame := int(run.Frame)
 	if !f.old {
-		f.near = r.rows.fault(f, frame)
-		r.streaming.Store(r.rows.stream())
+		if !r.session.forming.Load() { // what is being built does not run through memory
+			f.near = r.rows.fault(f, frame)
+			r.streaming.Store(r.rows.stream())
+		}
 		f.s.order.touch(frame)
 	}
 	plain, base, e := r.decoded(frame)

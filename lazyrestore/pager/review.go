@@ -63,6 +63,7 @@ func (r *reader) rest() error {
 	r.watch.begin()
 	n, err := unix.Poll(fds, int(timeout.Milliseconds()))
 	r.watch.did("sleep")
+	r.turns.breathed = r.now() // Go could run what it liked
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return err
 	}

@@ -210,7 +210,7 @@ func (d *daemon) gather(w *waker, conn int) error {
 		return fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
 	}
 	d.log.Info("the tree is built", "tasks", len(d.state.Tasks))
-	if err := sleep(w.ctx, grace); err != nil {
+	if err := w.sleep(grace); err != nil {
 		return err
 	}
 	d.pager.Gathered()

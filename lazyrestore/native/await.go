@@ -16,6 +16,7 @@ import (
 // socket says so.
 func (b *builder) handOver(p *Process, pair int) {
 	defer close(p.handed)
+	p.Mappings = b.st.mappings() // which takes its time if there are many
 	if p.UFFD, _, p.handErr = uffd.ReceiveFD(pair, nil); p.handErr != nil || b.re.opts.Serve == nil {
 		return
 	}

@@ -16,12 +16,8 @@ import (
 // on another processor, while the process writes the others: once all mappings
 // are made, for whoever makes one keeps off whoever writes.
 
-const (
-	// besideWorth is from how many bytes on that is worth waiting for each other.
-	besideWorth = 512 << 10
-	// besideBuffer is how much is copied at a time: what the cache holds.
-	besideBuffer = 64 << 10
-)
+// besideWorth is from how many bytes on that is worth waiting for each other.
+const besideWorth = 512 << 10
 
 // An eagerRun is adjacent eager pages of the process, and where eager.raw has
 // them.
@@ -78,32 +74,26 @@ func (b *builder) writeBeside(p *Process) error {
 	if len(b.beside) == 0 {
 		return nil
 	}
+	first, last := b.beside[0].off, &b.beside[len(b.beside)-1]
+	// Copied by the kernel from where they lie: nobody here reads them, whom a file
+	// that has become shorter would end.
+	from, err := unix.Mmap(int(b.re.opts.Eager.Fd()), int64(first), int(last.off+last.Len()-first), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		return fmt.Errorf("map the eager pages: %w", err)
+	}
+	defer func() { _ = unix.Munmap(from) }()
+	pieces := make([]proc.Transfer, 0, len(b.beside))
+	for _, r := range b.beside {
+		pieces = append(pieces, proc.Transfer{Addr: uint64(r.Start), Data: from[r.off-first:][:r.Len()]})
+	}
 	for !b.prog.told(mappedOffset, toldPause) {
 		if err := b.fault(p); err != nil {
 			return err
 		}
 	}
 	defer b.trace.Begin(0, "copy eager pages")()
-	buf := make([]byte, besideBuffer)
-	for runs := b.beside; len(runs) > 0; {
-		var pieces []proc.Transfer
-		off, size := runs[0].off, 0
-		for len(runs) > 0 && runs[0].off == off+uint64(size) && size < len(buf) {
-			r := &runs[0]
-			n := int(min(r.Len(), uint64(len(buf)-size)))
-			pieces = append(pieces, proc.Transfer{Addr: uint64(r.Start), Data: buf[size : size+n]})
-			size += n
-			r.Start, r.off = r.Start+page.Addr(n), r.off+uint64(n)
-			if r.Empty() {
-				runs = runs[1:]
-			}
-		}
-		if _, err := b.re.opts.Eager.ReadAt(buf[:size], int64(off)); err != nil {
-			return fmt.Errorf("read the eager pages: %w", err)
-		}
-		if _, err := proc.WriteMemoryV(b.pid, pieces); err != nil {
-			return cmp.Or(b.fault(p), fmt.Errorf("copy the eager pages: %w", err))
-		}
+	if _, err := proc.WriteMemoryV(b.pid, pieces); err != nil {
+		return cmp.Or(b.fault(p), fmt.Errorf("copy the eager pages: %w", err))
 	}
 	return b.prog.open(eagerOffset)
 }

@@ -66,6 +66,10 @@ func (c *coder) u64(v *uint64) {
 		c.buf = binary.AppendUvarint(c.buf, *v)
 		return
 	}
+	if len(c.buf) > 0 && c.buf[0] < 0x80 { // as most are
+		*v, c.buf = uint64(c.buf[0]), c.buf[1:]
+		return
+	}
 	x, n := binary.Uvarint(c.buf)
 	if n <= 0 {
 		c.fail("a number is cut off")

@@ -312,7 +312,11 @@ func (b *builder) lazyRanges() []page.Range {
 
 // mappings says for the pager which image addresses fill the lazy ranges.
 func (st *State) mappings() []page.Mapping {
-	var out []page.Mapping
+	n := 0
+	for i := range st.VMAs {
+		n += len(st.VMAs[i].Lazy)
+	}
+	out := make([]page.Mapping, 0, n)
 	for i := range st.VMAs {
 		v := &st.VMAs[i]
 		for _, r := range v.Lazy {

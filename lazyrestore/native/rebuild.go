@@ -145,7 +145,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	re := &reopener{st: st, opts: &opts, places: placesBeside(st)}
 	defer re.close()
 	space := re.spaceBeside()
-	p := &Process{PIDFD: -1, Mappings: st.mappings()}
+	p := &Process{PIDFD: -1}
 	reopened := opts.Trace.Begin(0, "open files and shared objects")
 	if err := re.all(ctx); err != nil {
 		re.notBuilt(space)

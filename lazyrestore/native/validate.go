@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -48,24 +49,33 @@ func (st *State) validTasks() error {
 	if err := pending(st.Pending); err != nil {
 		return err
 	}
-	seen := make(map[int]bool, len(st.Threads))
+	if !st.distinctThreads() {
+		return errors.New("a thread is there twice, or has no id")
+	}
 	for i := range st.Threads {
 		th := &st.Threads[i]
 		switch {
-		case th.TID < 1 || seen[th.TID]:
-			return fmt.Errorf("thread %d is there twice", th.TID)
 		case len(th.XState) > maxXState || len(th.Affinity) > 1<<10 || th.Policy > maxSchedule:
 			return fmt.Errorf("thread %d has a state that no kernel gives", th.TID)
 		}
 		if err := errors.Join(th.validScheduling(), th.validSleep()); err != nil {
 			return fmt.Errorf("thread %d: %w", th.TID, err)
 		}
-		seen[th.TID] = true
 		if err := pending(th.Pending); err != nil {
 			return fmt.Errorf("thread %d: %w", th.TID, err)
 		}
 	}
 	return st.validTimers()
+}
+
+// distinctThreads reports whether each thread has an id of its own.
+func (st *State) distinctThreads() bool {
+	ids := make([]int, len(st.Threads))
+	for i := range ids {
+		ids[i] = st.Threads[i].TID
+	}
+	slices.Sort(ids) // which they mostly are
+	return ids[0] > 0 && len(slices.Compact(ids)) == len(st.Threads)
 }
 
 func (st *State) validMemory() error {

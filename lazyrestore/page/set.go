@@ -32,6 +32,10 @@ func (s *Set) Add(r Range) {
 	if r.Empty() {
 		return
 	}
+	if n := len(s.r); n == 0 || s.r[n-1].End < r.Start { // as who adds in order does
+		s.r = append(s.r, r)
+		return
+	}
 	// The ranges that overlap or touch r are i up to j; they become one.
 	i := sort.Search(len(s.r), func(i int) bool { return s.r[i].End >= r.Start })
 	j := i

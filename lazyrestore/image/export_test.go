@@ -81,3 +81,6 @@ func RewriteIndex(b []byte) ([]byte, error) {
 	_, err = x.finish()
 	return out.Bytes(), err
 }
+
+// QuickManifest is quickManifest.
+var QuickManifest = quickManifest

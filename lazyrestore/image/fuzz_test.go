@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,7 +19,7 @@ import (
 )
 
 // golden is an object of a golden image.
-func golden(f *testing.F, spec chunk.Spec, object string) []byte {
+func golden(f testing.TB, spec chunk.Spec, object string) []byte {
 	f.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", "v1", spec.String(), object))
 	if err != nil {
@@ -30,6 +31,46 @@ func golden(f *testing.F, spec chunk.Spec, object string) []byte {
 // appendSum ends a manifest with the line of its checksum.
 func appendSum(b []byte) []byte {
 	return fmt.Appendf(b, "  \"crc32c\": \"%08x\"\n}\n", chunk.Checksum(b))
+}
+
+// sameQuickly looks whether a manifest that is read the quick way is what
+// package json makes of it.
+func sameQuickly(t *testing.T, b []byte) (quick bool) {
+	t.Helper()
+	m, quick := image.QuickManifest(b)
+	if !quick {
+		return false
+	}
+	slow := new(image.Manifest)
+	if err := json.Unmarshal(b, slow); err != nil {
+		t.Fatalf("read quickly, but %v:\n%s", err, b)
+	}
+	if diff := cmp.Diff(slow, m); diff != "" {
+		t.Fatalf("%s\nin\n%s", diff, b)
+	}
+	return true
+}
+
+// All manifests that were ever written are read the quick way, and no other.
+func TestQuickManifest(t *testing.T) {
+	for _, spec := range allSpecs {
+		if b := golden(t, spec, image.ManifestObject); !sameQuickly(t, b) {
+			t.Errorf("%v: not read quickly:\n%s", spec, b)
+		}
+	}
+	mem, _ := small(t, chunk.Spec{Codec: chunk.Zstd})
+	b := mem.Get(image.ManifestObject)
+	if !sameQuickly(t, b) {
+		t.Errorf("not read quickly:\n%s", b)
+	}
+	for i := range b {
+		sameQuickly(t, b[:i])
+		for _, c := range []byte("\"\\ 0-}x") {
+			other := bytes.Clone(b)
+			other[i] = c
+			sameQuickly(t, other)
+		}
+	}
 }
 
 // What a manifest parses to is written and parses to the same again, and
@@ -45,6 +86,7 @@ func FuzzManifest(f *testing.F) {
 		if at := bytes.LastIndex(b, []byte(`  "crc32c": "`)); at >= 0 {
 			b = appendSum(b[:at:at])
 		}
+		sameQuickly(t, b)
 		m, err := image.ParseManifest(b)
 		if err != nil {
 			if !knownError(err) {

@@ -122,8 +122,12 @@ type manifestHead struct {
 // left alone; a manifest of a newer format is an ErrVersion, and everything
 // else that is not as AppendManifest writes it a DamagedError.
 func ParseManifest(b []byte) (*Manifest, error) {
-	m := new(Manifest)
-	whole := json.Unmarshal(b, m)
+	var whole error
+	m, quick := quickManifest(b)
+	if !quick {
+		m = new(Manifest)
+		whole = json.Unmarshal(b, m)
+	}
 	head := manifestHead{m.Format, m.Version}
 	if whole != nil { // it may be of a newer format
 		head = manifestHead{}

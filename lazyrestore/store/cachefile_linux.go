@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // cacheBlock is what a byte of the map stands for.
@@ -136,7 +138,7 @@ func (o *cached) readNow(p []byte, off int64) bool {
 }
 
 func readNow(fd int, p []byte, off int64) (int, error) {
-	n, errno := preadNow(fd, p, off)
+	n, errno := thread.PreadNow(fd, p, off)
 	if errno != 0 {
 		return n, errno
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // A Dir is an image in a directory. It is an image.Source, image.Immediate and
@@ -186,9 +187,9 @@ func (d *Dir) read(o *object, name string, p []byte, off int64) error {
 // pread is pread(2), of which Go's scheduler is told only if it has to wait. p is
 // not empty.
 func (o *object) pread(p []byte, off int64) (int, error) {
-	read := preadNow
+	read := thread.PreadNow
 	if o.inMemory {
-		read = preadMemory
+		read = thread.PreadMemory
 	}
 	n, errno := read(o.fd, p, off)
 	switch errno {
@@ -214,7 +215,7 @@ func (d *Dir) ReadNow(name string, p []byte, off int64) (bool, error) {
 		return false, d.pathError("read", name, fs.ErrInvalid)
 	}
 	for len(p) > 0 {
-		n, errno := preadNow(o.fd, p, off)
+		n, errno := thread.PreadNow(o.fd, p, off)
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN || errno == unix.EOPNOTSUPP || errno == unix.ENOSYS:

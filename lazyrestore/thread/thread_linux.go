@@ -1,5 +1,6 @@
 // Package thread asks the scheduler for what threads of a restore need: one
-// that everything waits for goes first, those that work ahead go last.
+// that everything waits for goes first, those that work ahead go last. What
+// waits for nothing is not told to Go's (PreadNow).
 //
 // All but MakeRoom concerns the calling thread, whose goroutine has to be locked
 // to it. It is a wish: where the kernel or its administrator does not grant it

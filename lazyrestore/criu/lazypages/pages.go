@@ -13,6 +13,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // pagesObject is the one object of the image that pages are.
@@ -165,19 +166,18 @@ func (p *pages) ReadNow(_ string, b []byte, off int64) (bool, error) {
 
 // readNow reads from f what is in the page cache.
 func readNow(f *file, b []byte, off int64) error {
-	flags := unix.RWF_NOWAIT
+	read := thread.PreadNow
 	if f.inMemory {
-		flags = 0
+		read = thread.PreadMemory
 	}
 	fd := int(f.f.Fd())
 	for len(b) > 0 {
-		n, err := unix.Preadv2(fd, [][]byte{b}, off, flags)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+		switch n, errno := read(fd, b, off); {
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN, errno == unix.EOPNOTSUPP, errno == unix.ENOSYS:
 			return errNotNow
-		case err != nil:
-			return &fs.PathError{Op: "read", Path: f.path, Err: err}
+		case errno != 0:
+			return &fs.PathError{Op: "read", Path: f.path, Err: errno}
 		case n == 0:
 			return fmt.Errorf("%s is shorter than it was: %w", f.path, io.ErrUnexpectedEOF)
 		default:

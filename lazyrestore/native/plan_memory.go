@@ -1,6 +1,8 @@
 package native
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -33,8 +35,8 @@ const iovMax = 1024
 
 // memory plans the address space: everything of the loop's own process image
 // is unmapped, then the mappings are made in address order, then the eager
-// pages are read into them, and only then are the lazy ranges registered, for
-// the kernel may not touch a registered page that is missing.
+// pages are read into them, and only then are the lazy ranges of those mappings
+// registered, for the kernel may not touch a registered page that is missing.
 func (b *builder) memory(t *table) {
 	base, end := b.prog.base, b.prog.base+uint64(len(b.prog.buf))
 	t.call("unmap all below the table", unix.SYS_MUNMAP, 0, base)
@@ -43,13 +45,16 @@ func (b *builder) memory(t *table) {
 	// that hide their real content: none until the ranges are registered.
 	t.call("disable huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, 1)
 
+	// The kernel looks through all mappings for both of these: while there are none.
+	b.mmFields(t)
+	if b.st.VDSO.Map != 0 {
+		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(b.st.VDSO.Map)).by(b.st.VDSO.Map)
+	}
+	b.openUserfaultfd(t)
 	eager := page.SetOf(eagerRanges(b.st.Eager)...)
 	own, beside := b.st.partEager()
 	b.beside = beside
 	b.mapAll(t, &eager)
-	if b.st.VDSO.Map != 0 {
-		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(b.st.VDSO.Map)).by(b.st.VDSO.Map)
-	}
 	b.policies(t)
 	b.tellMapped(t)
 	b.eagerPages(t, own)
@@ -80,22 +85,27 @@ func (b *builder) mapAll(t *table, eager *page.Set) {
 		return v.Prot
 	}
 	b.small = mapsSmall()
-	opened := -1 // which file is open as descriptor 0
+	b.fileFD = 0 // the lowest that is free
+	if b.lazy() {
+		b.fileFD = 1
+	}
+	opened := -1 // which file is open as that
 	for rest := b.st.VMAs; len(rest) > 0; {
 		v, n := &rest[0], b.alike(rest)
 		if v.Kind == PrivateFile || v.Kind == SharedFile {
 			opened = b.openMapped(t, v, opened)
 		}
 		if n > 1 {
-			b.mapAlike(t, rest[:n], protection)
+			b.mapAlike(t, rest[:n], eager, protection)
 		} else {
 			b.mapOne(t, v, v.Range, protection(v))
+			b.late = append(b.late, *v)
 		}
 		rest = rest[n:]
 		b.enough(t)
 	}
 	if opened >= 0 {
-		t.call("close", unix.SYS_CLOSE, 0)
+		t.call("close", unix.SYS_CLOSE, b.fileFD)
 	}
 }
 
@@ -126,8 +136,9 @@ func (b *builder) alike(vs []VMA) int {
 
 // mapAlike maps neighbours with the protection of the first that nobody may write
 // to, for memory that may be written to counts as needed, and gives the others
-// theirs.
-func (b *builder) mapAlike(t *table, vs []VMA, protection func(*VMA) uint32) {
+// theirs. As long as it is one mapping it is registered at once, unless the kernel
+// has still to write to it.
+func (b *builder) mapAlike(t *table, vs []VMA, eager *page.Set, protection func(*VMA) uint32) {
 	whole := page.Range{Start: vs[0].Start, End: vs[len(vs)-1].End}
 	most := protection(&vs[0])
 	for i := range vs {
@@ -137,6 +148,16 @@ func (b *builder) mapAlike(t *table, vs []VMA, protection func(*VMA) uint32) {
 		}
 	}
 	b.mapOne(t, &vs[0], whole, most)
+	written := false
+	for range eager.Within(whole) {
+		written = true
+		break
+	}
+	if written {
+		b.late = append(b.late, vs...)
+	} else {
+		b.register(t, vs)
+	}
 	for len(vs) > 0 {
 		prot, n := protection(&vs[0]), 1
 		for n < len(vs) && protection(&vs[n]) == prot {
@@ -171,8 +192,8 @@ func eagerRanges(es []Eager) []page.Range {
 	return rs
 }
 
-// openMapped opens v's file as descriptor 0, the lowest that is free, unless
-// it is the one that is open already.
+// openMapped opens v's file as the lowest descriptor that is free, unless it is the
+// one that is open already.
 func (b *builder) openMapped(t *table, v *VMA, opened int) int {
 	// The same file opened for reading and for writing counts as two.
 	id := int(v.File) * 2
@@ -184,10 +205,10 @@ func (b *builder) openMapped(t *table, v *VMA, opened int) int {
 		return id
 	}
 	if opened >= 0 {
-		t.call("close", unix.SYS_CLOSE, 0)
+		t.call("close", unix.SYS_CLOSE, b.fileFD)
 	}
 	path := b.st.Files[v.File].Path
-	t.call("open", unix.SYS_OPENAT, atFDCWD, b.prog.cstring(path), flags|unix.O_CLOEXEC).on(path).returns(0)
+	t.call("open", unix.SYS_OPENAT, atFDCWD, b.prog.cstring(path), flags|unix.O_CLOEXEC).on(path).returns(b.fileFD)
 	return id
 }
 
@@ -207,10 +228,10 @@ func (b *builder) mapOne(t *table, v *VMA, r page.Range, prot uint32) {
 		fd, about = uint64(b.sharedFDs[v.File]), b.st.Shared[v.File].Name
 	case PrivateFile:
 		flags |= unix.MAP_PRIVATE
-		fd, about = 0, b.st.Files[v.File].Path
+		fd, about = b.fileFD, b.st.Files[v.File].Path
 	case SharedFile:
 		flags |= unix.MAP_SHARED
-		fd, about = 0, b.st.Files[v.File].Path
+		fd, about = b.fileFD, b.st.Files[v.File].Path
 	case SharedMemory:
 		flags |= unix.MAP_SHARED
 		fd, about = uint64(b.sharedFDs[v.File]), b.st.Shared[v.File].Name
@@ -275,39 +296,56 @@ func (b *builder) eagerPages(t *table, runs []eagerRun) {
 	t.call("unmap the eager pages", unix.SYS_MUNMAP, from, size)
 }
 
-// userfaultfd plans the making of the userfaultfd, the registration of all
-// lazy ranges, and the sending of its descriptor to the one who restores.
-func (b *builder) userfaultfd(t *table) {
-	ranges := b.lazyRanges()
-	if len(ranges) == 0 {
-		return
-	}
-	const fd = 0 // the lowest that is free
-	t.call("open a userfaultfd", unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK).returns(fd)
-	request, api := uffd.APIRequest(b.features)
-	t.call("enable userfaultfd features", unix.SYS_IOCTL, fd, request, b.prog.words(api[:]...))
-	for _, r := range ranges {
-		request, arg := uffd.RegisterRequest(uint64(r.Start), r.Len(), uffd.ModeMissing)
-		t.call("register", unix.SYS_IOCTL, fd, request, b.prog.words(arg[:]...)).by(r.Start)
-		b.enough(t)
-	}
-	b.sendFD(t, fd)
-	t.call("close the userfaultfd", unix.SYS_CLOSE, fd)
+// lazy reports whether any memory is to be registered.
+func (b *builder) lazy() bool {
+	return slices.ContainsFunc(b.st.VMAs, func(v VMA) bool { return len(v.Lazy) > 0 })
 }
 
-// lazyRanges are all ranges to register, neighbours joined.
-func (b *builder) lazyRanges() []page.Range {
-	var out []page.Range
-	for i := range b.st.VMAs {
-		for _, r := range b.st.VMAs[i].Lazy {
-			if n := len(out); n > 0 && out[n-1].End == r.Start {
-				out[n-1].End = r.End
-				continue
-			}
-			out = append(out, r)
+const userfaultfdFD = 0 // the lowest that is free
+
+// openUserfaultfd plans the making of the userfaultfd.
+func (b *builder) openUserfaultfd(t *table) {
+	if !b.lazy() {
+		return
+	}
+	t.call("open a userfaultfd", unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK).returns(userfaultfdFD)
+	request, api := uffd.APIRequest(b.features)
+	t.call("enable userfaultfd features", unix.SYS_IOCTL, userfaultfdFD, request, b.prog.words(api[:]...))
+}
+
+// userfaultfd plans the registration of all lazy ranges that are not registered
+// yet, and the sending of the userfaultfd's descriptor to the one who restores.
+func (b *builder) userfaultfd(t *table) {
+	if !b.lazy() {
+		return
+	}
+	b.register(t, b.late)
+	b.sendFD(t, userfaultfdFD)
+	t.call("close the userfaultfd", unix.SYS_CLOSE, userfaultfdFD)
+}
+
+// register plans the registration of the lazy ranges of vs, neighbours joined, and of
+// nothing else: the pager has to know what is registered.
+func (b *builder) register(t *table, vs []VMA) {
+	var r page.Range
+	flush := func() {
+		if !r.Empty() {
+			request, arg := uffd.RegisterRequest(uint64(r.Start), r.Len(), uffd.ModeMissing)
+			t.call("register", unix.SYS_IOCTL, userfaultfdFD, request, b.prog.words(arg[:]...)).by(r.Start)
+			b.enough(t)
 		}
 	}
-	return out
+	for i := range vs {
+		for _, next := range vs[i].Lazy {
+			if !r.Empty() && next.Start == r.End {
+				r.End = next.End
+				continue
+			}
+			flush()
+			r = next
+		}
+	}
+	flush()
 }
 
 // mappings says for the pager which image addresses fill the lazy ranges.

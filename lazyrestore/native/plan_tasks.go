@@ -16,7 +16,6 @@ const (
 // process plans what belongs to the process as a whole.
 func (b *builder) process(t *table) {
 	st := b.st
-	b.mmFields(t)
 	t.call("change to the working directory", unix.SYS_CHDIR, b.prog.cstring(st.Cwd)).on(st.Cwd)
 	t.call("set the umask", unix.SYS_UMASK, uint64(st.Umask))
 	t.call("set the personality", unix.SYS_PERSONALITY, st.Persona)

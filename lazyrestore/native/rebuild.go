@@ -106,6 +106,8 @@ type builder struct {
 	ownOOM    int64                  // what the new process has from us
 	ownFilter uint64                 // 1 + coredump_filter
 	small     bool                   // see mapsSmall
+	fileFD    uint64                 // as which the process opens files to map
+	late      []VMA                  // those that are registered when all is mapped
 	vdso      func() ([]byte, error) // the kernel's, as long as that of the state
 
 	trace        *trace.Recorder
@@ -267,7 +269,7 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 			return err
 		}
 	}
-	if len(b.lazyRanges()) > 0 {
+	if b.lazy() {
 		p.handed = make(chan struct{})
 		go b.handOver(p, pair)
 	}

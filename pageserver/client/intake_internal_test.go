@@ -160,17 +160,21 @@ func TestFillInPieces(t *testing.T) {
 		}
 		sent <- nil
 	}()
-	if _, err := k.dec.Next(); err != nil {
+	m, err := k.dec.Next()
+	if err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, len(payload))
-	r := &request{}
-	if err := k.fill(r, got); err != nil || r.n != len(got) || !bytes.Equal(got, payload) {
+	r := &request{size: len(got), p: got}
+	k.r, k.m, k.left, k.proved = r, m, len(got), true
+	for k.r != nil && err == nil {
+		err = k.step()
+	}
+	if err != nil || r.n != len(got) || !bytes.Equal(got, payload) {
 		t.Fatalf("filled %d of %d bytes: %v", r.n, len(got), err)
 	}
 	// Not before: it might wake a reader that waits for more than is to come.
-	err := <-sent
-	if err == nil {
+	if err = <-sent; err == nil {
 		_, err = peer.Write(wire.AppendDone(nil, 3))
 	}
 	if err != nil {

@@ -91,7 +91,7 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 	case err == nil:
 		x.late = 0
 		c.traffic[image.Demand].Add(uint64(len(p)))
-		c.reject.note(&request{object: object, off: off, p: p, server: x.server})
+		c.reject.noteOrigin(origin{object, off, len(p), x.server})
 		return true, nil
 	case errors.Is(err, errLate):
 		if x.late++; x.late >= lateTries {

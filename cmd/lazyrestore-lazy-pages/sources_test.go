@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
@@ -20,6 +24,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 	images "github.com/lazyrestore/lazyrestore/pageserver"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // importSet makes an image of ours of a set.
@@ -197,6 +202,40 @@ func TestRestoreFromAPageServer(t *testing.T) {
 			s.Wait(t)
 			d.wait(t)
 		})
+	}
+}
+
+// A page server that cannot be reached is an error at once, and not when a task
+// that criu restore has built waits for its first page.
+func TestPageServerThatIsNotThere(t *testing.T) {
+	criutest.Need(t)
+	images := t.TempDir()
+	s := criutest.Start(t, "plain", 4)
+	s.Dump(t, images)
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	var out bytes.Buffer
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run([]string{"x", "--no-default-config", "-D", images, "--page-server", "--address", "localhost", "--port", port}, io.Discard, &out)
+	}()
+	select {
+	case code := <-ended:
+		if code != 1 || !strings.Contains(out.String(), "connection refused") {
+			t.Errorf("exit status %d: %s", code, out.String())
+		}
+	case <-time.After(uffdtest.Timeout):
+		t.Fatal("it waits for criu restore")
+	}
+	if _, err := os.Stat(filepath.Join(images, "lazy-pages.socket")); err == nil {
+		t.Error("the socket is there")
 	}
 }
 

@@ -100,6 +100,12 @@ func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 			return pager.Stats{}, errors.Join(err, d.pager.Discard())
 		}
 	}
+	if opts.Server != nil {
+		// One that is not there is better known of before a task waits for it.
+		if _, err := opts.Server.linked(ctx); err != nil {
+			return pager.Stats{}, errors.Join(fmt.Errorf("page server: %w", err), d.pager.Discard())
+		}
+	}
 	listener, err := listen(d.WorkDir)
 	if err != nil {
 		return pager.Stats{}, errors.Join(err, d.pager.Discard())

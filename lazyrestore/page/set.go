@@ -32,8 +32,12 @@ func (s *Set) Add(r Range) {
 	if r.Empty() {
 		return
 	}
-	if n := len(s.r); n == 0 || s.r[n-1].End < r.Start { // as who adds in order does
+	switch n := len(s.r); { // as who adds in order does:
+	case n == 0 || s.r[n-1].End < r.Start:
 		s.r = append(s.r, r)
+		return
+	case s.r[n-1].Start <= r.Start:
+		s.r[n-1].End = max(s.r[n-1].End, r.End)
 		return
 	}
 	// The ranges that overlap or touch r are i up to j; they become one.

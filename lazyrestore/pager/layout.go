@@ -30,12 +30,11 @@ type layout struct {
 // newLayout checks maps and makes a layout of them. Private memory must not
 // hold one image address twice, since a page of it is installed once.
 func newLayout(maps []page.Mapping) (layout, error) {
-	var l layout
+	l := layout{byProc: slices.Clone(maps)}
 	for _, m := range maps {
 		if err := checkMapping(m); err != nil {
 			return layout{}, err
 		}
-		l.byProc = append(l.byProc, m)
 		if m.Image >= page.ImageShared {
 			l.longest = max(l.longest, m.Len())
 		}

@@ -12,10 +12,10 @@ import (
 const (
 	// lookTime is for how long who has answered a demand read looks for the
 	// next one again and again before he sleeps. A program that touches one
-	// missing page after another asks again some 50 µs later, and to be woken
+	// missing page after another asks again 50 to 150 µs later, and to be woken
 	// then takes Go longer than to answer (two processors, loopback, 36 KB:
-	// 60 µs of a touch).
-	lookTime = 100 * time.Microsecond
+	// 60 µs of a touch). With 100 µs it was sometimes enough, and sometimes not.
+	lookTime = 250 * time.Microsecond
 	// nearTime is after how long a request has come soon where who waits for it
 	// sleeps: he has to be woken too.
 	nearTime = 2 * lookTime

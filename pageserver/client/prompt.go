@@ -24,10 +24,12 @@ const (
 	lateTries = 6
 	restTime  = time.Second
 	// lookTime is how long the caller looks for a reply again and again before
-	// it sleeps, unless the latest one took longer: to be woken costs a
-	// processor that went idle more than a short round trip (two
-	// processors, loopback, 36 KB: some 60 µs).
-	lookTime = 200 * time.Microsecond
+	// it sleeps: to be woken costs a processor that went idle more than a short
+	// round trip (two processors, loopback, 36 KB: some 60 µs). Where replies
+	// take longer, only each lookAgain-th is looked for. Not none: to sleep
+	// alone may make them take longer, and nobody would look ever again.
+	lookTime  = 200 * time.Microsecond
+	lookAgain = 8
 	// mostSoon bounds what is asked for in this way: a fault wants one frame.
 	mostSoon = 256 << 10
 	// mostPassed is how much payload that nobody waits for is read at a time.
@@ -48,10 +50,10 @@ type prompt struct {
 	opening atomic.Bool
 
 	// Guarded by busy.
-	server *server       // nil: there is no connection
-	fd     int           // of the connection
-	took   time.Duration // the latest reply
-	last   uint32        // id of a request
+	server *server // nil: there is no connection
+	fd     int     // of the connection
+	slow   int     // replies in a row that were not there within lookTime
+	last   uint32  // id of a request
 	head   [wire.HeaderSize + wire.DataSize]byte
 	have   int    // bytes of head
 	skip   int    // payload to come that nobody waits for
@@ -86,7 +88,7 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 		return false, nil
 	}
 	err := x.read(object, p, off, now)
-	x.took = time.Since(now)
+	x.took(time.Since(now))
 	switch {
 	case err == nil:
 		x.late = 0
@@ -109,7 +111,7 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 func (x *prompt) read(object string, p []byte, off int64, now time.Time) error {
 	deadline := now.Add(soon)
 	look := now
-	if x.took < lookTime && runtime.NumCPU() > 1 {
+	if x.looks() && runtime.NumCPU() > 1 {
 		look = now.Add(lookTime)
 	}
 	x.last = max(x.last+1, openID+1)
@@ -172,6 +174,16 @@ func (x *prompt) read(object string, p []byte, off int64, now time.Time) error {
 	return nil
 }
 
+// took notes how long a reply took, for looks.
+func (x *prompt) took(d time.Duration) {
+	if x.slow++; d < lookTime {
+		x.slow = 0
+	}
+}
+
+// looks reports whether the next reply is worth looking for.
+func (x *prompt) looks() bool { return x.slow%lookAgain == 0 }
+
 // room is where the next bytes belong.
 func (x *prompt) room(payload []byte, left int) []byte {
 	switch {
@@ -192,7 +204,7 @@ func (x *prompt) close() {
 		_ = unix.Close(x.fd)
 	}
 	x.server = nil
-	x.have, x.skip, x.late, x.took = 0, 0, 0, 0
+	x.have, x.skip, x.late, x.slow = 0, 0, 0, 0
 }
 
 // openPrompt has a connection opened, to the server that the demand lane is

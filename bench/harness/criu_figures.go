@@ -157,24 +157,30 @@ func (e *Env) criuPair(compressed bool) (theirs *criu, own *criuOurs, err error)
 	return theirs, &criuOurs{criu: *theirs, bin: e.opts.Lazyrestore, compressed: compressed}, nil
 }
 
+// A daemonSample is one of what a subject restores; first: none was taken before.
+type daemonSample func(ctx context.Context, subject Subject, img *image, first bool) (float64, error)
+
 // compareDaemons samples both in turns; the value is ours over theirs.
-func (e *Env) compareDaemons(ctx context.Context, program *workload.Program, unit string, compressed bool,
-	sample func(ctx context.Context, subject Subject, img *image, first bool) (float64, error),
-) (*Result, error) {
+func (e *Env) compareDaemons(ctx context.Context, program *workload.Program, unit string, compressed bool, sample daemonSample) (*Result, error) {
 	theirs, own, err := e.criuPair(compressed)
 	if err != nil {
 		return nil, err
 	}
+	return e.compareSubjects(ctx, program, unit, []Subject{theirs, own}, sample), nil
+}
+
+// compareSubjects samples all in turns; the value is the second over the first.
+func (e *Env) compareSubjects(ctx context.Context, program *workload.Program, unit string, subjects []Subject, sample daemonSample) *Result {
 	result := &Result{}
 	var turns []*turn
-	for _, subject := range []Subject{theirs, own} {
+	for _, subject := range subjects {
 		series := result.series(subject.Name(), unit)
 		turns = append(turns, e.turnOf(ctx, subject, program, series, func(ctx context.Context, img *image) (float64, error) {
 			return sample(ctx, subject, img, len(series.Values) == 0)
 		}))
 	}
 	e.rounds(ctx, e.runs(criuRuns), turns...)
-	return result.divide(result.Series[1], result.Series[0]), nil
+	return result.divide(result.Series[1], result.Series[0])
 }
 
 // criuTouches compares one number of the line that says what touches took.
@@ -208,32 +214,38 @@ func criuResident(compressed bool) func(context.Context, *Env) (*Result, error) 
 	}
 }
 
+// criuTTFI restores right after the daemon is there, and that is the figure;
+// beside it a while later.
 func criuTTFI(ctx context.Context, env *Env) (*Result, error) {
 	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: env.mib(256)})
 	if err != nil {
 		return nil, err
 	}
-	return env.compareDaemons(ctx, program, "ns/op", false,
+	theirs, own, err := env.criuPair(false)
+	if err != nil {
+		return nil, err
+	}
+	return env.compareSubjects(ctx, program, "ns/op", []Subject{theirs, own, &later{theirs}, &later{own}},
 		func(ctx context.Context, subject Subject, img *image, _ bool) (float64, error) {
-			return env.ttfi(ctx, &waiting{subject}, img)
-		})
+			return env.ttfi(ctx, subject, img)
+		}), nil
 }
 
-// daemonWaits is for how long a daemon has waited for its restore.
-const daemonWaits = 100 * time.Millisecond
+// laterPause is for how long the daemon of a later subject waits for its restore.
+const laterPause = 100 * time.Millisecond
 
-// A waiting subject has its daemon wait for a restore, as those of its users do.
-// CRIU's is the same executable as its restore, which right behind the start of
-// the daemon finds the caches of the processor full of itself.
-type waiting struct{ Subject }
+// A later subject is restored when its daemon has waited for a while.
+type later struct{ Subject }
 
-func (w *waiting) Prepare(ctx context.Context, dir string) ([]*command, error) {
-	helpers, err := w.Subject.Prepare(ctx, dir)
+func (l *later) Name() string { return l.Subject.Name() + "-later" }
+
+func (l *later) Prepare(ctx context.Context, dir string) ([]*command, error) {
+	helpers, err := l.Subject.Prepare(ctx, dir)
 	if err != nil {
 		return helpers, err
 	}
 	select {
-	case <-time.After(daemonWaits):
+	case <-time.After(laterPause):
 		return helpers, nil
 	case <-ctx.Done():
 		return helpers, fmt.Errorf("have the daemon wait: %w", ctx.Err())

@@ -57,12 +57,6 @@ type Prompt interface {
 	ReadSoon(object string, p []byte, off int64) (ok bool, err error)
 }
 
-// A Line is a Source whose background reads come one after the other. Waits reports
-// whether one of the latest had to wait: then several at a time gain nothing.
-type Line interface {
-	Waits() bool
-}
-
 // A Filer is a Source whose objects are local files. The caller closes the
 // file, which is open for reading.
 type Filer interface {

@@ -75,24 +75,10 @@ func (se *session) fill(ctx context.Context, k int) {
 			continue
 		}
 		pause = demandRecent
-		if k > 0 && se.lineWaits() && se.filling.Load() {
-			select {
-			case <-se.widen:
-			case <-ctx.Done():
-			}
-			continue
-		}
 		w.behind.Yield(se.giveWay())
 		se.busy.Add(1)
-		if k == 0 {
-			se.filling.Store(true)
-		}
 		worked := w.fillSome(ctx)
 		se.busy.Add(-1)
-		if k == 0 {
-			se.filling.Store(false)
-			se.widenLine(!worked)
-		}
 		if worked {
 			continue
 		}
@@ -100,25 +86,6 @@ func (se *session) fill(ctx context.Context, k int) {
 		select {
 		case <-se.more:
 		case <-ctx.Done():
-		}
-	}
-}
-
-// lineWaits reports whether what the background reads is waited for, so that one
-// worker is enough.
-func (se *session) lineWaits() bool { return se.line != nil && se.line.Waits() }
-
-// widenLine has the other workers look again, if there is more to do than for the
-// first one, or it has nothing to do.
-func (se *session) widenLine(idle bool) {
-	if !idle && se.lineWaits() {
-		return
-	}
-	for range cap(se.widen) {
-		select {
-		case se.widen <- struct{}{}:
-		default:
-			return
 		}
 	}
 }

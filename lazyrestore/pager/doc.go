@@ -20,8 +20,7 @@
 //     once: the page that is waited for, then the rest of the chunk.
 //  4. Else the fault joins the flight of that frame (demand.go): one fetch
 //     for all who wait, by a worker that has patience (fetch.go).
-//  5. Meanwhile background workers (background.go), one where the source's line is
-//     what takes its time, fetch everything else,
+//  5. Meanwhile background workers (background.go) fetch everything else,
 //     what lies near the latest faults first (order.go). While faults come
 //     they only decode, and the reader installs what they offer when no fault
 //     has come for a moment, else little of it (pace.go); a fault on what they

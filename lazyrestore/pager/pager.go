@@ -270,14 +270,12 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		trace:      p.opts.Trace,
 		traceSkew:  p.opts.Trace.At(start),
 		more:       make(chan struct{}, p.opts.Workers),
-		widen:      make(chan struct{}, p.opts.Workers),
 		arrivals:   make(chan *arrival, 16),
 		openings:   make(chan *opening, 16),
 		restWanted: make(chan struct{}, 1),
 		over:       make(chan struct{}),
 		offers:     make(chan *offer, offersEach*p.opts.Workers),
 	}
-	se.line, _ = p.img.Source().(image.Line)
 	se.lastFault.Store(-demandRecent)
 	se.demand = newDemand(se, demandWorkers)
 	p.mu.Lock()

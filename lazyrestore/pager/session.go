@@ -51,9 +51,6 @@ type session struct {
 	resting    atomic.Bool   // the reader sleeps, or is about to
 	letGo      atomic.Bool   // the process has been let go
 	parking    atomic.Bool   // and faults wait for what the background is fetching
-	line       image.Line    // the source; nil if it is none
-	filling    atomic.Bool   // the first background worker is at something
-	widen      chan struct{} // tells the others that there is more to do than for one
 	more       chan struct{} // tells idle background workers of frames to fetch
 	busy       atomic.Int32  // background workers at work
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -243,49 +242,4 @@ func TestManyThreads(t *testing.T) {
 		t.Error(err)
 	}
 	s.check(t, s.Thread)
-}
-
-// A narrow is a source that says that reads wait once the second one has begun,
-// which ends after all others.
-type narrow struct {
-	*remote
-	begun atomic.Int32
-}
-
-func (n *narrow) Waits() bool { return n.begun.Load() > 1 }
-
-func (n *narrow) read(ctx context.Context, lane image.Lane) error {
-	if lane != image.Background || n.begun.Add(1) != 2 {
-		return ctx.Err()
-	}
-	// It may be the first worker that reads this, and then nobody does the others.
-	deadline := time.Now().Add(20 * time.Millisecond)
-	for n.begun.Load() < 4 && time.Now().Before(deadline) {
-		time.Sleep(time.Millisecond) // no event tells that it has been asked for
-	}
-	return ctx.Err()
-}
-
-// Where one background worker is enough the others still see when there is nothing
-// more to do: nobody waits for the reader's next look for who is gone.
-func TestWorkersOfANarrowSource(t *testing.T) {
-	const rounds = 8
-	begin := time.Now()
-	for range rounds {
-		n := &narrow{}
-		s := serveChild(t, setting{
-			child: uffdtest.Options{Pages: 4 * largeSpan / page.Size},
-			pager: Options{Workers: 2},
-			source: func(m *imagetest.Mem) image.Source {
-				n.remote = &remote{Source: m, pages: "pages.lz4", before: n.read, reads: map[int64]int{}}
-				return n
-			},
-		})
-		if err := s.wait(t); err != nil {
-			t.Error(err)
-		}
-	}
-	if took := time.Since(begin); took > rounds*tick/4 {
-		t.Errorf("%d fills took %v", rounds, took)
-	}
 }

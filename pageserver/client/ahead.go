@@ -18,7 +18,7 @@ const (
 	lastWindow  = 8 << 20
 	// Blocks are what is asked for at a time: joined out of many small reads.
 	smallBlock = 128 << 10
-	largeBlock = wire.MinRead
+	largeBlock = 512 << 10
 	// lag is how far behind the reader a block is kept that was not all read:
 	// some of it somebody else has brought.
 	lag = 1 << 20
@@ -45,56 +45,44 @@ type stream struct {
 	waited bool // for a block, since the window has last grown
 }
 
+// A block is one request of a stream.
+type block struct {
+	req   *request
+	read  int  // bytes handed out
+	users int  // who wait for it or copy from it
+	gone  bool // it is in no stream
+}
+
+func (b *block) end() int64 { return b.req.off + int64(b.req.size) }
+
 // read fills p, and has what follows fetched.
 func (a *ahead) read(ctx context.Context, c *Client, object string, p []byte, off int64) error {
-	s, wants := a.cover(c, object, p, off)
-	if len(wants) == 0 {
-		return c.fetch(ctx, image.Background, object, p, off)
-	}
-	l := c.lanes[image.Background]
-	var failed error
-	origins := make([]origin, 0, len(wants))
-	for _, w := range wants {
-		slept := false
-		if failed == nil {
-			if slept, failed = l.await(ctx, w.req, w.done); failed != nil && closed(w.req.done) {
-				a.drop(object, w.req.off, int64(w.req.size))
-			}
+	s, blocks := a.cover(c, object, off, len(p))
+	for _, b := range blocks {
+		waited := !b.req.finished()
+		select {
+		case <-b.req.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-		switch {
-		case failed != nil:
-			a.withdraw(l, w)
-		case w.from < w.direct:
-			copy(w.p, w.kept[w.from:w.direct])
+		if b.req.err != nil {
+			a.drop(object, b.req.off, int64(b.req.size))
+			return b.req.err
 		}
-		origins = append(origins, a.used(s, w, slept))
+		from, to := max(off, b.req.off), min(off+int64(len(p)), b.end())
+		copy(p[from-off:to-off], b.req.p[from-b.req.off:])
+		a.used(s, b, to, int(to-from), waited)
 	}
-	if failed == nil {
-		c.reject.noteAll(origins)
-	}
-	return failed
+	c.reject.noteAll(blocks)
+	return nil
 }
 
-// withdraw has w no longer received to its memory.
-func (a *ahead) withdraw(l *lane, w *want) {
-	for {
-		a.mu.Lock()
-		done := w.withdraw()
-		a.mu.Unlock()
-		if done {
-			return
-		}
-		l.cut(w.req)
-	}
-}
-
-// cover is the parts of blocks that p is put together of, and their stream; none
-// where some of it has come and was not kept, or somebody else waits for it. What is
-// not on its way is asked for, and if the reading goes on where the last one ended
+// cover is the blocks that hold the range, and their stream. What is not on
+// its way is asked for, and if the reading goes on where the last one ended
 // some more.
-func (a *ahead) cover(c *Client, object string, p []byte, off int64) (*stream, []*want) {
+func (a *ahead) cover(c *Client, object string, off int64, n int) (*stream, []*block) {
 	size := c.sizes[object]
-	end := off + int64(len(p))
+	end := off + int64(n)
 	a.mu.Lock()
 	s := a.find(object, off)
 	switch {
@@ -117,38 +105,23 @@ func (a *ahead) cover(c *Client, object string, p []byte, off int64) (*stream, [
 		if s.window == 0 {
 			m = min(end-s.end, wire.MinRead)
 		}
-		b := newBlock(object, s.end, int(m), a)
-		s.blocks = append(s.blocks, b)
+		r := newLent(object, s.end, int(m), &a.buffers)
+		s.blocks = append(s.blocks, &block{req: r})
 		s.end += m
-		ask = append(ask, b.req)
+		ask = append(ask, r)
 	}
-	wants := s.want(p, off)
+	var blocks []*block
+	for _, b := range s.blocks {
+		if b.req.off < end && off < b.end() {
+			b.users++
+			blocks = append(blocks, b)
+		}
+	}
 	a.mu.Unlock()
 	if len(ask) > 0 {
 		c.lanes[image.Background].send(ask...)
 	}
-	return s, wants
-}
-
-// want has p received, from all blocks that hold some of it, or from none where one
-// cannot give it. The caller holds mu.
-func (s *stream) want(p []byte, off int64) []*want {
-	end := off + int64(len(p))
-	part := func(b *block) span {
-		return span{int(max(off-b.req.off, 0)), int(min(end-b.req.off, int64(b.req.size)))}
-	}
-	var wants []*want
-	for _, b := range s.blocks {
-		if sp := part(b); sp.from < sp.to && !b.free(sp) {
-			return nil
-		}
-	}
-	for _, b := range s.blocks {
-		if sp := part(b); sp.from < sp.to {
-			wants = append(wants, b.want(sp, p[b.req.off+int64(sp.from)-off:][:sp.to-sp.from]))
-		}
-	}
-	return wants
+	return s, blocks
 }
 
 // find is the stream that holds off or ends there, which becomes the first.
@@ -172,35 +145,34 @@ func (a *ahead) begin(object string, off int64) *stream {
 	return s
 }
 
-// used counts the bytes of w, which were handed out, and lets go
+// used counts n bytes of b that were handed out, up to offset at, and lets go
 // of blocks at the stream's front. The last one stays: the stream goes on
 // behind it.
-func (a *ahead) used(s *stream, w *want, slept bool) origin {
+func (a *ahead) used(s *stream, b *block, at int64, n int, waited bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	w.read += w.to - w.from
-	w.users--
-	s.waited = s.waited || slept
-	s.at = max(s.at, w.req.off+int64(w.to))
+	b.read += n
+	b.users--
+	s.waited = s.waited || waited
+	s.at = max(s.at, at)
 	for len(s.blocks) > 1 && (s.blocks[0].read >= s.blocks[0].req.size || s.blocks[0].end() < s.at-lag) {
 		s.blocks[0].gone = true
 		a.recycle(s.blocks[0])
 		s.blocks = s.blocks[1:]
 	}
-	a.recycle(w.block)
-	return w.origin(w.span)
+	a.recycle(b)
 }
 
 // recycle has the memory of a block used again, if nobody looks at it any
 // more. The caller holds mu.
 func (a *ahead) recycle(b *block) {
-	if b.gone && b.users == 0 && b.req.finished() && b.kept != nil {
-		a.buffers.put(b.kept)
-		b.kept, b.has = nil, nil
+	if b.gone && b.users == 0 && b.req.finished() && b.req.p != nil {
+		a.buffers.put(b.req.p)
+		b.req.p = nil
 	}
 }
 
-// now fills p if all of it was read ahead, and kept.
+// now fills p if all of it was read ahead.
 func (a *ahead) now(c *Client, object string, p []byte, off int64) bool {
 	end := off + int64(len(p))
 	a.mu.Lock()
@@ -209,19 +181,20 @@ func (a *ahead) now(c *Client, object string, p []byte, off int64) bool {
 		if s.object != object || len(s.blocks) == 0 || off < s.blocks[0].req.off || end > s.end {
 			continue
 		}
-		var origins []origin
+		var blocks []*block
 		for _, b := range s.blocks {
-			sp := span{int(max(off-b.req.off, 0)), int(min(end-b.req.off, int64(b.req.size)))}
-			if sp.from >= sp.to {
-				continue
+			if b.req.off < end && off < b.end() {
+				if !b.req.finished() {
+					return false
+				}
+				blocks = append(blocks, b)
 			}
-			if !b.holds(sp) {
-				return false
-			}
-			copy(p[b.req.off+int64(sp.from)-off:], b.kept[sp.from:sp.to])
-			origins = append(origins, b.origin(sp))
 		}
-		c.reject.noteAll(origins)
+		for _, b := range blocks {
+			from, to := max(off, b.req.off), min(end, b.end())
+			copy(p[from-off:to-off], b.req.p[from-b.req.off:])
+		}
+		c.reject.noteAll(blocks)
 		return true
 	}
 	return false

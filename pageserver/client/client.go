@@ -53,7 +53,7 @@ type Options struct {
 	Logger *slog.Logger // discards if nil
 }
 
-// A Client reads one image from its servers. It is an image.Source, image.Line,
+// A Client reads one image from its servers. It is an image.Source,
 // image.Immediate and image.Rejecter; all methods but Close may be called
 // concurrently.
 type Client struct {
@@ -77,7 +77,6 @@ type Client struct {
 }
 
 var (
-	_ image.Line      = (*Client)(nil)
 	_ image.Source    = (*Client)(nil)
 	_ image.Immediate = (*Client)(nil)
 	_ image.Rejecter  = (*Client)(nil)
@@ -251,9 +250,6 @@ func (c *Client) ReadNow(object string, p []byte, off int64) (bool, error) {
 	}
 	return c.ahead.now(c, object, p, off), nil
 }
-
-// Waits is image.Line's.
-func (c *Client) Waits() bool { return c.lanes[image.Background].lately.Load() > 0 }
 
 // Traffic is how many bytes of the image have come over the network, in each
 // lane.

@@ -18,10 +18,9 @@ const (
 	// time, where so much comes quickly: being woken for each packet takes longer
 	// than to read it. It begins with firstGulp, for a slow link is not a silent one;
 	// one that turns from quick to less than a gulp in the timeout is taken for one, once.
-	gulp      = 256 << 10
+	gulp      = 128 << 10
 	firstGulp = 4 << 10
-	// slice is how much of a payload has to come for it not to be asked for again,
-	// if it is not read ahead.
+	// slice is how much of a payload has to come for it not to be asked for again.
 	slice = 64 << 10
 	// quickly is what part of the time after which a server is silent a gulp may
 	// take to be followed by a larger one.
@@ -35,7 +34,7 @@ var (
 	errLeaving  = errors.New("the server is leaving")
 )
 
-// A conn is one connection of a lane. Whoever reads it is the one who
+// A conn is one connection of a lane. Its reader is the one goroutine that
 // ends it: everyone else closes the Conn.
 type conn struct {
 	lane   *lane
@@ -45,14 +44,9 @@ type conn struct {
 	dec    *wire.Decoder
 	heard  atomic.Int64  // when something came last, or was asked of a connection with nothing in flight
 	ready  chan struct{} // closed when the image is open, or never will be
-	gone   chan struct{} // closed when it has ended
-	helm   chan struct{} // has a token while nobody reads; nil where a goroutine does until the end
+	gone   chan struct{} // closed when the reader has ended
 
-	// Of who reads.
-	gulp int          // what is waited for
-	m    wire.Message // a DATA the payload of which is being read
-	r    *request     // to which it belongs; nil: none is
-	left int          // of that payload
+	gulp int // of the reader: what fill waits for
 
 	writing sync.Mutex // held while something is written
 
@@ -77,11 +71,6 @@ func newConn(l *lane, s *server, c Conn) *conn {
 		inflight: make(map[uint32]*request), limit: wire.MinRequests - 1, idle: time.Minute, gulp: firstGulp,
 	}
 	k.heard.Store(time.Now().UnixNano())
-	if l.background && in.raw != nil {
-		k.helm = make(chan struct{}, 1)
-		in.expect(largeBlock) // the kernel makes room for so much, and keeps it
-		in.expect(1)
-	}
 	return k
 }
 
@@ -100,14 +89,11 @@ const openID = 1
 // take gives the connection of the lane's waiting requests as many as it may
 // have in flight, and appends them to dst. The caller holds lane.mu.
 func (k *conn) take(dst []byte) []byte {
-	l, before := k.lane, len(dst)
+	l := k.lane
 	for len(l.waiting) > 0 && len(k.inflight) < k.limit {
 		r := l.waiting[0]
 		l.waiting = l.waiting[1:]
 		dst = k.add(dst, r)
-	}
-	if len(dst) > before {
-		l.tell()
 	}
 	return dst
 }
@@ -136,11 +122,6 @@ func (k *conn) close(why error) {
 	}
 	k.lane.mu.Unlock()
 	_ = k.c.Close()
-	select {
-	case <-k.helm: // nobody would hear of it
-		k.end(why)
-	default:
-	}
 }
 
 // write sends b. Requests are small: who does not take them is lost.
@@ -159,22 +140,10 @@ func (k *conn) write(b []byte) {
 	}
 }
 
-// read takes in what the server says until the connection ends, or, where those
-// who wait read it, until the image is open.
+// read takes in what the server says until the connection ends, and gives
+// what is not answered back to the lane.
 func (k *conn) read() {
-	err := k.hello()
-	for err == nil {
-		if k.helm != nil && k.opened {
-			k.giveHelm()
-			return
-		}
-		err = k.step()
-	}
-	k.end(err)
-}
-
-// end gives what is not answered back to the lane.
-func (k *conn) end(err error) {
+	err := k.messages()
 	_ = k.c.Close()
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("the server has closed the connection: %w", err)
@@ -183,23 +152,20 @@ func (k *conn) end(err error) {
 	close(k.gone)
 }
 
-// step reads a message, or some of a payload. With errNothing nothing has changed.
-func (k *conn) step() error {
-	if k.r != nil {
-		return k.fill()
-	}
-	if err := k.dec.Ready(); err != nil {
+func (k *conn) messages() error {
+	if err := k.hello(); err != nil {
 		return err
 	}
-	m, err := k.dec.Next()
-	if errors.Is(err, errNothing) {
-		err = fmt.Errorf("%w: it begins a long message and does not end it", errProtocol)
+	for {
+		m, err := k.dec.Next()
+		if err != nil {
+			return err
+		}
+		k.heard.Store(time.Now().UnixNano())
+		if err := k.handle(&m); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	k.heard.Store(time.Now().UnixNano())
-	return k.handle(&m)
 }
 
 // hello reads the server's, or its refusal.
@@ -332,65 +298,74 @@ func (k *conn) leave() {
 	}
 }
 
-// data begins a payload: it finds its request and keeps others from its buffer.
+// data reads the payload of a DATA to where it belongs.
 func (k *conn) data(m *wire.Message) error {
 	if !k.opened {
 		return fmt.Errorf("%w: %v before the image is open", errProtocol, m.Type)
 	}
-	l := k.lane
-	l.mu.Lock()
-	r := k.inflight[m.ID]
-	switch {
-	case r == nil: // the decoder passes over what nobody wants
-	case r.ping:
-		l.mu.Unlock()
-		return fmt.Errorf("%w: %v to a PING", errProtocol, m.Type)
-	case !r.accepts(m.Data):
-		l.mu.Unlock()
-		return fmt.Errorf("%w: %d bytes at %d of %s, where %d were asked for", errProtocol,
-			m.Data.Length, m.Data.Offset, r.object, r.off+int64(r.n))
-	default:
-		k.filling, r.more = r, 0
+	r, room, err := k.begin(m)
+	if err != nil || r == nil {
+		return err // the decoder passes over what nobody wants
 	}
-	l.mu.Unlock()
-	k.r, k.m, k.left = r, *m, m.Data.Length
-	if r != nil && k.left == 0 {
-		return k.filled()
+	if err := k.fill(r, room); err != nil {
+		return err
+	}
+	return k.end(r, m)
+}
+
+// fill reads a payload to its request's room.
+func (k *conn) fill(r *request, room []byte) error {
+	if k.lane.background {
+		defer k.in.expect(1)
+	}
+	came := 0 // bytes that are not counted yet
+	for len(room) > 0 {
+		if k.lane.background {
+			k.in.expect(min(k.gulp, len(room)-k.dec.Buffered()))
+		}
+		n, err := k.dec.ReadSome(room)
+		if err != nil {
+			return err
+		}
+		room = room[n:]
+		if came += n; came >= slice || len(room) == 0 {
+			r.n += came // lane.mu is not needed: filling keeps others away
+			came = 0
+		}
+		now := time.Now().UnixNano()
+		if took := now - k.heard.Swap(now); took < int64(k.lane.client.opts.Timeout)/quickly {
+			k.gulp = min(2*k.gulp, gulp)
+		} else {
+			k.gulp = firstGulp
+		}
 	}
 	return nil
 }
 
-// fill reads some of a payload to where it belongs.
-func (k *conn) fill() error {
-	room := k.r.next(k.left)
-	if k.lane.background {
-		k.in.expect(min(k.gulp, len(room)-k.dec.Buffered()))
+// begin finds the request of a DATA and keeps others from its buffer.
+func (k *conn) begin(m *wire.Message) (*request, []byte, error) {
+	l := k.lane
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := k.inflight[m.ID]
+	if r == nil {
+		return nil, nil, nil
 	}
-	n, err := k.dec.ReadSome(room)
-	k.left -= n
-	k.r.came(n, k.left == 0) // lane.mu is not needed: filling keeps others away
-	if err != nil {
-		return err
+	if r.ping {
+		return nil, nil, fmt.Errorf("%w: %v to a PING", errProtocol, m.Type)
 	}
-	now := time.Now().UnixNano()
-	if took := now - k.heard.Swap(now); took < int64(k.lane.client.opts.Timeout)/quickly {
-		k.gulp = min(2*k.gulp, gulp)
-	} else {
-		k.gulp = firstGulp
+	room := r.room(m.Data)
+	if room == nil {
+		return nil, nil, fmt.Errorf("%w: %d bytes at %d of %s, where %d were asked for", errProtocol,
+			m.Data.Length, m.Data.Offset, r.object, r.off+int64(r.n))
 	}
-	if k.left > 0 {
-		return nil
-	}
-	if k.lane.background {
-		k.in.expect(1)
-	}
-	return k.filled()
+	k.filling = r
+	return r, room, nil
 }
 
-// filled lets go of a request's buffer, and of the request with its last DATA.
-func (k *conn) filled() error {
-	r, m, l := k.r, &k.m, k.lane
-	k.r = nil
+// end lets go of a request's buffer, and of the request with its last DATA.
+func (k *conn) end(r *request, m *wire.Message) error {
+	l := k.lane
 	l.mu.Lock()
 	k.filling = nil
 	l.client.traffic[l.kind].Add(uint64(m.Data.Length))

@@ -17,8 +17,7 @@
 //     connection (lane.go). Each lane has a connection of its own: what is on
 //     its way in the network cannot be overtaken.
 //  3. The connection's reader puts payloads where they belong (conn.go). Of the
-//     background that is whoever waits (helm.go): it receives to where it
-//     decodes from (block.go), and is woken for much at a time (intake_unsafe_linux.go).
+//     background it is woken for much at a time (intake_unsafe_linux.go).
 //
 // # When a server is lost
 //
@@ -38,7 +37,7 @@
 // # Locks
 //
 // lane.mu is taken before servers.mu; early.mu, ahead.mu and rejected.mu stand
-// alone; buffers.mu is taken last. The helm of a connection is given back under lane.mu. No I/O happens under any of them. A request belongs to its lane until
-// it is done, and its buffer to who reads the connection that it is on: a
-// read that is given up while it is being received to closes that connection before it lets go.
+// alone; buffers.mu is taken last. No I/O happens under any of them. A request belongs to its lane until
+// it is done, and its buffer to the reader of the connection that it is on: a
+// reader that is given up closes that connection before it lets go.
 package client

@@ -160,21 +160,17 @@ func TestFillInPieces(t *testing.T) {
 		}
 		sent <- nil
 	}()
-	m, err := k.dec.Next()
-	if err != nil {
+	if _, err := k.dec.Next(); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, len(payload))
-	r := &request{size: len(got), p: got}
-	k.r, k.m, k.left, k.proved = r, m, len(got), true
-	for k.r != nil && err == nil {
-		err = k.step()
-	}
-	if err != nil || r.n != len(got) || !bytes.Equal(got, payload) {
+	r := &request{}
+	if err := k.fill(r, got); err != nil || r.n != len(got) || !bytes.Equal(got, payload) {
 		t.Fatalf("filled %d of %d bytes: %v", r.n, len(got), err)
 	}
 	// Not before: it might wake a reader that waits for more than is to come.
-	if err = <-sent; err == nil {
+	err := <-sent
+	if err == nil {
 		_, err = peer.Write(wire.AppendDone(nil, 3))
 	}
 	if err != nil {

@@ -1,11 +1,9 @@
 package client
 
 import (
-	"errors"
 	"io"
 	"os"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,23 +12,19 @@ import (
 // An intake is what comes over a connection, for its decoder. It belongs to the
 // connection's reader.
 //
-// Where the connection is a socket that does not block it is read without a word
-// to Go's scheduler: a call that it is told of wakes the thread that looks after
+// Where the connection is a socket that does not block it is read and written
+// without a word to Go's scheduler: a call that it is told of wakes the thread that looks after
 // calls, which then wakes each 20 µs for a while.
 type intake struct {
 	c   Conn
 	raw syscall.RawConn // nil: another kind of connection
 	low int             // how much has to be there for the reader to be woken; 0: as the socket was made
 
-	patience await // of who reads
-	slept    bool  // there was nothing to read
-
 	// Of one Read, whose part try is.
-	try    func(fd uintptr) (done bool)
-	p      []byte
-	napped bool
-	n      int
-	errno  unix.Errno
+	try   func(fd uintptr) (done bool)
+	p     []byte
+	n     int
+	errno unix.Errno
 }
 
 func newIntake(c Conn) *intake {
@@ -54,35 +48,17 @@ func newIntake(c Conn) *intake {
 	return in
 }
 
-// An await is how long a Read waits.
-type await uint8
-
-const (
-	forever await = iota // as long as it takes
-	moment               // the thread does, for napTime; then there is nothing
-	none
-)
-
-// napTime is how long a thread may sleep in a system call before Go takes away its
-// place, for which it looks now and then; and for this long Close is not heard.
-const napTime = 5 * time.Millisecond
-
-// errNothing is the error of a Read that had the patience for no more.
-var errNothing = errors.New("nothing has come")
-
 // Read is io.Reader's.
 func (in *intake) Read(p []byte) (int, error) {
 	if in.raw == nil || len(p) == 0 {
 		return in.c.Read(p)
 	}
-	in.p, in.napped = p, false
+	in.p = p
 	err := in.raw.Read(in.try)
 	in.p = nil
 	switch {
 	case err != nil:
 		return 0, err
-	case in.errno == unix.EAGAIN:
-		return 0, errNothing
 	case in.errno != 0:
 		return 0, os.NewSyscallError("read", in.errno)
 	case in.n == 0:
@@ -91,36 +67,18 @@ func (in *intake) Read(p []byte) (int, error) {
 	return in.n, nil
 }
 
-// readNow reads what is there, and reports false if that is nothing and the poller
-// is to wait.
+// readNow reads what is there, and reports false if that is nothing.
 func (in *intake) readNow(fd uintptr) (done bool) {
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&in.p[0])), uintptr(len(in.p)))
-		if in.n, in.errno = int(n), errno; errno == unix.EINTR {
-			continue
+		if errno != unix.EINTR {
+			in.n, in.errno = int(n), errno
+			return errno != unix.EAGAIN
 		}
-		if errno != unix.EAGAIN {
-			return true
-		}
-		in.slept = true
-		if in.patience != moment || in.napped {
-			return in.patience != forever
-		}
-		in.napped = true
-		nap(fd)
 	}
 }
 
-// nap waits until there is something to read, at most for napTime, or until a signal comes,
-// as when Go wants the thread to stop.
-func nap(fd uintptr) {
-	fds := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-	limit := unix.Timespec{Nsec: int64(napTime)}
-	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
-}
-
-// writeNow writes what can be written at once, in the same manner, and says how much
-// that is.
+// writeNow writes what can be written at once, and says how much that is.
 func (in *intake) writeNow(p []byte) (done int) {
 	if in.raw == nil || len(p) == 0 {
 		return 0

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
@@ -17,18 +16,16 @@ type lane struct {
 	client     *Client
 	kind       image.Lane
 	background bool
-	lately     atomic.Int32  // above 0: who read had to sleep, the last time or some times before
 	need       chan struct{} // has a token when there are requests and no connection
 
 	mu      sync.Mutex
-	conn    *conn         // guarded by mu: nil while there is none
-	news    chan struct{} // guarded by mu: closed when requests have come to be on another connection, or on none
-	waiting []*request    // guarded by mu: not sent, or to be sent again
-	closed  bool          // guarded by mu
+	conn    *conn      // guarded by mu: nil while there is none
+	waiting []*request // guarded by mu: not sent, or to be sent again
+	closed  bool       // guarded by mu
 }
 
 func newLane(c *Client, kind image.Lane) *lane {
-	return &lane{client: c, kind: kind, background: kind == image.Background, need: make(chan struct{}, 1), news: make(chan struct{})}
+	return &lane{client: c, kind: kind, background: kind == image.Background, need: make(chan struct{}, 1)}
 }
 
 // send has requests sent, now or once there is a connection.
@@ -74,14 +71,18 @@ func (l *lane) wake() {
 // wait waits for a request. Its buffer is the caller's again afterwards,
 // whatever the error.
 func (l *lane) wait(ctx context.Context, r *request) error {
-	_, err := l.await(ctx, r, nil)
-	if !closed(r.done) {
-		l.giveUp(r)
-	}
-	if closed(r.done) { // it was quicker
+	select {
+	case <-r.done:
 		return r.err
+	case <-ctx.Done():
 	}
-	return err
+	l.giveUp(r)
+	select {
+	case <-r.done: // it was quicker
+		return r.err
+	default:
+		return context.Cause(ctx)
+	}
 }
 
 // giveUp has a request forgotten, and its buffer no longer written to.
@@ -105,17 +106,6 @@ func (l *lane) giveUp(r *request) {
 			return
 		}
 		l.mu.Unlock()
-		k.close(context.Canceled)
-		<-k.gone
-	}
-}
-
-// cut ends the connection that a request is on, if it is on one.
-func (l *lane) cut(r *request) {
-	l.mu.Lock()
-	k := r.on
-	l.mu.Unlock()
-	if k != nil {
 		k.close(context.Canceled)
 		<-k.gone
 	}
@@ -164,7 +154,6 @@ func (l *lane) lost(k *conn, err error) {
 		l.conn = nil
 	}
 	k.filling = nil
-	defer l.tell()
 	if k.opened && !l.closed {
 		l.client.servers.failed(k.server, err)
 	}
@@ -236,9 +225,6 @@ func (l *lane) watch() {
 		l.mu.Unlock()
 		return
 	}
-	l.mu.Unlock()
-	k.drain()
-	l.mu.Lock()
 	silent := time.Since(time.Unix(0, k.heard.Load()))
 	var out []byte
 	var lost bool

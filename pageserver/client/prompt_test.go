@@ -2,7 +2,10 @@ package client_test
 
 import (
 	"bytes"
+	"errors"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +60,33 @@ func TestPrompt(t *testing.T) {
 	soon(t, c, want, 200)
 	if err := c.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Who gave damaged bytes promptly is known.
+func TestPromptRejected(t *testing.T) {
+	root := t.TempDir()
+	want := content(11, 1<<20)
+	put(t, root, "img", storetest.Objects{"pages.lz4": want})
+	s := serve(t, root, "127.0.0.1:0")
+	var log bytes.Buffer
+	c := open(t, address("img", s.addr), client.Options{Whole: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	soon(t, c, want, 1)
+	p := make([]byte, 1000)
+	const off = 500_000
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if ok, err := c.ReadSoon("pages.lz4", p, off); ok {
+			break
+		} else if err != nil || time.Now().After(deadline) {
+			t.Fatalf("no prompt read is answered: %v", err)
+		}
+	}
+	c.Reject("pages.lz4", off, int64(len(p)), errors.New("other bytes"))
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(log.String(), s.addr) || !strings.Contains(log.String(), "damaged") {
+		t.Errorf("the log does not say who gave damaged bytes:\n%s", log.String())
 	}
 }
 

@@ -42,13 +42,11 @@ type hold struct {
 	err   error
 }
 
-// note remembers who gave the range of r, which is done.
-func (rj *rejected) note(r *request) { rj.noteOrigin(origin{r.object, r.off, r.size, r.server}) }
-
-func (rj *rejected) noteOrigin(o origin) {
+// note remembers who gave the range of r.
+func (rj *rejected) note(r *request) {
 	rj.mu.Lock()
 	defer rj.mu.Unlock()
-	rj.origins[rj.next] = o
+	rj.origins[rj.next] = origin{r.object, r.off, r.size, r.server}
 	rj.next = (rj.next + 1) % keptOrigins
 }
 
@@ -141,8 +139,8 @@ func (c *Client) Reject(object string, off, n int64, err error) {
 	}
 }
 
-func (rj *rejected) noteAll(origins []origin) {
-	for _, o := range origins {
-		rj.noteOrigin(o)
+func (rj *rejected) noteAll(blocks []*block) {
+	for _, b := range blocks {
+		rj.note(b.req)
 	}
 }

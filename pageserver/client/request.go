@@ -9,14 +9,13 @@ import (
 // connection that it is on.
 type request struct {
 	object string
-	off    int64  // of the range
-	size   int    // of the range; of a short one 0 until it is known
-	p      []byte // the range; of a short one nil until some of it comes, of a block's always
-	into   *block // whose payload it is, if not p's
-	n      int    // bytes of it that have come
-	more   int    // bytes of a payload that have come besides, and will come again if its end does not
-	short  bool   // the object may end first; then p is cut
-	ping   bool   // no range at all
+	off    int64    // of the range
+	size   int      // of the range; of a short one 0 until it is known
+	p      []byte   // the range; of a short one, or with lend, nil until some of it comes
+	lend   *buffers // where p is from, if it is not the asker's
+	n      int      // bytes of it that have come
+	short  bool     // the object may end first; then p is cut
+	ping   bool     // no range at all
 
 	on     *conn  // the connection that it was sent on; nil while it waits
 	had    int    // bytes that had come when it was sent
@@ -31,11 +30,10 @@ func newRequest(object string, off int64, p []byte) *request {
 	return &request{object: object, off: off, size: len(p), p: p, done: make(chan struct{})}
 }
 
-// newBlock asks for n bytes that are read ahead.
-func newBlock(object string, off int64, n int, a *ahead) *block {
-	b := &block{ahead: a}
-	b.req = &request{object: object, off: off, size: n, into: b, done: make(chan struct{})}
-	return b
+// newLent asks for n bytes, the memory for which is lent once they come: what
+// is asked for far ahead takes none.
+func newLent(object string, off int64, n int, lend *buffers) *request {
+	return &request{object: object, off: off, size: n, lend: lend, done: make(chan struct{})}
 }
 
 // newShort asks for up to wire.MinRead bytes.
@@ -72,39 +70,27 @@ func (r *request) append(dst []byte, image uint32, background bool) []byte {
 	return read.Append(dst, r.id, flags)
 }
 
-// accepts reports whether the payload that a DATA announces belongs to this request.
-func (r *request) accepts(d wire.Data) bool {
+// room is where the payload that a DATA announces belongs; nil if it does not
+// belong to this request.
+func (r *request) room(d wire.Data) []byte {
 	if d.Offset != r.off+int64(r.n) {
 		// Beyond the end of its object a short read finds nothing, anywhere.
-		return r.short && d.Length == 0
+		if r.short && d.Length == 0 {
+			return []byte{}
+		}
+		return nil
 	}
 	if r.short && r.p == nil {
 		r.size = int(max(0, min(wire.MinRead, d.Size-r.off)))
 	}
-	if d.Length > r.size-r.n {
-		return false
-	}
-	if r.p == nil && r.into == nil {
+	switch {
+	case d.Length > r.size-r.n:
+		return nil
+	case r.p != nil:
+	case r.lend != nil:
+		r.p = r.lend.get(r.size)
+	default:
 		r.p = make([]byte, r.size)
 	}
-	return true
-}
-
-// next is where the next bytes belong, at most n. came has to follow.
-func (r *request) next(n int) []byte {
-	if r.into != nil {
-		return r.into.next(n)
-	}
-	return r.p[r.n+r.more:][:n]
-}
-
-// came notes that n bytes have been received to what next gave, and whether they
-// are the last of a payload.
-func (r *request) came(n int, last bool) {
-	if r.into != nil {
-		r.into.came(n)
-	}
-	if r.more += n; r.more >= slice || last || r.into != nil {
-		r.n, r.more = r.n+r.more, 0
-	}
+	return r.p[r.n : r.n+d.Length]
 }

@@ -50,36 +50,6 @@ func (d *Decoder) limit(t Type) uint32 {
 	return MaxReply
 }
 
-// Ready waits until the next message is there, as far as Next reads it and the
-// buffer has room for it. Unlike one of Next's, an error that passes loses nothing.
-func (d *Decoder) Ready() error {
-	if err := d.skip(); err != nil {
-		return err
-	}
-	b, err := d.r.Peek(HeaderSize)
-	if err != nil {
-		return ended(err, len(b))
-	}
-	h, err := parseHeader((*[HeaderSize]byte)(b))
-	if err != nil {
-		return nil //nolint:nilerr // Next says it
-	}
-	n := int(min(int64(h.Length), int64(d.limit(h.Type))))
-	if h.Type == TypeData && d.side == Client {
-		n = min(n, DataSize)
-	}
-	b, err = d.r.Peek(min(HeaderSize+n, d.r.Size()))
-	return ended(err, len(b))
-}
-
-// ended is err, which is not io.EOF where n bytes of a message are there.
-func ended(err error, n int) error {
-	if err == io.EOF && n > 0 { //nolint:errorlint // it is bare
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // Next reads a message: header, body and checksum; of DATA the payload is left
 // to ReadPayload, and what is not read of it passed over by the next Next. The
 // error is io.EOF between two messages, io.ErrUnexpectedEOF within one, an
@@ -119,8 +89,11 @@ func (d *Decoder) Next() (Message, error) {
 // header reads the next header.
 func (d *Decoder) header() error {
 	b, err := d.r.Peek(HeaderSize)
+	if err == io.EOF && len(b) > 0 {
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
-		return ended(err, len(b))
+		return err
 	}
 	copy(d.head[:], b)
 	_, err = d.r.Discard(HeaderSize)

@@ -76,6 +76,35 @@ func (b *builder) memory(t *table) {
 	}
 }
 
+// mmFields plans prctl(PR_SET_MM_MAP), which also sets the executable's link:
+// no mapping of the stub's own executable may be left by then. Arguments and
+// environment are empty for now: whoever reads /proc/PID/cmdline or environ has
+// the kernel touch their pages, and until those are registered it puts zeros there
+// that nobody can take away.
+func (b *builder) mmFields(t *table) {
+	const fd = 0
+	t.call("open the executable", unix.SYS_OPENAT, atFDCWD, b.prog.cstring(b.st.Exe.Path), unix.O_RDONLY|unix.O_CLOEXEC).on(b.st.Exe.Path).returns(fd)
+	mm := b.st.MM
+	mm.ArgEnd, mm.EnvEnd = mm.ArgStart, mm.EnvStart
+	b.setMM(t, "set the memory layout", &mm, fd)
+	t.call("close the executable", unix.SYS_CLOSE, fd)
+}
+
+// arguments plans to tell the kernel where arguments and environment are, once all
+// is registered.
+func (b *builder) arguments(t *table) {
+	const none = 1<<32 - 1 // no executable: for that alone it looks through the mappings
+	b.setMM(t, "set where the arguments are", &b.st.MM, none)
+}
+
+func (b *builder) setMM(t *table, what string, mm *MM, exe uint64) {
+	arg := b.prog.words(
+		mm.StartCode, mm.EndCode, mm.StartData, mm.EndData, mm.StartBrk, mm.Brk, mm.StartStack,
+		mm.ArgStart, mm.ArgEnd, mm.EnvStart, mm.EnvEnd, b.prog.bytes(b.st.Auxv), uint64(len(b.st.Auxv))|exe<<32)
+	const size = 13 * 8 // struct prctl_mm_map: its last word is auxv_size and exe_fd, 32 bits each
+	t.call(what, unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, arg, size, 0)
+}
+
 // mapAll maps everything, in address order.
 func (b *builder) mapAll(t *table, eager *page.Set) {
 	protection := func(v *VMA) uint32 {

@@ -16,6 +16,7 @@ const (
 // process plans what belongs to the process as a whole.
 func (b *builder) process(t *table) {
 	st := b.st
+	b.arguments(t)
 	t.call("change to the working directory", unix.SYS_CHDIR, b.prog.cstring(st.Cwd)).on(st.Cwd)
 	t.call("set the umask", unix.SYS_UMASK, uint64(st.Umask))
 	t.call("set the personality", unix.SYS_PERSONALITY, st.Persona)
@@ -38,21 +39,6 @@ func (b *builder) process(t *table) {
 	if st.Subreaper {
 		t.call("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1)
 	}
-}
-
-// mmFields plans prctl(PR_SET_MM_MAP), which also sets the executable's link:
-// no mapping of the stub's own executable may be left by then.
-func (b *builder) mmFields(t *table) {
-	st, mm := b.st, &b.st.MM
-	const fd = 0
-	t.call("open the executable", unix.SYS_OPENAT, atFDCWD, b.prog.cstring(st.Exe.Path), unix.O_RDONLY|unix.O_CLOEXEC).on(st.Exe.Path).returns(fd)
-	auxv := b.prog.bytes(st.Auxv)
-	arg := b.prog.words(
-		mm.StartCode, mm.EndCode, mm.StartData, mm.EndData, mm.StartBrk, mm.Brk, mm.StartStack,
-		mm.ArgStart, mm.ArgEnd, mm.EnvStart, mm.EnvEnd, auxv, uint64(len(st.Auxv))|fd<<32)
-	const mmMapSize = 13 * 8 // struct prctl_mm_map: its last word is auxv_size and exe_fd, 32 bits each
-	t.call("set the memory layout", unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, arg, mmMapSize, 0)
-	t.call("close the executable", unix.SYS_CLOSE, fd)
 }
 
 // last plans what the leader does when all else stands: what earlier steps

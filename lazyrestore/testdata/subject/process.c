@@ -44,6 +44,36 @@ static void attributes(int argc, char **argv)
 	CHECK(getauxval(AT_HWCAP) == hwcap);
 }
 
+/* Arguments and environment, on a stack that is mapped long after the first
+   mapping. With "fixed" the stack is where that of any program would be. */
+static void arguments(int argc, char **argv)
+{
+	if (strcmp(argv[0], "fixed") == 0) {
+		MUST(personality(ADDR_NO_RANDOMIZE) >= 0);
+		argv[0] = "there";
+		MUST(execv("/proc/self/exe", argv - 2) == 0);
+	}
+	enum { N = 20 };
+	for (int i = 0; i < N; i++) { /* that cannot be joined */
+		char *at = map(2 * PAGE);
+		fill(at, PAGE, i);
+		MUST(mprotect(at, 2 * PAGE, i % 2 ? PROT_READ : PROT_READ | PROT_WRITE) == 0);
+	}
+	char **last = environ;
+	while (last[1])
+		last++;
+	const char *from = argv[0], *end = *last + strlen(*last);
+	MUST(end - from > 16 * PAGE);
+	char *copy = map(end - from);
+	memcpy(copy, from, end - from);
+	stop();
+	long wrong = 0;
+	for (long i = 0; i < end - from; i++)
+		wrong += copy[i] != from[i];
+	if (wrong)
+		bad("%ld of %ld bytes of arguments and environment", wrong, (long)(end - from));
+}
+
 static void not_dumpable(int argc, char **argv)
 {
 	MUST(prctl(PR_SET_DUMPABLE, 0) == 0);
@@ -116,6 +146,6 @@ static void stack(int argc, char **argv)
 }
 
 const struct scene process_scenes[] = {
-	{"attributes", attributes}, {"not-dumpable", not_dumpable}, {"another-user", another_user},
+	{"attributes", attributes}, {"arguments", arguments}, {"not-dumpable", not_dumpable}, {"another-user", another_user},
 	{"secure-bits", secure_bits}, {"heap", heap}, {"stack", stack}, {NULL, NULL},
 };

@@ -35,7 +35,8 @@ before criu restore, with the same -D and -W.
                            lazyrestore import: a directory, or an address as
                            lazyrestore restore takes it (tcp://HOST/NAME)
       --image-digest D     it has to be the image with this digest
-      --page-server        the pages are with a page server
+      --page-server        the pages are with a page server: it is connected to at the
+                           start, for at most a minute, before the socket is there
       --address A          its address
       --port P             its port
       --dialect 4.1|4.2    the CRIU that it is of: up to 4.1 (default), or from
@@ -46,7 +47,8 @@ before criu restore, with the same -D and -W.
                            whether pages come that nobody has touched (full)
       --resume             go on in the place of a daemon that was killed: same
                            -D and -W
-  -d, --daemon             run in the background once the socket is there
+  -d, --daemon             run in the background once the socket is there, for
+                           which the command waits
       --pidfile FILE       where a daemon's pid is written
       --status-fd FD       a zero byte is written there once the socket is there
   -o, --log-file FILE      default: standard error

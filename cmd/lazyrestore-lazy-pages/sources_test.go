@@ -239,6 +239,45 @@ func TestPageServerThatIsNotThere(t *testing.T) {
 	}
 }
 
+// Where the socket cannot be made the page server is not connected to: CRIU's own
+// ends with its first connection, and the memory with it.
+func TestPageServerIsNotUsedUpInVain(t *testing.T) {
+	criutest.Need(t)
+	images := t.TempDir()
+	s := criutest.Start(t, "plain", 4)
+	s.Dump(t, images)
+	if err := os.Mkdir(filepath.Join(images, "lazy-pages.socket"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	code := run([]string{"x", "--no-default-config", "-D", images, "--page-server", "--address", "localhost", "--port", port}, io.Discard, &out)
+	if code != 1 || !strings.Contains(out.String(), "lazy-pages.socket") {
+		t.Errorf("exit status %d: %s", code, out.String())
+	}
+	own, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	first, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if got, want := first.RemoteAddr().String(), own.LocalAddr().String(); got != want {
+		t.Errorf("%s has connected before %s", got, want)
+	}
+}
+
 // With a page server that takes another connection, a daemon that is killed can
 // be followed by another.
 func TestKillAndResumeFromAPageServer(t *testing.T) {

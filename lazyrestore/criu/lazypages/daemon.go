@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -100,18 +102,36 @@ func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 			return pager.Stats{}, errors.Join(err, d.pager.Discard())
 		}
 	}
-	if opts.Server != nil {
-		// One that is not there is better known of before a task waits for it.
-		if _, err := opts.Server.linked(ctx); err != nil {
-			return pager.Stats{}, errors.Join(fmt.Errorf("page server: %w", err), d.pager.Discard())
-		}
-	}
-	listener, err := listen(d.WorkDir)
+	listener, err := d.listen(ctx)
 	if err != nil {
 		return pager.Stats{}, errors.Join(err, d.pager.Discard())
 	}
 	defer func() { _ = unix.Close(listener) }()
 	return d.serve(ctx, func(w *waker) (int, error) { return d.connect(w, listener) })
+}
+
+// listen makes the socket that criu restore connects to, once the page server is
+// connected to: one that is not there is better known of before a task waits for
+// it. CRIU's own takes one connection and ends with it, and the memory with both, so
+// all that may fail here is done before.
+func (d *daemon) listen(ctx context.Context) (fd int, err error) {
+	fd, err = bind(d.WorkDir)
+	if err != nil {
+		return -1, err
+	}
+	if d.Server != nil {
+		if _, err = d.Server.linked(ctx); err != nil {
+			err = fmt.Errorf("page server: %w", err)
+		}
+	}
+	if err == nil {
+		err = os.NewSyscallError("listen", unix.Listen(fd, 10))
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, errors.Join(err, os.Remove(filepath.Join(d.WorkDir, SocketName)))
+	}
+	return fd, nil
 }
 
 // connect waits for criu restore, once all is there that it needs. From then on

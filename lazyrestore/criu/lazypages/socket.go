@@ -23,8 +23,8 @@ const SocketName = "lazy-pages.socket"
 // finished is the word that ends the setting-up (LAZY_PAGES_RESTORE_FINISHED).
 const finished = 0x52535446
 
-// listen makes the socket that criu restore connects to.
-func listen(dir string) (fd int, err error) {
+// bind makes the socket that criu restore connects to. Nobody can yet.
+func bind(dir string) (fd int, err error) {
 	// By way of a descriptor: the path of a socket has at most 107 bytes.
 	d, err := os.Open(dir)
 	if err != nil {
@@ -39,12 +39,9 @@ func listen(dir string) (fd int, err error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: short}); err == nil {
-		err = unix.Listen(fd, 10)
-	}
-	if err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: short}); err != nil {
 		_ = unix.Close(fd)
-		return -1, fmt.Errorf("listen on %s: %w", filepath.Join(dir, SocketName), err)
+		return -1, fmt.Errorf("bind %s: %w", filepath.Join(dir, SocketName), err)
 	}
 	return fd, nil
 }

@@ -132,15 +132,52 @@ func TestStateSections(t *testing.T) {
 	}
 }
 
+// badEager is a state whose list of eager pages is not one that a checkpoint makes.
+func badEager(bytes uint64, list ...Eager) *State {
+	st := sample()
+	st.VMAs = []VMA{{Range: page.RangeOf(0x10000, 1<<46), Kind: Anonymous, Prot: 3}}
+	st.Guards, st.Eager, st.EagerBytes = nil, list, bytes
+	return st
+}
+
+func TestBadEager(t *testing.T) {
+	whole, some := Eager{Range: page.RangeOf(0x10000, 1<<46)}, Eager{Range: page.RangeOf(0x20000, 1<<20)}
+	for _, tt := range []struct {
+		name string
+		st   *State
+		want error
+	}{
+		{"none", badEager(0), nil},
+		{"out of order", badEager(2<<20, Eager{Range: page.RangeOf(0x200000, 1<<20)}, some), nil},
+		{"a sum beyond 64 bits", badEager(1<<20, append(slices.Repeat([]Eager{whole}, 1<<18), some)...), errState},
+		{"twice", badEager(2<<20, some, some), errState},
+		{"overlapping", badEager(1<<46+1<<20, some, whole), errState},
+		{"empty", badEager(0, Eager{Range: page.RangeOf(0x20000, 0)}), errState},
+		{"more than told", badEager(4096, some), errState},
+		{"fewer than told", badEager(2<<20, some), errState},
+		{"not mapped", badEager(8192, Eager{Range: page.RangeOf(0xf000, 8192)}), errState},
+		{"of no object", badEager(4096, Eager{page.RangeOf(0, 4096), 2}), errState},
+		{"twice in an object", badEager(8192, Eager{page.RangeOf(0, 4096), 1}, Eager{page.RangeOf(0, 4096), 1}), errState},
+	} {
+		if _, err := DecodeState(tt.st.Encode()); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
 func FuzzDecodeState(f *testing.F) {
 	f.Add(sample().Encode())
 	f.Add(sampleSections().Encode())
 	f.Add([]byte(stateMagic))
+	some := Eager{Range: page.RangeOf(0x20000, 1<<20)}
+	f.Add(badEager(2<<20, some, some).Encode())
+	f.Add(badEager(1<<20, some, some).Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		st, err := DecodeState(b)
 		if err != nil {
 			return
 		}
+		st.partEager()
 		again, err := DecodeState(st.Encode())
 		if err != nil {
 			t.Fatalf("what was decoded cannot be encoded: %v", err)

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -111,10 +112,11 @@ func (st *State) validMemory() error {
 			return fmt.Errorf("shared object %d has %d bytes at %v", i, s.Size, s.Image)
 		}
 	}
-	return st.validEager()
+	return st.validMapped()
 }
 
-func (st *State) validEager() error {
+// validMapped checks what must lie in mappings.
+func (st *State) validMapped() error {
 	var mapped page.Set
 	for i := range st.VMAs {
 		mapped.Add(st.VMAs[i].Range)
@@ -124,22 +126,39 @@ func (st *State) validEager() error {
 			return fmt.Errorf("guard region %v is not mapped", g)
 		}
 	}
+	return st.validEager(&mapped)
+}
+
+// validEager checks the list of what is in eager.raw: none of it twice, and as much
+// in all as it has.
+func (st *State) validEager(mapped *page.Set) error {
 	var sum uint64
 	for _, e := range st.Eager {
-		sum += e.Len()
 		switch {
 		case uint64(e.Shared) > uint64(len(st.Shared)):
 			return fmt.Errorf("eager pages of shared object %d of %d", e.Shared, len(st.Shared))
-		case e.Shared == 0 && !mapped.Covers(e.Range):
-			return fmt.Errorf("eager pages %v are not mapped", e.Range)
 		case e.Empty():
 			return fmt.Errorf("an empty run of eager pages at %v", e.Start)
+		case e.Shared == 0 && !mapped.Covers(e.Range):
+			return fmt.Errorf("eager pages %v are not mapped", e.Range)
 		case e.Shared != 0 && e.End > page.Addr(st.Shared[e.Shared-1].Size).Up():
 			return fmt.Errorf("eager pages %v are outside of their object", e.Range)
+		case e.Len() > st.EagerBytes-sum:
+			return fmt.Errorf("more eager pages than %d bytes", st.EagerBytes)
 		}
+		sum += e.Len()
 	}
 	if sum != st.EagerBytes {
 		return fmt.Errorf("%d eager bytes where the list has %d", st.EagerBytes, sum)
+	}
+	byPlace := slices.Clone(st.Eager)
+	slices.SortFunc(byPlace, func(a, b Eager) int {
+		return cmp.Or(cmp.Compare(a.Shared, b.Shared), cmp.Compare(a.Start, b.Start))
+	})
+	for i := 1; i < len(byPlace); i++ {
+		if a, b := byPlace[i-1], byPlace[i]; a.Shared == b.Shared && a.End > b.Start {
+			return fmt.Errorf("eager pages %v are there twice", b.Range)
+		}
 	}
 	return nil
 }

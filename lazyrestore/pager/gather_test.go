@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -249,4 +250,39 @@ func pidfdOfSelf(t *testing.T) int {
 	}
 	t.Cleanup(func() { _ = unix.Close(fd) })
 	return fd
+}
+
+// The reader of a tree that is being built is awake for a while after a fault, no
+// longer, and not while a fault waits for memory or for descriptors: those are tried
+// again by rest alone, however soon the next fault comes.
+func TestReaderIsAwakeForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		se := &session{start: time.Now()}
+		se.forming.Store(true)
+		r := &reader{worker: worker{session: se}}
+		if se.lastFault.Store(-almost); r.almostBuilt() {
+			t.Error("awake without a fault")
+		}
+		if se.lastFault.Store(se.now()); !r.almostBuilt() {
+			t.Error("not awake right after a fault")
+		}
+		if r.later = make([]fault, 1); r.almostBuilt() {
+			t.Error("awake while a fault waits for memory")
+		}
+		r.later = nil
+		if r.crowded = true; r.almostBuilt() {
+			t.Error("awake while an event waits for a descriptor")
+		}
+		r.crowded = false
+		if time.Sleep(time.Duration(almost) - 1); !r.almostBuilt() {
+			t.Error("asleep too early")
+		}
+		if time.Sleep(1); r.almostBuilt() {
+			t.Error("awake for ever")
+		}
+		se.lastFault.Store(se.now())
+		if se.forming.Store(false); r.almostBuilt() {
+			t.Error("awake for a tree that is built")
+		}
+	})
 }

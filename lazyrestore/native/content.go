@@ -61,7 +61,7 @@ func (k *content) find() error {
 	for _, r := range k.c.robustPages() {
 		k.words.Add(r)
 	}
-	for _, r := range k.c.variables() {
+	for _, r := range k.variables() {
 		k.words.Add(r)
 	}
 	for i := range st.VMAs {

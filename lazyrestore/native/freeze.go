@@ -101,8 +101,10 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 	for _, m := range f.missing {
 		f.content.missing.Add(m.Range)
 	}
-	if len(missing) == 0 {
+	// To look into memory that nobody answers for would never end.
+	if len(missing) == 0 && f.c.registered() {
 		f.c.abandoned()
+		return f.c.refused.err()
 	}
 	if err := f.c.holders(); err != nil {
 		return err

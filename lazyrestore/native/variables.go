@@ -1,8 +1,8 @@
 package native
 
 import (
-	"cmp"
 	"slices"
+	"sort"
 
 	"golang.org/x/sys/unix"
 
@@ -23,54 +23,84 @@ const (
 // The loader maps them behind the file, and they are touched as soon as the
 // thread runs, while the pager is barely up. Those with content in the file are
 // eager anyway.
-func (c *capture) variables() []page.Range {
+func (k *content) variables() []page.Range {
+	st, code := k.c.st, k.c.st.code()
 	var out []page.Range
 	seen := make(map[uint32]bool)
 	in := func(at uint64) {
-		v := c.st.codeAt(page.Addr(at))
+		v := codeAt(code, page.Addr(at))
 		if v == nil || seen[v.File] {
 			return
 		}
 		seen[v.File] = true
-		if r := c.st.behind(v.File); !r.Empty() {
+		if r := st.behind(v.File); !r.Empty() {
 			out = append(out, r.Intersect(page.RangeOf(r.Start, variablesMost)))
 		}
 	}
 	buf := make([]byte, callersMost)
-	for i := range c.st.Threads {
-		regs := &c.st.Threads[i].Regs
+	for i := range st.Threads {
+		regs := &st.Threads[i].Regs
 		in(codeOf(regs))
 		stack, _ := firstTouched(regs)
-		n, _ := proc.ReadMemory(c.pid, stack, buf) // up to the end of the stack
-		for words := buf[:n]; len(words) >= 8; words = words[8:] {
+		n := k.there(page.RangeOf(page.Addr(stack), callersMost)).Len()
+		read, _ := proc.ReadMemory(k.c.pid, stack, buf[:n]) // up to the end of the stack
+		for words := buf[:read]; len(words) >= 8; words = words[8:] {
 			in(getWord(words))
 		}
 	}
 	return out
 }
 
-// codeAt is the mapping of a file's code that holds an address, or nil.
-func (st *State) codeAt(at page.Addr) *VMA {
-	i, found := slices.BinarySearchFunc(st.VMAs, at, func(v VMA, at page.Addr) int {
-		if v.End <= at {
-			return -1
+// there is the beginning of r up to the first page that to read would be a fault
+// for a userfaultfd: who answers might not, and the process stands still.
+func (k *content) there(r page.Range) page.Range {
+	if !k.c.registered() {
+		return r
+	}
+	end := r.Start
+	_ = k.scan.Scan(page.Range{Start: r.Start.Down(), End: r.End.Up()}, func(run proc.PageRun) error {
+		if run.Categories&(proc.PagePresent|proc.PageSwapped) != 0 && run.Start <= end {
+			end = max(end, run.End)
 		}
-		return max(cmp.Compare(v.Start, at), 0)
-	})
-	if !found {
 		return nil
-	}
-	if v := &st.VMAs[i]; v.Kind == PrivateFile && v.Prot&unix.PROT_EXEC != 0 {
-		return v
-	}
-	return nil
+	}) // where it fails, as behind the end of the stack, what is known by then is there
+	return r.Intersect(page.Range{Start: r.Start, End: end})
 }
 
-// behind is the anonymous memory that follows the last mapping of a file.
+// registered reports whether any memory of the process is with a userfaultfd.
+func (c *capture) registered() bool {
+	return slices.ContainsFunc(c.smaps.VMAs, func(v proc.VMA) bool { return v.Flags&proc.VMUffdMissing != 0 })
+}
+
+// code are the mappings of files' code, in address order.
+func (st *State) code() []*VMA {
+	var out []*VMA
+	for i := range st.VMAs {
+		if v := &st.VMAs[i]; v.Kind == PrivateFile && v.Prot&unix.PROT_EXEC != 0 {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// codeAt is the one of the mappings of code that holds an address, or nil.
+func codeAt(code []*VMA, at page.Addr) *VMA {
+	if len(code) == 0 || at < code[0].Start { // as most words on a stack
+		return nil
+	}
+	i := sort.Search(len(code), func(i int) bool { return code[i].End > at })
+	if i == len(code) || code[i].Start > at {
+		return nil
+	}
+	return code[i]
+}
+
+// behind is the anonymous memory that follows the last mapping of a file. Huge pages
+// are no variables, and too large to be eager.
 func (st *State) behind(file uint32) (r page.Range) {
 	for i := 1; i < len(st.VMAs); i++ {
 		last, v := &st.VMAs[i-1], &st.VMAs[i]
-		if last.Kind == PrivateFile && last.File == file && v.Kind == Anonymous && v.Start == last.End {
+		if last.Kind == PrivateFile && last.File == file && v.Kind == Anonymous && v.Start == last.End && v.pageSize() == page.Size {
 			r = v.Range
 		}
 	}

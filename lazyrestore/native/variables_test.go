@@ -28,6 +28,8 @@ func TestVariablesOfFile(t *testing.T) {
 		vma(23, 24, Anonymous, data, 0),
 		vma(30, 31, Anonymous, code, 0),
 		vma(40, 41, SharedFile, code, 3),
+		vma(511, 512, PrivateFile, code, 4),
+		{Range: page.Range{Start: 512 << page.Shift, End: 1024 << page.Shift}, Flags: unix.MAP_HUGETLB | 21<<mapHugeShift},
 	}}
 	for _, c := range []struct {
 		name   string
@@ -41,9 +43,10 @@ func TestVariablesOfFile(t *testing.T) {
 		{"data is no code", 12, false, 0, page.Range{}},
 		{"code without a file", 30, false, 0, page.Range{}},
 		{"a shared mapping", 40, false, 0, page.Range{}},
+		{"huge pages", 511, true, 4, page.Range{}},
 		{"no mapping", 22, false, 0, page.Range{}},
 	} {
-		v := st.codeAt(c.at<<page.Shift + 5)
+		v := codeAt(st.code(), c.at<<page.Shift+5)
 		if (v != nil) != c.inCode {
 			t.Errorf("%s: found %v", c.name, v)
 			continue
@@ -82,10 +85,44 @@ func TestVariables(t *testing.T) {
 		st.Threads[i].Regs[proc.RIP] = 100 << page.Shift
 		st.Threads[i].Regs[proc.RSP] = uint64(addressOf(stack)) + top
 	}
-	c := &capture{pid: os.Getpid(), st: st}
-	got := c.variables()
+	k := &content{c: &capture{pid: os.Getpid(), st: st}}
+	got := k.variables()
 	want := []page.Range{page.RangeOf(101<<page.Shift, page.Size), page.RangeOf(201<<page.Shift, variablesMost)}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// Of memory that is with a userfaultfd nothing is read that is missing: nobody might
+// answer.
+func TestVariablesWithoutFault(t *testing.T) {
+	stack, err := unix.Mmap(-1, 0, 4*page.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(stack)
+	stack[0], stack[page.Size], stack[3*page.Size] = 1, 1, 1
+	scan, err := proc.NewPageScanner(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scan.Close()
+	at := page.Addr(addressOf(stack))
+	for _, c := range []struct {
+		name     string
+		flags    proc.VMFlags
+		from, to page.Addr
+		want     uint64
+	}{
+		{"not registered", 0, 100, 3 * page.Size, 3*page.Size - 100},
+		{"up to a missing page", proc.VMUffdMissing, 100, 3 * page.Size, 2*page.Size - 100},
+		{"all there", proc.VMUffdMissing, 100, page.Size + 8, page.Size - 92},
+		{"missing from the first", proc.VMUffdMissing, 2*page.Size + 8, 4 * page.Size, 0},
+	} {
+		k := &content{c: newCapture(os.Getpid()), scan: scan}
+		k.c.smaps.VMAs = []proc.VMA{{Range: page.RangeOf(at, 4*page.Size), Flags: c.flags}}
+		if got := k.there(page.Range{Start: at + c.from, End: at + c.to}); got.Start != at+c.from || got.Len() != c.want {
+			t.Errorf("%s: %v, not %d bytes from %v on", c.name, got, c.want, at+c.from)
+		}
 	}
 }

@@ -61,9 +61,10 @@ func (r *reader) rest() error {
 		return nil
 	}
 	r.watch.begin()
+	began := r.now()
 	n, err := unix.Poll(fds, int(timeout.Milliseconds()))
 	r.watch.did("sleep")
-	r.turns.breathed = r.now() // Go could run what it liked
+	r.turns.slept(began, r.now())
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return err
 	}

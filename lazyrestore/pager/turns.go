@@ -16,6 +16,9 @@ import (
 // up by itself, where nobody else does.
 const breath = int64(5 * time.Millisecond)
 
+// retakeTime is how soon that is, at the earliest to be counted on.
+const retakeTime = int64(100 * time.Microsecond)
+
 // turns see to it that the reader's thread runs when somebody waits for it, and
 // others when they have something better to do. Their thread is locked.
 type turns struct {
@@ -49,6 +52,14 @@ func (t *turns) give() bool {
 	t.owed = false
 	thread.Yield()
 	return true
+}
+
+// slept notes for how long the thread was in a system call that Go was told of. Only
+// where it lasted, and was not over at once, could Go run something else.
+func (t *turns) slept(began, now int64) {
+	if now-began >= retakeTime {
+		t.breathed = now
+	}
 }
 
 // breathe lets Go run something else, when it is time.

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,5 +71,35 @@ func TestTurnsGive(t *testing.T) {
 	r.served(breath)
 	if !r.give() || r.give() {
 		t.Error("not given away once")
+	}
+}
+
+// A sleep lets Go run something else, a rest that is over at once does not.
+func TestTurnsSlept(t *testing.T) {
+	kick, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	se := &session{kickFD: kick, start: time.Now(), target: Target{PidFD: -1}}
+	defer se.close()
+	se.spaces.Store(new([]*space))
+	r := &reader{worker: worker{session: se}}
+	const never = -1
+	for try := 1; ; try++ {
+		r.turns.breathed = never
+		se.nudge()
+		if err := r.rest(); err != nil {
+			t.Fatal(err)
+		}
+		if r.turns.breathed == never {
+			break
+		}
+		if try == 100 { // one may be held up by another program
+			t.Fatal("it counts as a sleep where there was something to do")
+		}
+	}
+	r.parked = make([]fault, 1) // for a millisecond
+	if err := r.rest(); err != nil || r.turns.breathed < int64(time.Millisecond) {
+		t.Errorf("there was nothing to do: %v, breathed at %d", err, r.turns.breathed)
 	}
 }

@@ -193,10 +193,13 @@ func (w *waker) pause() error { return w.sleep(200 * time.Microsecond) }
 // sleep waits for d, or until the context is done. Unlike with a timer of Go's no
 // other thread has to be woken for it, on a processor that criu restore may want.
 func (w *waker) sleep(d time.Duration) error {
-	timeout := unix.NsecToTimespec(d.Nanoseconds())
 	fds := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}
-	if _, err := unix.Ppoll(fds, &timeout, nil); err != nil && !errors.Is(err, unix.EINTR) {
-		return os.NewSyscallError("ppoll", err)
+	// Signals, Go's own too, end a wait early.
+	for end := time.Now().Add(d); d > 0 && w.ctx.Err() == nil; d = time.Until(end) {
+		timeout := unix.NsecToTimespec(d.Nanoseconds())
+		if _, err := unix.Ppoll(fds, &timeout, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("ppoll", err)
+		}
 	}
 	return context.Cause(w.ctx)
 }

@@ -1,10 +1,12 @@
-// Package thread asks the scheduler for what threads of a restore need: one
-// that everything waits for goes first, those that work ahead go last. What
-// waits for nothing is not told to Go's (PreadNow).
+// Package thread is how the threads of a restore get along with the two schedulers
+// that they are under. Of the kernel's they ask that one which everything waits for goes
+// first, and that those that work ahead go last: Hurry, FallBehind, MoveTo, Yield and Sleep.
+// These concern the calling thread, whose goroutine has to be locked to it. They are
+// wishes: where the kernel or its administrator does not grant them things take
+// longer, and nothing else changes.
 //
-// All but MakeRoom concerns the calling thread, whose goroutine has to be locked
-// to it. It is a wish: where the kernel or its administrator does not grant it
-// things take longer, and nothing else changes.
+// Go's is given room for all that are busy at a time (MakeRoom), and is not told of reads
+// that wait for nothing (PreadNow, PreadMemory): these are for any goroutine.
 package thread
 
 import (

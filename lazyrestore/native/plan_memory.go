@@ -47,8 +47,11 @@ func (b *builder) memory(t *table) {
 
 	// The kernel looks through all mappings for both of these: while there are none.
 	b.mmFields(t)
-	if b.st.VDSO.Map != 0 {
-		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(b.st.VDSO.Map)).by(b.st.VDSO.Map)
+	if v := &b.st.VDSO; v.Map != 0 {
+		t.call("map the vDSO", unix.SYS_ARCH_PRCTL, archMapVDSO, uint64(v.Map)).by(v.Map)
+		// Which takes the address as a hint, and does not say where it is: this fails
+		// where nothing is mapped.
+		t.call("find the vDSO", unix.SYS_MSYNC, uint64(v.Map), v.Size, unix.MS_ASYNC).by(v.Map)
 	}
 	b.openUserfaultfd(t)
 	eager := page.SetOf(eagerRanges(b.st.Eager)...)

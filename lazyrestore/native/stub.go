@@ -62,20 +62,27 @@ func (b *builder) tell(t *table, what string, offset uint64) {
 	t.call(what, unix.SYS_FUTEX, at, futexWakeOp, 1, 0, at, futexSetOne).mayFail()
 }
 
-// hole finds the middle of the largest range of addresses that no mapping
-// uses: as far as can be from all that grows.
+// hole finds the middle of the largest range of addresses that neither a mapping
+// nor the vDSO uses: as far as can be from all that grows.
 func (st *State) hole() page.Addr {
 	best := page.Range{Start: 1 << 20, End: 1 << 20}
-	last := best.Start
-	try := func(end page.Addr) {
-		if r := (page.Range{Start: last, End: end}); r.Len() > best.Len() {
+	last, vdso := best.Start, page.RangeOf(st.VDSO.Map, st.VDSO.Size)
+	try := func(start, end page.Addr) {
+		if r := (page.Range{Start: start, End: end}); r.Len() > best.Len() {
 			best = r
 		}
 	}
+	gap := func(end page.Addr) {
+		if used := vdso.Intersect(page.Range{Start: last, End: end}); !used.Empty() {
+			try(last, used.Start)
+			last = used.End
+		}
+		try(last, end)
+	}
 	for i := range st.VMAs {
-		try(st.VMAs[i].Start)
+		gap(st.VMAs[i].Start)
 		last = max(last, st.VMAs[i].End)
 	}
-	try(taskSize)
+	gap(taskSize)
 	return (best.Start + page.Addr(best.Len()/2)).Down()
 }

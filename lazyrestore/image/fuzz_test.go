@@ -63,13 +63,36 @@ func TestQuickManifest(t *testing.T) {
 	if !sameQuickly(t, b) {
 		t.Errorf("not read quickly:\n%s", b)
 	}
+	refused := func(what string, b []byte) {
+		if sameQuickly(t, b) {
+			t.Errorf("%s: read quickly:\n%s", what, b)
+		}
+	}
 	for i := range b {
-		sameQuickly(t, b[:i])
+		refused("cut off", b[:i])
 		for _, c := range []byte("\"\\ 0-}x") {
 			other := bytes.Clone(b)
 			other[i] = c
 			sameQuickly(t, other)
 		}
+	}
+	refused("a byte behind the end", append(bytes.Clone(b), '\n'))
+	for _, alter := range [][2]string{
+		{`"version": `, `"version": 0`},
+		{`"version": `, `"version": -`},
+		{`"version": `, `"version":  `},
+		{`"imagetest"`, `"imagetes\u0074"`},
+		{`"arch"`, `"Arch"`},
+		{`"threads"`, `"mappings"`},
+		{"\"layers\": [],\n  \"objects\"", "\"objects\": [],\n  \"layers\""},
+		{"  \"codec\"", "  \"more\": 1,\n  \"codec\""},
+		{"\n", "\r\n"},
+	} {
+		other := bytes.Replace(b, []byte(alter[0]), []byte(alter[1]), 1)
+		if bytes.Equal(other, b) {
+			t.Errorf("%s is not there:\n%s", alter[0], b)
+		}
+		refused(alter[1], other)
 	}
 }
 

@@ -40,10 +40,14 @@ static void protections(int argc, char **argv)
 static void neighbours(int argc, char **argv)
 {
 	static const int protections[] = {PROT_NONE, PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ, PROT_READ | PROT_EXEC, PROT_READ};
-	enum { N = 150 };
+	enum { N = 300, MORE = 150 }; /* MORE without code, which ends what is made by one call */
 	char *at = map(N * PAGE);
 	fill(at, N * PAGE, 1);
 	for (int i = 0; i < N; i++) {
+		if (i >= MORE) {
+			MUST(mprotect(at + i * PAGE, PAGE, protections[i % 2]) == 0);
+			continue;
+		}
 		if (i / 20 % 2)
 			MUST(madvise(at + i * PAGE, PAGE, MADV_NOHUGEPAGE) == 0);
 		MUST(mprotect(at + i * PAGE, PAGE, protections[i % 6]) == 0);

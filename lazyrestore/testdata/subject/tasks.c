@@ -201,10 +201,40 @@ static pthread_cond_t crowd_word = PTHREAD_COND_INITIALIZER;
 static int crowd_there, crowd_told, crowd_sum;
 static __thread uint64_t of_my_own[64];
 
+/* What a thread has from the one that makes it, unless it is given its own. */
+struct inherited {
+	char name[16];
+	int nice, slack;
+	cpu_set_t cpus;
+};
+
+static struct inherited inherited(void)
+{
+	struct inherited is = {.nice = getpriority(PRIO_PROCESS, gettid()), .slack = prctl(PR_GET_TIMERSLACK)};
+	MUST(prctl(PR_GET_NAME, is.name) == 0);
+	MUST(sched_getaffinity(0, sizeof is.cpus, &is.cpus) == 0);
+	return is;
+}
+
+/* The thread that makes half of the others in a restore has none of what they have. */
+static void stand_apart(void)
+{
+	cpu_set_t first;
+	CPU_ZERO(&first);
+	CPU_SET(0, &first);
+	MUST(prctl(PR_SET_NAME, "second") == 0);
+	MUST(setpriority(PRIO_PROCESS, gettid(), 5) == 0);
+	MUST(prctl(PR_SET_TIMERSLACK, 77777) == 0);
+	MUST(sched_setaffinity(0, sizeof first, &first) == 0);
+}
+
 static void *one_of_many(void *argument)
 {
 	int number = (intptr_t)argument;
 	uint64_t local[64];
+	if (number == 0)
+		stand_apart();
+	struct inherited before = inherited();
 	fill(of_my_own, sizeof of_my_own, number);
 	fill(local, sizeof local, number + 1000);
 	pthread_mutex_lock(&crowd_lock);
@@ -215,6 +245,11 @@ static void *one_of_many(void *argument)
 	pthread_mutex_unlock(&crowd_lock);
 	CHECK(differs(of_my_own, sizeof of_my_own, number) == -1);
 	CHECK(differs(local, sizeof local, number + 1000) == -1);
+	struct inherited after = inherited();
+	CHECK(strcmp(after.name, before.name) == 0);
+	CHECK(after.nice == before.nice);
+	CHECK(after.slack == before.slack);
+	CHECK(CPU_EQUAL(&after.cpus, &before.cpus));
 	return argument;
 }
 

@@ -144,6 +144,7 @@ func criuDaemonFigures() []*Figure {
 
 const (
 	criuRuns      = 11 // of seven the median wandered by a fifth
+	criuTTFIRuns  = 31 // of eleven by a tenth, which is what there is to see
 	criuMemoryMiB = 4096
 )
 
@@ -166,11 +167,11 @@ func (e *Env) compareDaemons(ctx context.Context, program *workload.Program, uni
 	if err != nil {
 		return nil, err
 	}
-	return e.compareSubjects(ctx, program, unit, []Subject{theirs, own}, sample), nil
+	return e.compareSubjects(ctx, program, criuRuns, unit, []Subject{theirs, own}, sample), nil
 }
 
 // compareSubjects samples all in turns; the value is the second over the first.
-func (e *Env) compareSubjects(ctx context.Context, program *workload.Program, unit string, subjects []Subject, sample daemonSample) *Result {
+func (e *Env) compareSubjects(ctx context.Context, program *workload.Program, runs int, unit string, subjects []Subject, sample daemonSample) *Result {
 	result := &Result{}
 	var turns []*turn
 	for _, subject := range subjects {
@@ -179,7 +180,7 @@ func (e *Env) compareSubjects(ctx context.Context, program *workload.Program, un
 			return sample(ctx, subject, img, len(series.Values) == 0)
 		}))
 	}
-	e.rounds(ctx, e.runs(criuRuns), turns...)
+	e.rounds(ctx, e.runs(runs), turns...)
 	return result.divide(result.Series[1], result.Series[0])
 }
 
@@ -225,7 +226,7 @@ func criuTTFI(ctx context.Context, env *Env) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return env.compareSubjects(ctx, program, "ns/op", []Subject{theirs, own, &later{theirs}, &later{own}},
+	return env.compareSubjects(ctx, program, criuTTFIRuns, "ns/op", []Subject{theirs, own, &later{theirs}, &later{own}},
 		func(ctx context.Context, subject Subject, img *image, _ bool) (float64, error) {
 			return env.ttfi(ctx, subject, img)
 		}), nil

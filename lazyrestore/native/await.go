@@ -53,7 +53,7 @@ func (b *builder) built(p *Process) error {
 		}
 		for b.prog.ran(t) < last {
 			if err := b.prog.check(t, b.prog.ran(t)); err != nil {
-				return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)
+				return b.explain(fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err))
 			}
 			if time.Now().After(deadline) {
 				return fmt.Errorf("thread %d did not build itself in time", b.st.Threads[i+1].TID)
@@ -61,7 +61,7 @@ func (b *builder) built(p *Process) error {
 			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
 		if err := b.prog.check(t, last); err != nil {
-			return fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err)
+			return b.explain(fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err))
 		}
 	}
 	return nil
@@ -70,9 +70,12 @@ func (b *builder) built(p *Process) error {
 // failed is the step, of whichever thread, that was not what it should be, where
 // there is one.
 func (b *builder) failed() error {
-	for _, t := range append([]*table{b.main}, b.threadTables...) {
+	if err := b.prog.check(b.main, b.prog.ran(b.main)); err != nil {
+		return b.explain(err)
+	}
+	for i, t := range b.threadTables {
 		if err := b.prog.check(t, b.prog.ran(t)); err != nil {
-			return b.explain(err)
+			return b.explain(fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err))
 		}
 	}
 	return nil

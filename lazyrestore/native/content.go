@@ -111,7 +111,7 @@ func (k *content) anonymous(v *VMA) error {
 	for w := range k.words.Within(v.Range) {
 		k.words.Add(v.whole(w))
 	}
-	if v.Advice&adviceWipeOnFork != 0 {
+	if v.Advice&(1<<adviceWipeOnFork) != 0 {
 		// A child has to find zeros here, which a pager knows nothing of.
 		k.words.Add(v.Range)
 	}

@@ -99,7 +99,7 @@ func (b *builder) plan(begin func() error) error {
 
 // enough hands to the process what has been planned for it, if that is much.
 func (b *builder) enough(t *table) {
-	if len(t.steps)-t.placed >= chunkSteps {
+	if len(t.steps)-t.placed >= portionSteps {
 		b.hand(t, false)
 	}
 }
@@ -109,7 +109,7 @@ func (b *builder) hand(t *table, last bool) {
 	if b.beginErr != nil {
 		return
 	}
-	if b.beginErr = b.prog.hand(t, last); b.beginErr == nil && len(t.chunks) == 1 {
+	if b.beginErr = b.prog.hand(t, last); b.beginErr == nil && len(t.portions) == 1 {
 		b.beginErr = b.begin()
 	}
 }

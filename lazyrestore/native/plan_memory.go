@@ -28,7 +28,11 @@ var advice = [...]struct {
 	{"wf", unix.MADV_WIPEONFORK},
 }
 
-const adviceWipeOnFork = 1 << 7 // its place in the list
+// Places in the list of advice.
+const (
+	adviceSmall      = 5 // no huge pages
+	adviceWipeOnFork = 7
+)
 
 // iovMax is how many buffers one process_vm_writev takes.
 const iovMax = 1024
@@ -131,7 +135,7 @@ func (b *builder) mapAll(t *table, eager *page.Set) {
 			b.mapAlike(t, rest[:n], eager, protection)
 		} else {
 			b.mapOne(t, v, v.Range, protection(v))
-			b.late = append(b.late, *v)
+			b.unregistered = append(b.unregistered, *v)
 		}
 		rest = rest[n:]
 		b.enough(t)
@@ -186,7 +190,7 @@ func (b *builder) mapAlike(t *table, vs []VMA, eager *page.Set, protection func(
 		break
 	}
 	if written {
-		b.late = append(b.late, vs...)
+		b.unregistered = append(b.unregistered, vs...)
 	} else {
 		b.register(t, vs)
 	}
@@ -202,9 +206,6 @@ func (b *builder) mapAlike(t *table, vs []VMA, eager *page.Set, protection func(
 		vs = vs[n:]
 	}
 }
-
-// adviceSmall is the place of "no huge pages" in the list of advice.
-const adviceSmall = 5
 
 // smallMap reports whether v is to have no huge pages, and gets that with its
 // mapping.
@@ -351,7 +352,7 @@ func (b *builder) userfaultfd(t *table) {
 	if !b.lazy() {
 		return
 	}
-	b.register(t, b.late)
+	b.register(t, b.unregistered)
 	b.sendFD(t, userfaultfdFD)
 	t.call("close the userfaultfd", unix.SYS_CLOSE, userfaultfdFD)
 }

@@ -50,10 +50,10 @@ func (b *builder) threads(t *table) {
 // threadTable is a table with room for as many steps as the last thread had. It is
 // cut out of memory for many.
 func (b *builder) threadTable() *table {
-	const together = 1024
-	n := min(b.usual, together)
+	const atOnce = 1024
+	n := min(b.usual, atOnce)
 	if len(b.room) < n {
-		b.room = make([]step, together)
+		b.room = make([]step, atOnce)
 	}
 	t := &table{steps: b.room[:0:n]}
 	b.room = b.room[n:]

@@ -20,7 +20,7 @@ type program struct {
 	buf   []byte      // the shared mapping
 	arena *proc.Arena // gives out its parts
 	timed bool        // the process reads the clock before each step
-	given uint32      // how many chunks of the first table it may run
+	given uint32      // how many portions of the first table it may run
 	err   error       // the first that did not fit
 }
 
@@ -38,10 +38,10 @@ type step struct {
 
 // A table is a list of steps that one thread runs in order.
 type table struct {
-	steps  []step
-	parts  []part  // of the steps, for a trace
-	chunks []chunk // of the steps that are in the program
-	placed int     // how many those are
+	steps    []step
+	parts    []part    // of the steps, for a trace
+	portions []portion // of the steps that are in the program
+	placed   int       // how many those are
 }
 
 // A part is the steps of a table from first on, up to the next part.

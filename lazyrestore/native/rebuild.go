@@ -50,8 +50,8 @@ type RebuildOptions struct {
 	PIDNamespace bool // the process gets a pid namespace of its own, in which it has its old id
 	Logger       *slog.Logger
 
-	// Meanwhile, if set, is called as soon as the process builds itself, on the
-	// thread that has to wait for it. An error ends the rebuild.
+	// Meanwhile, if set, is called while the process builds itself, once all of that
+	// is planned, on the thread that has to wait for it. An error ends the rebuild.
 	Meanwhile func() error
 
 	// Serve, if set, is called from a goroutine of its own once the userfaultfd
@@ -91,24 +91,24 @@ type Process struct {
 
 // builder plans the tables of one rebuild.
 type builder struct {
-	st        *State
-	re        *reopener
-	prog      *program
-	pid       int   // of the process, as we see it; where that was started
-	tids      []int // of its threads, likewise
-	features  uffd.Features
-	eagerFD   int
-	sharedFDs []int
-	socket    int // the end of a socket pair that the process sends from
-	creds     Creds
-	limits    []Limit
-	own       ownScheduling
-	ownOOM    int64                  // what the new process has from us
-	ownFilter uint64                 // 1 + coredump_filter
-	small     bool                   // see mapsSmall
-	fileFD    uint64                 // as which the process opens files to map
-	late      []VMA                  // those that are registered when all is mapped
-	vdso      func() ([]byte, error) // the kernel's, as long as that of the state
+	st           *State
+	re           *reopener
+	prog         *program
+	pid          int   // of the process, as we see it; where that was started
+	tids         []int // of its threads, likewise
+	features     uffd.Features
+	eagerFD      int
+	sharedFDs    []int
+	socket       int // the end of a socket pair that the process sends from
+	creds        Creds
+	limits       []Limit
+	own          ownScheduling
+	ownOOM       int64                  // what the new process has from us
+	ownFilter    uint64                 // 1 + coredump_filter
+	small        bool                   // see mapsSmall
+	fileFD       uint64                 // as which the process opens files to map
+	unregistered []VMA                  // until all is mapped
+	vdso         func() ([]byte, error) // the kernel's, as long as that of the state
 
 	trace        *trace.Recorder
 	main         *table
@@ -238,6 +238,8 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 
 // build has the process build itself up to its registers.
 func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error {
+	stop := func() {}
+	defer func() { stop() }()
 	planned := b.trace.Begin(0, "plan the program")
 	err := b.plan(func() error {
 		planned()
@@ -246,6 +248,9 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 		b.trace.Span(0, "clone, exec the stub, seize", began, b.trace.Now())
 		p.record = func() { b.traceProgram(began) } // later: everything waits for what comes next
 		planned = b.trace.Begin(0, "plan the rest")
+		if err == nil {
+			stop = p.endWith(ctx)
+		}
 		return err
 	})
 	planned()
@@ -253,17 +258,6 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 	if err != nil {
 		return err
 	}
-	// A file system that does not answer holds up the process, not its end.
-	killed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(killed)
-		_ = unix.PidfdSendSignal(p.PIDFD, unix.SIGKILL, nil, 0)
-	})
-	defer func() {
-		if !stop() {
-			<-killed // the descriptor is about to be closed
-		}
-	}()
 	if do := b.re.opts.Meanwhile; do != nil {
 		if err := do(); err != nil {
 			return err
@@ -288,6 +282,21 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 	registers()
 	defer b.trace.Begin(0, "wait for the pager")()
 	return p.wait()
+}
+
+// endWith ends the process with ctx, until stop is called. A file system that does
+// not answer holds up the process, not its end.
+func (p *Process) endWith(ctx context.Context) (stop func()) {
+	killed := make(chan struct{})
+	end := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		_ = unix.PidfdSendSignal(p.PIDFD, unix.SIGKILL, nil, 0)
+	})
+	return func() {
+		if !end() {
+			<-killed // the descriptor is about to be closed
+		}
+	}
 }
 
 // inspect looks whether all is as it was: the kernel's vDSO, the files that

@@ -17,7 +17,7 @@ import (
 // its end would else be one that nobody sees; the word that it sets when it
 // comes to that; those for eager pages that are written from here: the one
 // that it sets when all is mapped, and the one at which it waits for them; how
-// many chunks of its table it may run; and the word at which the first thread
+// many portions of its table it may run; and the word at which the first thread
 // waits for those that another makes.
 const (
 	firstTable   = page.Size / 2

@@ -28,7 +28,7 @@ func readClock(addr uint64) proc.Call {
 // reading is the clock before step i of a timed table; ok is false where the
 // process has not come to it.
 func (b *builder) reading(t *table, i int) (at time.Duration, ok bool) {
-	c := t.chunkOf(i)
+	c := t.portionOf(i)
 	word := b.prog.buf[c.readings+timespecSize*(i-c.first):]
 	seconds, nanos := binary.NativeEndian.Uint64(word), binary.NativeEndian.Uint64(word[8:])
 	return b.trace.AtWall(int64(seconds)*1e9 + int64(nanos)), seconds != 0

@@ -50,8 +50,8 @@ func (st *State) validTasks() error {
 	if err := pending(st.Pending); err != nil {
 		return err
 	}
-	if !st.distinctThreads() {
-		return errors.New("a thread is there twice, or has no id")
+	if err := st.distinctThreads(); err != nil {
+		return err
 	}
 	for i := range st.Threads {
 		th := &st.Threads[i]
@@ -69,14 +69,19 @@ func (st *State) validTasks() error {
 	return st.validTimers()
 }
 
-// distinctThreads reports whether each thread has an id of its own.
-func (st *State) distinctThreads() bool {
+// distinctThreads looks whether each thread has an id of its own.
+func (st *State) distinctThreads() error {
 	ids := make([]int, len(st.Threads))
 	for i := range ids {
 		ids[i] = st.Threads[i].TID
 	}
 	slices.Sort(ids) // which they mostly are
-	return ids[0] > 0 && len(slices.Compact(ids)) == len(st.Threads)
+	for i, id := range ids {
+		if id < 1 || i > 0 && id == ids[i-1] {
+			return fmt.Errorf("thread %d is there twice, or cannot be", id)
+		}
+	}
+	return nil
 }
 
 func (st *State) validMemory() error {

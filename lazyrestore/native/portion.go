@@ -8,16 +8,16 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
-// A table is placed in the program in one chunk or in several. Those of the
+// A table is placed in the program in one portion or in several. Those of the
 // first thread's are handed to the process one by one: it runs what has been
 // planned, while the rest is. At the end of each it waits for the next.
 
-// chunkSteps is how many steps are handed over at a time: enough to keep the
+// portionSteps is how many steps are handed over at a time: enough to keep the
 // process busy while as many are planned.
-const chunkSteps = 256
+const portionSteps = 256
 
-// A chunk is steps of a table that lie in the program.
-type chunk struct {
+// A portion is steps of a table that lie in the program.
+type portion struct {
 	first int    // its first step
 	addr  uint64 // in the process
 	off   int    // in the program's buf
@@ -41,7 +41,7 @@ func (p *program) place(t *table) uint64 {
 // hand puts the steps of the first thread's table that are not there yet into the
 // program and has the process run them; last says that there are no more.
 func (p *program) hand(t *table, last bool) error {
-	before := len(t.chunks) - 1
+	before := len(t.portions) - 1
 	waits := 1
 	if last {
 		waits = 0
@@ -59,7 +59,7 @@ func (p *program) hand(t *table, last bool) error {
 	}
 	from := firstTable
 	if before >= 0 {
-		from = t.chunks[before].end
+		from = t.portions[before].end
 	}
 	jump := proc.Jump(p.base, c.addr)
 	proc.PutCall(p.buf[from:], &jump)
@@ -68,11 +68,11 @@ func (p *program) hand(t *table, last bool) error {
 }
 
 // append puts the steps of t that are not there yet into the program, with room
-// for so many entries behind them and one more, at which the chunk ends.
-func (p *program) append(t *table, more int) *chunk {
+// for so many entries behind them and one more, at which the portion ends.
+func (p *program) append(t *table, more int) *portion {
 	steps := t.steps[t.placed:]
-	t.chunks = append(t.chunks, chunk{first: t.placed})
-	c := &t.chunks[len(t.chunks)-1]
+	t.portions = append(t.portions, portion{first: t.placed})
+	c := &t.portions[len(t.portions)-1]
 	t.placed = len(t.steps)
 	entries := len(steps) + more + 1
 	var reading uint64
@@ -97,17 +97,17 @@ func (p *program) append(t *table, more int) *chunk {
 	return c
 }
 
-// chunkOf is the chunk of a step that is in the program.
-func (t *table) chunkOf(i int) *chunk {
-	if len(t.chunks) == 1 {
-		return &t.chunks[0]
+// portionOf is the portion of a step that is in the program.
+func (t *table) portionOf(i int) *portion {
+	if len(t.portions) == 1 {
+		return &t.portions[0]
 	}
-	return &t.chunks[sort.Search(len(t.chunks), func(k int) bool { return t.chunks[k].first > i })-1]
+	return &t.portions[sort.Search(len(t.portions), func(k int) bool { return t.portions[k].first > i })-1]
 }
 
 // entry is where the call of step i lies in the program's buf.
 func (p *program) entry(t *table, i int) int {
-	c := t.chunkOf(i)
+	c := t.portionOf(i)
 	i -= c.first
 	if p.timed {
 		i = 2*i + 1

@@ -14,7 +14,7 @@ import (
 
 // A table that is handed over in pieces is run from one end to the other, waits
 // for each piece, and has the result of each step where it is looked for.
-func TestTableInChunks(t *testing.T) {
+func TestTableInPortions(t *testing.T) {
 	const base = 1 << 40
 	for _, timed := range []bool{false, true} {
 		t.Run("timed "+strconv.FormatBool(timed), func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestTableInChunks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := runChunks(t, p); !slices.Equal(got, want) {
+			if got := runPortions(t, p); !slices.Equal(got, want) {
 				t.Errorf("it runs %d, want %d", got, want)
 			}
 			for i := range table.steps {
@@ -48,10 +48,10 @@ func TestTableInChunks(t *testing.T) {
 	}
 }
 
-// runChunks does what the loop of a process does: it goes from entry to entry and
+// runPortions does what the loop of a process does: it goes from entry to entry and
 // stores a result in each, here the call's number. It gives the numbers, but for
 // readings of the clock.
-func runChunks(t *testing.T, p *program) (numbers []uint64) {
+func runPortions(t *testing.T, p *program) (numbers []uint64) {
 	word := func(at uint64) uint64 { return binary.LittleEndian.Uint64(p.buf[at:]) }
 	at, given := uint64(firstTable), uint64(0)
 	for {

@@ -18,7 +18,6 @@ func TestReadersOfArguments(t *testing.T) {
 	t.Parallel()
 	for _, stack := range []string{"anywhere", "fixed"} {
 		t.Run(stack, func(t *testing.T) {
-			t.Parallel()
 			s := launch(t, startWith{scene: "arguments", args: []string{stack, strings.Repeat("x", 50000)}, env: []string{"LONG=" + strings.Repeat("y", 50000)}})
 			s.ready(1)
 			defer readAllTheTime(s.pid, "cmdline", "environ")()

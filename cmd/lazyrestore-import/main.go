@@ -67,7 +67,7 @@ func importVerb(c *verb.Command) *cli.Command {
 		Flags: append(flags, c.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore import dump/ image/", Does: "make a compressed image of what criu dump -D dump/ left"},
-			{Line: "lazyrestore lazy-pages -D image/ & criu restore -D image/ --lazy-pages", Does: "restore from it"},
+			{Line: "lazyrestore lazy-pages -D image/ --daemon && criu restore -D image/ --lazy-pages", Does: "restore from it"},
 		},
 		Run: v.run,
 	}

@@ -94,7 +94,7 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 	if err != nil {
 		return err
 	}
-	f.content = &content{c: f.c, scan: scan}
+	f.content = &content{c: f.c, scan: scan, registered: f.c.registered()}
 	if f.missing, err = stillMissing(scan, missing); err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 		f.content.missing.Add(m.Range)
 	}
 	// To look into memory that nobody answers for would never end.
-	if len(missing) == 0 && f.c.registered() {
+	if len(missing) == 0 && f.content.registered {
 		f.c.abandoned()
 		return f.c.refused.err()
 	}

@@ -1,7 +1,6 @@
 package native
 
 import (
-	"slices"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +53,7 @@ func (k *content) variables() []page.Range {
 // there is the beginning of r up to the first page that to read would be a fault
 // for a userfaultfd: who answers might not, and the process stands still.
 func (k *content) there(r page.Range) page.Range {
-	if !k.c.registered() {
+	if !k.registered {
 		return r
 	}
 	end := r.Start
@@ -63,13 +62,18 @@ func (k *content) there(r page.Range) page.Range {
 			end = max(end, run.End)
 		}
 		return nil
-	}) // where it fails, as behind the end of the stack, what is known by then is there
+	}) // where it fails, as behind the end of the stack, less is there
 	return r.Intersect(page.Range{Start: r.Start, End: end})
 }
 
 // registered reports whether any memory of the process is with a userfaultfd.
 func (c *capture) registered() bool {
-	return slices.ContainsFunc(c.smaps.VMAs, func(v proc.VMA) bool { return v.Flags&proc.VMUffdMissing != 0 })
+	for i := range c.smaps.VMAs {
+		if c.smaps.VMAs[i].Flags&proc.VMUffdMissing != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // code are the mappings of files' code, in address order.

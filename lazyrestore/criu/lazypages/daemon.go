@@ -125,11 +125,11 @@ func (d *daemon) listen(ctx context.Context) (fd int, err error) {
 		}
 	}
 	if err == nil {
-		err = os.NewSyscallError("listen", unix.Listen(fd, 10))
+		err = listen(fd, d.WorkDir)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return -1, errors.Join(err, os.Remove(filepath.Join(d.WorkDir, SocketName)))
+		return -1, errors.Join(err, os.Remove(filepath.Join(d.WorkDir, boundName)))
 	}
 	return fd, nil
 }

@@ -23,7 +23,11 @@ const SocketName = "lazy-pages.socket"
 // finished is the word that ends the setting-up (LAZY_PAGES_RESTORE_FINISHED).
 const finished = 0x52535446
 
-// bind makes the socket that criu restore connects to. Nobody can yet.
+// boundName is the socket's name while nobody can connect to it.
+const boundName = SocketName + ".new"
+
+// bind makes the socket that criu restore connects to, which comes to its name
+// with listen: who sees it there may connect to it.
 func bind(dir string) (fd int, err error) {
 	// By way of a descriptor: the path of a socket has at most 107 bytes.
 	d, err := os.Open(dir)
@@ -31,19 +35,29 @@ func bind(dir string) (fd int, err error) {
 		return -1, err
 	}
 	defer d.Close()
-	short := filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), SocketName)
-	if err := unix.Unlink(short); err != nil && !errors.Is(err, unix.ENOENT) {
-		return -1, &fs.PathError{Op: "remove", Path: filepath.Join(dir, SocketName), Err: err}
+	for _, name := range []string{SocketName, boundName} {
+		if err := unix.Unlinkat(int(d.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			return -1, &fs.PathError{Op: "remove", Path: filepath.Join(dir, name), Err: err}
+		}
 	}
+	short := filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), boundName)
 	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: short}); err != nil {
 		_ = unix.Close(fd)
-		return -1, fmt.Errorf("bind %s: %w", filepath.Join(dir, SocketName), err)
+		return -1, fmt.Errorf("bind %s: %w", filepath.Join(dir, boundName), err)
 	}
 	return fd, nil
+}
+
+// listen has the socket that bind made connected to.
+func listen(fd int, dir string) error {
+	if err := unix.Listen(fd, 10); err != nil {
+		return os.NewSyscallError("listen", err)
+	}
+	return os.Rename(filepath.Join(dir, boundName), filepath.Join(dir, SocketName))
 }
 
 // A waker waits for what comes over descriptors, and for the end of a context.

@@ -2,6 +2,10 @@ package lazypages
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"testing"
@@ -45,5 +49,34 @@ func TestSleepLastsDespiteSignals(t *testing.T) {
 	cancel()
 	if err := w.sleep(time.Hour); err == nil {
 		t.Error("slept beyond the end of the context")
+	}
+}
+
+// Who sees the socket may connect to it, also where an earlier daemon left one.
+func TestSocketThatIsSeenListens(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, SocketName)
+	for range 2 {
+		fd, err := bind(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a socket that nobody can connect to is seen: %v", err)
+		}
+		if err := listen(fd, dir); err != nil {
+			t.Fatal(err)
+		}
+		peer, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(peer, &unix.SockaddrUnix{Name: path}); err != nil {
+			t.Error(err)
+		}
+		if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+			t.Errorf("%v in the directory, %v", names, err)
+		}
+		_, _ = unix.Close(peer), unix.Close(fd)
 	}
 }

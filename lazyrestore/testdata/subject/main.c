@@ -76,6 +76,18 @@ void *map(size_t bytes)
 	return at;
 }
 
+cpu_set_t first_cpu(void)
+{
+	cpu_set_t may, first;
+	int cpu = 0;
+	MUST(sched_getaffinity(0, sizeof may, &may) == 0);
+	while (!CPU_ISSET(cpu, &may))
+		cpu++;
+	CPU_ZERO(&first);
+	CPU_SET(cpu, &first);
+	return first;
+}
+
 static void play(const struct scene *list, int argc, char **argv)
 {
 	for (; list->name; list++) {

@@ -18,8 +18,7 @@ static void attributes(int argc, char **argv)
 	MUST(setrlimit(RLIMIT_NOFILE, &limit) == 0);
 	MUST(setrlimit(RLIMIT_CORE, &core) == 0);
 	MUST(setpriority(PRIO_PROCESS, 0, 7) == 0);
-	CPU_ZERO(&cpus);
-	CPU_SET(0, &cpus);
+	cpus = first_cpu();
 	MUST(sched_setaffinity(0, sizeof cpus, &cpus) == 0);
 	MUST(prctl(PR_SET_NAME, "a new name") == 0);
 	MUST(prctl(PR_SET_TIMERSLACK, 77777) == 0);

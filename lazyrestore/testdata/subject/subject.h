@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -60,6 +61,9 @@ extern int losses;
    the first page that does not hold it, or -1. */
 void fill(void *at, size_t bytes, uint64_t seed);
 long differs(const void *at, size_t bytes, uint64_t seed);
+
+/* first_cpu is the first of the processors that the process may run on. */
+cpu_set_t first_cpu(void);
 
 /* map is memory of the process's own. */
 void *map(size_t bytes);

@@ -219,9 +219,7 @@ static struct inherited inherited(void)
 /* The thread that makes half of the others in a restore has none of what they have. */
 static void stand_apart(void)
 {
-	cpu_set_t first;
-	CPU_ZERO(&first);
-	CPU_SET(0, &first);
+	const cpu_set_t first = first_cpu();
 	MUST(prctl(PR_SET_NAME, "second") == 0);
 	MUST(setpriority(PRIO_PROCESS, gettid(), 5) == 0);
 	MUST(prctl(PR_SET_TIMERSLACK, 77777) == 0);

@@ -51,7 +51,7 @@ func (c *conn) Read(p []byte) (n int, err error) {
 // counts it until who looked is done. One processor is left to others, and
 // background is more urgent than a read that may not come.
 func (s *Server) mayLook() bool {
-	if int(s.looking.Add(1)) < runtime.NumCPU() && s.turns.idle() {
+	if int(s.looking.Add(1)) < min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) && s.turns.idle() {
 		return true
 	}
 	s.looking.Add(-1)

@@ -111,7 +111,7 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 func (x *prompt) read(object string, p []byte, off int64, now time.Time) error {
 	deadline := now.Add(soon)
 	look := now
-	if x.looks() && runtime.NumCPU() > 1 {
+	if x.looks() && min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) > 1 {
 		look = now.Add(lookTime)
 	}
 	x.last = max(x.last+1, openID+1)

@@ -29,7 +29,7 @@ func TestReadBeforeCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer frozen.Release()
-	if err := frozen.Capture(t.Context(), nil); err != nil {
+	if err := frozen.Capture(t.Context(), native.Owed{}); err != nil {
 		t.Fatal(err)
 	}
 	opts := CheckpointOptions{Dir: filepath.Join(t.TempDir(), "img")}

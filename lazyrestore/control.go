@@ -184,8 +184,12 @@ func socketFile(fd int) *os.File {
 	return os.NewFile(uintptr(fd), "control socket")
 }
 
-// errNoPager says that no pager answers for a process.
-var errNoPager = errors.New("no pager answers for the process")
+// errNoPager says that no pager answers for a process, errPagerKilled that
+// there was one: its keeper still holds the socket.
+var (
+	errNoPager     = errors.New("no pager answers for the process")
+	errPagerKilled = errors.New("the pager of the process was killed")
+)
 
 // askPager asks the pager of process pid.
 func askPager(ctx context.Context, pid int, word string) (*controlReply, error) {
@@ -210,17 +214,53 @@ func askPager(ctx context.Context, pid int, word string) (*controlReply, error) 
 		}
 		return nil, fmt.Errorf("connect to %s: %w", path, err)
 	}
+	pager := listener(fd)
+	if ended(pager) {
+		return nil, errPagerKilled
+	}
 	if _, err := io.WriteString(f, word+"\n"); err != nil {
 		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
 	}
 	var reply controlReply
-	if err := json.NewDecoder(io.LimitReader(f, 1<<30)).Decode(&reply); err != nil {
+	err = json.NewDecoder(io.LimitReader(f, 1<<30)).Decode(&reply)
+	if errors.Is(err, unix.EAGAIN) {
+		if ended(pager) {
+			return nil, errPagerKilled
+		}
+		return nil, fmt.Errorf("ask the pager of process %d: no answer for %v; process %d may be stopped", pid, controlTimeout, pager)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
 	}
 	if reply.PID != pid {
 		return nil, fmt.Errorf("ask the pager of process %d: it answers for %d", pid, reply.PID)
 	}
 	return &reply, nil
+}
+
+// listener is who listens at the other end of a connected unix socket: 0 if
+// that cannot be told, as for a process of another pid namespace.
+func listener(fd int) int {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0
+	}
+	return int(cred.Pid)
+}
+
+// ended reports whether a process has ended, also one that nobody has waited
+// for yet.
+func ended(pid int) bool {
+	if pid == 0 {
+		return false
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errors.Is(err, unix.ESRCH)
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return n == 1 && err == nil
 }
 
 func (r *controlReply) mappings() []page.Mapping {

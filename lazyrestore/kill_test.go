@@ -128,6 +128,38 @@ func TestKilledPagerLeavesNoWrongByte(t *testing.T) {
 	}
 }
 
+// A checkpoint of a process whose pager was killed says so at once, and all
+// that stands against it beside.
+func TestCheckpointWithoutItsPager(t *testing.T) {
+	t.Parallel()
+	file := must(os.CreateTemp(t.TempDir(), "file"))(t)
+	s := launch(t, startWith{scene: "forever", args: []string{"96"}, files: []*os.File{file}})
+	s.ready(1)
+	file.Close()
+	s.checkpoint(plainest)
+	restorer := s.restoreElsewhere(lazily)
+	defer restorer.kill()
+	if !<-restorer.runs {
+		t.Fatalf("restore: %v", restorer.errs)
+	}
+	defer killByFD(t, s.pid)()
+	pidfd := must(unix.PidfdOpen(s.pid, 0))(t)
+	defer unix.Close(pidfd)
+	held := must(unix.PidfdGetfd(pidfd, 3, 0))(t)
+	defer unix.Close(held)
+	restorer.kill()
+	begin := time.Now()
+	err := s.refused(false)
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("it took %v to say %v", took, err)
+	}
+	for _, want := range []string{"the pager of the process was killed", "descriptor 3 (" + file.Name() + "): process"} {
+		if !contains(err.Error(), want) {
+			t.Errorf("refused with %q, want it to say %q", err, want)
+		}
+	}
+}
+
 // settled waits until the process sleeps: it waits for a page, or is done.
 func (s *subject) settled() {
 	s.t.Helper()

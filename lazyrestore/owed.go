@@ -22,6 +22,7 @@ type owed struct {
 	frame    int // whose plain data is in plain
 	plain    []byte
 	mappings []page.Mapping
+	killed   bool // the pager: it does not say what is missing
 }
 
 // owedPages asks for a pager and opens the image that it serves from, so that
@@ -29,7 +30,7 @@ type owed struct {
 func owedPages(ctx context.Context, pid int, opts *CheckpointOptions) (*owed, error) {
 	o := &owed{pid: pid, frame: -1}
 	reply, err := askPager(ctx, pid, askStatus)
-	if errors.Is(err, errNoPager) {
+	if o.killed = errors.Is(err, errPagerKilled); o.killed || errors.Is(err, errNoPager) {
 		return o, nil
 	}
 	if err != nil {
@@ -56,8 +57,8 @@ func (o *owed) refresh(ctx context.Context) error {
 		return nil
 	}
 	reply, err := askPager(ctx, o.pid, askMissing)
-	if errors.Is(err, errNoPager) {
-		return nil // it has brought everything and left
+	if o.killed = errors.Is(err, errPagerKilled); o.killed || errors.Is(err, errNoPager) {
+		return nil // else it has brought everything and left
 	}
 	if err != nil {
 		return err

@@ -28,6 +28,9 @@ type capture struct {
 	mute    bool // it cannot be asked, for a reason to refuse that is known
 	fds     *fdTable
 
+	registered bool // some memory is, with a userfaultfd
+	abandoned  bool // nobody answers for that: to look into it would never end
+
 	displaced []displacement
 	pairs     [][2]*descriptor // of sockets: each, and its other end
 	memory    map[uint64]bool  // by device: whether its files are in memory

@@ -40,8 +40,6 @@ type content struct {
 	missing page.Set // what a pager has not installed yet
 	words   page.Set // pages of words that the kernel uses, or threads at once; see eagerWords, variables
 	pieces  []piece  // ascending by image address
-
-	registered bool // some memory is, with a userfaultfd
 }
 
 // lazyGap is how much memory without content parts two ranges that are

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -77,41 +78,31 @@ func (f *Frozen) Kill() error {
 	return err
 }
 
-// Capture reads the process's state, all but the content of its memory.
-// missing is what the pager of an earlier restore has not installed yet. The
+// Owed is what the pager of an earlier restore says of the process. The zero
+// value stands for a process without one.
+type Owed struct {
+	Missing []page.Mapping // what it has not installed yet
+	Killed  bool           // it says nothing: it was killed
+}
+
+// Capture reads the process's state, all but the content of its memory. The
 // error is a *RefusedError where the process holds something that an image
 // cannot.
-func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
+func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
 	f.c = &capture{pid: f.pid, st: new(State), inner: make(map[int]int), files: make(map[string]uint32), objects: make(map[objectID]*object)}
 	if err := f.c.fromProc(); err != nil {
 		return err
 	}
-	// On the tracer's thread: each of a thousand requests would else go there and back.
-	if err := f.tracer.Do(func() error { return f.threads(ctx) }); err != nil {
+	f.c.registered = f.c.registeredMemory()
+	if f.c.registered && len(owed.Missing) == 0 {
+		f.c.refuseAbandoned(owed.Killed)
+	}
+	err := f.look(ctx, owed.Missing)
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	scan, err := proc.NewPageScanner(f.pid)
-	if err != nil {
-		return err
-	}
-	f.content = &content{c: f.c, scan: scan, registered: f.c.registered()}
-	if f.missing, err = stillMissing(scan, missing); err != nil {
-		return err
-	}
-	for _, m := range f.missing {
-		f.content.missing.Add(m.Range)
-	}
-	// To look into memory that nobody answers for would never end.
-	if len(missing) == 0 && f.content.registered {
-		f.c.abandoned()
-		return f.c.refused.err()
-	}
-	if err := f.c.holders(); err != nil {
-		return err
-	}
-	// What is found next may be a reason, too: all of them are one message. An
-	// error behind a reason may come of what the reason is about.
-	err = f.content.find()
+	// All reasons are one message. An error beside a reason may come of what the
+	// reason is about.
 	if err := f.c.refused.err(); err != nil {
 		return err
 	}
@@ -126,14 +117,52 @@ func (f *Frozen) Capture(ctx context.Context, missing []page.Mapping) error {
 	return f.c.st.validate()
 }
 
-// abandoned refuses a process whose pages are missing with nobody to ask.
-func (c *capture) abandoned() {
+// look goes through what is not read from /proc: threads, holders, memory.
+func (f *Frozen) look(ctx context.Context, missing []page.Mapping) error {
+	// On the tracer's thread: each of a thousand requests would else go there and back.
+	if err := f.tracer.Do(func() error { return f.threads(ctx) }); err != nil {
+		return err
+	}
+	scan, err := proc.NewPageScanner(f.pid)
+	if err != nil {
+		return err
+	}
+	f.content = &content{c: f.c, scan: scan}
+	if f.missing, err = stillMissing(scan, missing); err != nil {
+		return err
+	}
+	for _, m := range f.missing {
+		f.content.missing.Add(m.Range)
+	}
+	if err := f.c.holders(); err != nil {
+		return err
+	}
+	return f.content.find()
+}
+
+// refuseAbandoned refuses a process whose pages may be missing with nobody to
+// ask.
+func (c *capture) refuseAbandoned(killed bool) {
+	c.abandoned = true
+	var first *proc.VMA
+	n := 0
 	for i := range c.smaps.VMAs {
 		if v := &c.smaps.VMAs[i]; v.Flags&proc.VMUffdMissing != 0 {
-			c.refused.add(vmaName(v), "it is registered with a userfaultfd, and no pager of ours answers for it",
-				"wait until all of its memory is there, or start its pager again")
+			first = cmp.Or(first, v)
+			n++
 		}
 	}
+	what := vmaName(first)
+	if n > 1 {
+		what = fmt.Sprintf("%s and %d more", what, n-1)
+	}
+	if killed {
+		c.refused.add(what, "the pager of the process was killed, and what it had not brought is missing",
+			"end the process (kill -9 "+strconv.Itoa(c.pid)+"), and restore its image again")
+		return
+	}
+	c.refused.add(what, "it is registered with a userfaultfd, and no pager of ours answers for what is missing",
+		"wait until all of its memory is there; if criu restored it and its daemon was killed: lazyrestore lazy-pages --resume")
 }
 
 // Threads, Mappings and Bytes say how large a captured process is.

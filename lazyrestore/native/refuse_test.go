@@ -67,8 +67,11 @@ func TestRefusesMapping(t *testing.T) {
 	t.Run("abandoned", func(t *testing.T) {
 		c := newCapture(os.Getpid())
 		c.smaps.VMAs = []proc.VMA{{Range: r, Flags: proc.VMUffdMissing}}
-		c.abandoned()
-		wantRefusal(t, c, "mapping 00010000-00020000", "no pager of ours answers")
+		c.refuseAbandoned(false)
+		wantRefusal(t, c, "mapping 00010000-00020000 (anonymous)", "no pager of ours answers")
+		c.smaps.VMAs = append(c.smaps.VMAs, proc.VMA{}, c.smaps.VMAs[0])
+		c.refuseAbandoned(true)
+		wantRefusal(t, c, "mapping 00010000-00020000 (anonymous) and 1 more", "pager of the process was killed")
 	})
 	t.Run("no-vdso", func(t *testing.T) {
 		c := newCapture(os.Getpid())

@@ -18,6 +18,9 @@ const robustLimit = 2048
 // ends, and gives up at a page that is missing. A list that leads nowhere ends
 // there, as it would for the kernel.
 func (c *capture) robustPages() []page.Range {
+	if c.abandoned {
+		return nil // there will be no image
+	}
 	var out []page.Range
 	word := func(at uint64, n int) (uint64, bool) {
 		b := make([]byte, 8)

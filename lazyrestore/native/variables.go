@@ -53,7 +53,7 @@ func (k *content) variables() []page.Range {
 // there is the beginning of r up to the first page that to read would be a fault
 // for a userfaultfd: who answers might not, and the process stands still.
 func (k *content) there(r page.Range) page.Range {
-	if !k.registered {
+	if !k.c.registered {
 		return r
 	}
 	end := r.Start
@@ -66,8 +66,9 @@ func (k *content) there(r page.Range) page.Range {
 	return r.Intersect(page.Range{Start: r.Start, End: end})
 }
 
-// registered reports whether any memory of the process is with a userfaultfd.
-func (c *capture) registered() bool {
+// registeredMemory reports whether any memory of the process is registered with
+// a userfaultfd.
+func (c *capture) registeredMemory() bool {
 	for i := range c.smaps.VMAs {
 		if c.smaps.VMAs[i].Flags&proc.VMUffdMissing != 0 {
 			return true

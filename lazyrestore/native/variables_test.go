@@ -121,7 +121,7 @@ func TestVariablesWithoutFault(t *testing.T) {
 	} {
 		k := &content{c: newCapture(os.Getpid()), scan: scan}
 		k.c.smaps.VMAs = []proc.VMA{{Range: page.RangeOf(at, 4*page.Size), Flags: c.flags}}
-		k.registered = k.c.registered()
+		k.c.registered = k.c.registeredMemory()
 		if got := k.there(page.Range{Start: at + c.from, End: at + c.to}); got.Start != at+c.from || got.Len() != c.want {
 			t.Errorf("%s: %v, not %d bytes from %v on", c.name, got, c.want, at+c.from)
 		}

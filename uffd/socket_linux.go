@@ -37,7 +37,8 @@ func SendFD(sock int, f *FD, payload []byte) error {
 // userfaultfd is the sender's word.
 //
 // io.EOF: the other side has closed. ErrNoDescriptor: a message without one;
-// the payload is there all the same. More than one descriptor, or a payload
+// the payload is there all the same. EMFILE: this process has no descriptor
+// left, and the one that came was closed by the kernel. More than one descriptor, or a payload
 // that does not fit into a datagram socket's message, is an error, and the
 // descriptors are closed.
 func ReceiveFD(sock int, payload []byte) (f *FD, n int, err error) {
@@ -60,6 +61,8 @@ func ReceiveFD(sock int, payload []byte) (f *FD, n int, err error) {
 	case err != nil:
 	case n == 0 && len(fds) == 0:
 		return nil, 0, io.EOF
+	case flags&unix.MSG_CTRUNC != 0 && len(fds) == 0: // there was room in oob
+		err = fmt.Errorf("no number was free for it, and it is lost: %w", unix.EMFILE)
 	case flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0:
 		err = fmt.Errorf("message cut off: %w", unix.EMSGSIZE)
 	case len(fds) == 0:

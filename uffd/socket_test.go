@@ -120,6 +120,28 @@ func TestReceiveErrors(t *testing.T) {
 	}
 }
 
+// A descriptor that comes when no number is free is lost, and that is said.
+func TestReceiveWithoutRoom(t *testing.T) {
+	ours, theirs := pair(t, unix.SOCK_STREAM)
+	if err := unix.Sendmsg(theirs, []byte("hi"), unix.UnixRights(ours), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, n, err := uffd.ReceiveFD(ours, make([]byte, 4))
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, unix.EMFILE) || n != 2 {
+		t.Errorf("ReceiveFD = %d bytes, %v; want 2, EMFILE", n, err)
+	}
+}
+
 func TestSendToNobody(t *testing.T) {
 	a, b := pair(t, unix.SOCK_SEQPACKET)
 	if err := unix.Shutdown(b, unix.SHUT_RDWR); err != nil {

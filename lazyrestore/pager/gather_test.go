@@ -9,8 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
@@ -225,7 +223,7 @@ func TestReplayOfThoseWhoCame(t *testing.T) {
 		if _, err := j.arrive(w, 50+i, 100+i, maps(i)); err != nil {
 			t.Fatal(err)
 		}
-		got, err := inheritState(pidfdOfSelf(t), j.file)
+		got, err := leftOfSelf(t).state(j.file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,14 +240,14 @@ func TestReplayOfThoseWhoCame(t *testing.T) {
 	}
 }
 
-func pidfdOfSelf(t *testing.T) int {
+func leftOfSelf(t *testing.T) *Leftover {
 	t.Helper()
-	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	k, err := OpenLeft(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	return fd
+	t.Cleanup(k.Close)
+	return k
 }
 
 // The reader of a tree that is being built is awake for a while after a fault, no

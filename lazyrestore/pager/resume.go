@@ -39,28 +39,26 @@ func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
 // TakeOver is the first half of Resume: afterwards the keeper is not needed
 // any more, and ServeAttached does the rest.
 func (p *Pager) TakeOver(keeper int, target Target) error {
-	pidfd, err := unix.PidfdOpen(keeper, 0)
+	k, err := OpenLeft(keeper)
 	if err != nil {
-		return fmt.Errorf("pager: open keeper %d: %w: %w", keeper, ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
+		return err
 	}
-	defer func() { _ = unix.Close(pidfd) }()
-	w, err := inherit(keeper, pidfd, target)
+	defer k.Close()
+	w, err := k.inherit(target)
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
-	fds := make([]*uffd.FD, 0, len(w.spaces))
-	for _, m := range w.spaces {
-		if m.fd, err = unix.PidfdGetfd(pidfd, m.fd, 0); err != nil {
-			return fmt.Errorf("pager: take over the userfaultfd of space %d: %w", m.id, os.NewSyscallError("pidfd_getfd", err))
-		}
-		fds = append(fds, uffd.FromFD(m.fd))
+	fds, err := k.takeSpaces(w)
+	if err != nil {
+		return fmt.Errorf("pager: %w", err)
 	}
 	if err := p.attach(w, fds, target); err != nil {
+		closeAll(fds)
 		return err
 	}
 	// From here on all that it kept is safe with us.
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil {
-		return fmt.Errorf("pager: end keeper %d: %w", keeper, os.NewSyscallError("pidfd_send_signal", err))
+	if err := k.kill(); err != nil {
+		return fmt.Errorf("pager: %w", err)
 	}
 	for _, u := range fds {
 		if err := u.Wake(lowestAddr, uint64(userEnd)-lowestAddr); err != nil {
@@ -69,6 +67,90 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 	}
 	return nil
 }
+
+// takeSpaces takes the userfaultfds of all of w's spaces. If there is an error
+// they are all left where they are; if they are not there any more, ours stay
+// open, for they may be the last.
+func (k *Leftover) takeSpaces(w *world) ([]*uffd.FD, error) {
+	fds := make([]*uffd.FD, 0, len(w.spaces))
+	for _, m := range w.spaces {
+		fd, err := unix.PidfdGetfd(k.pidfd, m.fd, 0)
+		if err != nil {
+			if !hasGone(err) {
+				closeAll(fds)
+			}
+			return nil, fmt.Errorf("take over the userfaultfd of space %d: %w", m.id, os.NewSyscallError("pidfd_getfd", err))
+		}
+		m.fd = fd
+		fds = append(fds, uffd.FromFD(fd))
+	}
+	return fds, nil
+}
+
+func closeAll(fds []*uffd.FD) {
+	for _, u := range fds {
+		_ = u.Close()
+	}
+}
+
+// A Leftover refers to the keeper of a pager that was killed, whatever becomes
+// of its id.
+type Leftover struct {
+	pid   int
+	pidfd int
+}
+
+// OpenLeft refers to keeper until Close. The error wraps ErrNoPredecessor if
+// there is no such process.
+func OpenLeft(keeper int) (*Leftover, error) {
+	pidfd, err := unix.PidfdOpen(keeper, 0)
+	switch {
+	case err == nil:
+		return &Leftover{keeper, pidfd}, nil
+	case hasGone(err), errors.Is(err, unix.EINVAL): // EINVAL: an id of no process, but a thread
+		err = fmt.Errorf("%w: %w", ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
+	default:
+		err = os.NewSyscallError("pidfd_open", err)
+	}
+	return nil, fmt.Errorf("pager: open keeper %d: %w", keeper, err)
+}
+
+// Close gives up the reference.
+func (k *Leftover) Close() { _ = unix.Close(k.pidfd) }
+
+// Take gives a descriptor of the keeper's, which stays open there, closed on
+// exec. The error wraps ErrNoPredecessor if it is not open there, or the keeper
+// has ended.
+func (k *Leftover) Take(fd int) (int, error) {
+	own, err := k.take(fd)
+	if err != nil {
+		return -1, fmt.Errorf("pager: take descriptor %d of keeper %d: %w", fd, k.pid, err)
+	}
+	return own, nil
+}
+
+func (k *Leftover) take(fd int) (int, error) {
+	own, err := unix.PidfdGetfd(k.pidfd, fd, 0)
+	switch {
+	case err == nil:
+		return own, nil
+	case hasGone(err), errors.Is(err, unix.EBADF):
+		return -1, fmt.Errorf("%w: %w", ErrNoPredecessor, os.NewSyscallError("pidfd_getfd", err))
+	}
+	return -1, os.NewSyscallError("pidfd_getfd", err)
+}
+
+// kill ends the keeper, if it has not ended.
+func (k *Leftover) kill() error {
+	if err := unix.PidfdSendSignal(k.pidfd, unix.SIGKILL, nil, 0); err != nil && !hasGone(err) {
+		return fmt.Errorf("end keeper %d: %w", k.pid, os.NewSyscallError("pidfd_send_signal", err))
+	}
+	return nil
+}
+
+// hasGone reports whether err is of a look for a process, or into it, because that has
+// ended. Any other says nothing of it: there may be no descriptor left to look with.
+func hasGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) }
 
 // A Held is a process that a pager which was killed had written down, and its
 // userfaultfd in the keeper's table of descriptors.
@@ -79,12 +161,12 @@ type Held struct {
 
 // Left lists what there is to take over from a keeper; see Resume.
 func Left(keeper int) ([]Held, error) {
-	pidfd, err := unix.PidfdOpen(keeper, 0)
+	k, err := OpenLeft(keeper)
 	if err != nil {
-		return nil, fmt.Errorf("pager: open keeper %d: %w: %w", keeper, ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
+		return nil, err
 	}
-	defer func() { _ = unix.Close(pidfd) }()
-	w, err := inherit(keeper, pidfd, Target{})
+	defer k.Close()
+	w, err := k.inherit(Target{})
 	if err != nil {
 		return nil, fmt.Errorf("pager: %w", err)
 	}
@@ -99,17 +181,22 @@ func Left(keeper int) ([]Held, error) {
 // by another: else the memory of its processes that is missing becomes zeros. The error wraps
 // ErrNoPredecessor if the process is no keeper.
 func EndKeeper(keeper int) error {
-	pidfd, err := unix.PidfdOpen(keeper, 0)
+	k, err := OpenLeft(keeper)
 	if err != nil {
-		return fmt.Errorf("pager: open keeper %d: %w: %w", keeper, ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
+		return err
 	}
-	defer func() { _ = unix.Close(pidfd) }()
+	defer k.Close()
 	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(keeper), "comm"))
-	if err != nil || strings.TrimSuffix(string(name), "\n") != keeperName {
+	switch {
+	case hasGone(err):
+		return fmt.Errorf("pager: end keeper %d: %w: %w", keeper, ErrNoPredecessor, err)
+	case err != nil:
+		return fmt.Errorf("pager: end keeper %d: %w", keeper, err)
+	case strings.TrimSuffix(string(name), "\n") != keeperName:
 		return fmt.Errorf("pager: end keeper %d: %w: it is %q", keeper, ErrNoPredecessor, name)
 	}
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("pager: end keeper %d: %w", keeper, os.NewSyscallError("pidfd_send_signal", err))
+	if err := k.kill(); err != nil {
+		return fmt.Errorf("pager: %w", err)
 	}
 	return nil
 }
@@ -119,52 +206,61 @@ const lowestAddr = 0x10000
 
 // inherit finds the state of the pager that served target among the keeper's
 // descriptors, and replays it.
-func inherit(keeper, pidfd int, target Target) (*world, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(keeper), "fd")
+func (k *Leftover) inherit(target Target) (*world, error) {
+	dir := filepath.Join("/proc", strconv.Itoa(k.pid), "fd")
 	entries, err := os.ReadDir(dir)
+	if hasGone(err) {
+		err = fmt.Errorf("%w: %w", ErrNoPredecessor, err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("look for the state of the pager: %w: %w", ErrNoPredecessor, err)
+		return nil, fmt.Errorf("look for the state of the pager: %w", err)
 	}
 	var damage error
 	for _, e := range entries {
 		name, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil || !strings.HasPrefix(name, "/memfd:"+stateName) {
+		if err != nil && !hasGone(err) {
+			return nil, fmt.Errorf("look for the state of the pager: %w", err)
+		}
+		if !strings.HasPrefix(name, "/memfd:"+stateName) {
 			continue
 		}
 		fd, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		w, err := inheritState(pidfd, fd)
-		if err != nil {
+		w, err := k.state(fd)
+		if errors.Is(err, errState) || errors.Is(err, ErrNoPredecessor) { // or it was closed
 			damage = err
 			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("take over the pager's state: %w", err)
 		}
 		w.spaces = slices.DeleteFunc(w.spaces, func(m *model) bool { return m.fd < 0 }) // they never came
 		if len(w.spaces) > 0 && (target.Pid == 0 || w.spaces[0].pid == target.Pid) {
 			return w, nil
 		}
 	}
-	return nil, errors.Join(fmt.Errorf("%w: process %d has no state for process %d", ErrNoPredecessor, keeper, target.Pid), damage)
+	return nil, errors.Join(fmt.Errorf("%w: process %d has no state for process %d", ErrNoPredecessor, k.pid, target.Pid), damage)
 }
 
-// inheritState replays the state that the keeper has as descriptor fd.
-func inheritState(pidfd, fd int) (*world, error) {
-	own, err := unix.PidfdGetfd(pidfd, fd, 0)
+// state replays the state that the keeper has as descriptor fd.
+func (k *Leftover) state(fd int) (*world, error) {
+	own, err := k.take(fd)
 	if err != nil {
-		return nil, fmt.Errorf("take over the pager's state: %w", os.NewSyscallError("pidfd_getfd", err))
+		return nil, err
 	}
 	defer func() { _ = unix.Close(own) }()
 	var st unix.Stat_t
 	if err := unix.Fstat(own, &st); err != nil {
-		return nil, fmt.Errorf("take over the pager's state: %w", os.NewSyscallError("fstat", err))
+		return nil, os.NewSyscallError("fstat", err)
 	}
 	if st.Size < page.Size {
 		return nil, errState
 	}
 	b, err := unix.Mmap(own, 0, int(st.Size), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return nil, fmt.Errorf("take over the pager's state: %w", os.NewSyscallError("mmap", err))
+		return nil, os.NewSyscallError("mmap", err)
 	}
 	defer func() { _ = unix.Munmap(b) }()
 	return replay(b)

@@ -129,18 +129,16 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 // takeSetUp takes what belongs to the setting-up: the connection, and the
 // userfaultfd of a task that had come and was not written down yet.
 func (d *daemon) takeSetUp(k keeper) (conn int, orphan *uffd.FD, err error) {
-	pidfd, err := unix.PidfdOpen(k.Pid, 0)
+	left, err := pager.OpenLeft(k.Pid)
 	if err != nil {
-		return -1, nil, fmt.Errorf("keeper %d: %w: %w", k.Pid, pager.ErrNoPredecessor, err)
+		return -1, nil, err
 	}
-	defer func() { _ = unix.Close(pidfd) }()
-	conn, err = unix.PidfdGetfd(pidfd, k.Connection, 0)
-	if err != nil {
-		return -1, nil, fmt.Errorf("connection of criu restore from keeper %d: %w: %w", k.Pid, pager.ErrNoPredecessor, err)
+	defer left.Close()
+	if conn, err = left.Take(k.Connection); err != nil {
+		return -1, nil, fmt.Errorf("connection of criu restore: %w", err)
 	}
-	unix.CloseOnExec(conn)
 	if d.state.Coming != 0 {
-		orphan, err = d.takeOrphan(k.Pid, pidfd)
+		orphan, err = d.takeOrphan(k.Pid, left)
 	}
 	if err != nil {
 		return -1, nil, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(conn))
@@ -150,7 +148,7 @@ func (d *daemon) takeSetUp(k keeper) (conn int, orphan *uffd.FD, err error) {
 
 // takeOrphan takes the userfaultfd of the task that was coming: nil if it has
 // not come, or was written down already.
-func (d *daemon) takeOrphan(keeper, pidfd int) (*uffd.FD, error) {
+func (d *daemon) takeOrphan(keeper int, left *pager.Leftover) (*uffd.FD, error) {
 	held, err := pager.Left(keeper)
 	if err != nil && !errors.Is(err, pager.ErrNoPredecessor) {
 		return nil, err
@@ -166,9 +164,9 @@ func (d *daemon) takeOrphan(keeper, pidfd int) (*uffd.FD, error) {
 		if slices.ContainsFunc(held, func(h pager.Held) bool { return h.FD == fd }) {
 			continue
 		}
-		own, err := unix.PidfdGetfd(pidfd, fd, 0)
+		own, err := left.Take(fd)
 		if err != nil {
-			return nil, os.NewSyscallError("pidfd_getfd", err)
+			return nil, err
 		}
 		return uffd.FromFD(own), nil
 	}
@@ -183,7 +181,11 @@ func userfaultfds(pid int) (fds []int, err error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if name, err := os.Readlink(filepath.Join(dir, e.Name())); err != nil || name != "anon_inode:[userfaultfd]" {
+		name, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it was closed
+			return nil, err
+		}
+		if name != "anon_inode:[userfaultfd]" {
 			continue
 		}
 		if fd, err := strconv.Atoi(e.Name()); err == nil {

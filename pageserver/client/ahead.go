@@ -16,9 +16,12 @@ const (
 	// reader has to wait: 8 MiB are a GiB/s over a round trip of 8 ms.
 	firstWindow = 256 << 10
 	lastWindow  = 8 << 20
-	// Blocks are what is asked for at a time: joined out of many small reads.
+	// Blocks are what is asked for at a time: joined out of many small reads. Each
+	// costs the waking of several threads, of the server's and of this process's:
+	// of 32 restores on two processors, with blocks of 512 KiB that took an eighth
+	// of the time (ctxt in /proc/stat: 51,000, with 2 MiB 29,000).
 	smallBlock = 128 << 10
-	largeBlock = 512 << 10
+	largeBlock = 2 << 20
 	// lag is how far behind the reader a block is kept that was not all read:
 	// some of it somebody else has brought.
 	lag = 1 << 20
@@ -94,7 +97,7 @@ func (a *ahead) cover(c *Client, object string, off int64, n int) (*stream, []*b
 		s.window = min(2*s.window, lastWindow)
 	}
 	s.waited = false
-	part := min(max(smallBlock, s.window/8), largeBlock)
+	part := min(max(smallBlock, s.window/4), largeBlock)
 	var ask []*request
 	for want := min(end+s.window, size); s.end < want; {
 		// Beyond what is needed now whole blocks are asked for.

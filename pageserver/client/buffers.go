@@ -3,7 +3,7 @@ package client
 import "sync"
 
 // keptBuffers bounds the memory that waits to be used again.
-const keptBuffers = 8
+const keptBuffers = 4
 
 // buffers are memory for large blocks. Each is used again as soon as it has
 // been read: it is in the processor's cache then, where fresh memory would

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +56,7 @@ type conn struct {
 	inflight map[uint32]*request
 	last     uint32 // id given
 	limit    int    // requests in flight
+	longest  int    // bytes that are asked for in one READ
 	idle     time.Duration
 	opened   bool
 	proved   bool // it has answered something
@@ -68,7 +71,8 @@ func newConn(l *lane, s *server, c Conn) *conn {
 	k := &conn{
 		lane: l, server: s, c: c, in: in, dec: wire.NewDecoder(in, wire.Client, readBuffer),
 		ready: make(chan struct{}), gone: make(chan struct{}),
-		inflight: make(map[uint32]*request), limit: wire.MinRequests - 1, idle: time.Minute, gulp: firstGulp,
+		inflight: make(map[uint32]*request), limit: wire.MinRequests - 1, longest: wire.MinRead,
+		idle: time.Minute, gulp: firstGulp,
 	}
 	k.heard.Store(time.Now().UnixNano())
 	return k
@@ -110,6 +114,7 @@ func (k *conn) add(dst []byte, r *request) []byte {
 		k.last++
 	}
 	r.on, r.id, r.server, r.had = k, k.last, k.server, r.n
+	r.part = min(r.size-r.n, k.longest)
 	k.inflight[r.id] = r
 	return r.append(dst, imageID, k.lane.background)
 }
@@ -188,6 +193,7 @@ func (k *conn) hello() error {
 	k.lane.mu.Lock()
 	defer k.lane.mu.Unlock()
 	k.limit = int(min(h.Limits.Requests, mostRequests))
+	k.longest = int(min(h.Limits.Read, math.MaxInt32))
 	if h.IdleTime > 0 {
 		k.idle = time.Duration(h.IdleTime) * time.Millisecond
 	}
@@ -379,6 +385,10 @@ func (k *conn) end(r *request, m *wire.Message) error {
 		r.p, r.size = r.p[:r.n], r.n
 		short = false
 	}
+	if last && short && !r.short && r.n == r.had+r.part {
+		k.again(r)
+		short = false
+	}
 	l.mu.Unlock()
 	switch {
 	case !last:
@@ -388,4 +398,12 @@ func (k *conn) end(r *request, m *wire.Message) error {
 	}
 	l.finish(k, m.ID, nil)
 	return nil
+}
+
+// again has what is left of a request asked for: it is longer than a READ may
+// be. The caller holds lane.mu, and finishes the READ.
+func (k *conn) again(r *request) {
+	delete(k.inflight, r.id)
+	r.on = nil
+	k.lane.waiting = slices.Insert(k.lane.waiting, 0, r)
 }

@@ -111,7 +111,7 @@ func (l *lane) giveUp(r *request) {
 	}
 }
 
-// finish ends a request that is on k.
+// finish ends a request, if it is on k.
 func (l *lane) finish(k *conn, id uint32, err error) {
 	l.mu.Lock()
 	r := k.inflight[id]
@@ -125,7 +125,8 @@ func (l *lane) finish(k *conn, id uint32, err error) {
 	}
 	if leave {
 		k.close(errLeaving)
-	} else if more {
+	}
+	if more {
 		l.pump()
 	}
 }

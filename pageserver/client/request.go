@@ -19,6 +19,7 @@ type request struct {
 
 	on     *conn  // the connection that it was sent on; nil while it waits
 	had    int    // bytes that had come when it was sent
+	part   int    // bytes that were asked for then; the rest is when these have come
 	lost   int    // connections lost in a row without one more byte
 	id     uint32 // on its connection
 	server *server
@@ -56,7 +57,7 @@ func (r *request) append(dst []byte, image uint32, background bool) []byte {
 	if r.ping {
 		return wire.AppendPing(dst, r.id)
 	}
-	read := wire.Read{Image: image, Object: r.object, Offset: r.off + int64(r.n), Length: uint32(r.size - r.n)}
+	read := wire.Read{Image: image, Object: r.object, Offset: r.off + int64(r.n), Length: uint32(r.part)}
 	var flags uint8
 	if background {
 		flags |= wire.FlagBackground

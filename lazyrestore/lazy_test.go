@@ -59,6 +59,19 @@ func TestExecWhileLazy(t *testing.T) {
 	})
 }
 
+// A program that an exec has begun is owed nothing of what its pager has not
+// brought the one before, whether that knows of the exec or not.
+func TestCheckpointAfterExecWhileLazy(t *testing.T) {
+	t.Parallel()
+	s := start(t, "execs-anew", "8")
+	s.cycle(plainest, lazily)
+	s.release()
+	s.says(`(?m)^begun anew$`)
+	s.cycle(plainest, lazily)
+	s.touch("anew")
+	s.well()
+}
+
 func TestExitWhileLazy(t *testing.T) {
 	lazyScenes(t, "exits", func(t *testing.T, s *subject) {
 		if status := s.status(); status.ExitStatus() != 42 {

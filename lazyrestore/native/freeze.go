@@ -128,7 +128,7 @@ func (f *Frozen) look(ctx context.Context, missing []page.Mapping) error {
 		return err
 	}
 	f.content = &content{c: f.c, scan: scan}
-	if f.missing, err = stillMissing(scan, missing); err != nil {
+	if f.missing, err = stillMissing(scan, f.c.smaps.VMAs, missing); err != nil {
 		return err
 	}
 	for _, m := range f.missing {

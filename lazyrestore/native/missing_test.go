@@ -36,9 +36,35 @@ func TestStillMissing(t *testing.T) {
 		}
 		return m
 	}
-	got, err := stillMissing(scan, []page.Mapping{part(0, 5, false), part(5, 8, false), part(0, 8, true)})
-	want := []page.Mapping{part(0, 2, false), part(4, 5, false), part(5, 6, false), part(7, 8, false), part(0, 8, true)}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("%+v, %v, want %+v", got, err, want)
+	all := part(0, pages, false).Range
+	registered := proc.VMA{Range: all, Flags: proc.VMUffdMissing}
+	inShared, plain := registered, registered
+	inShared.Shared, plain.Flags = true, 0
+	beginning := registered
+	beginning.End = part(0, 5, false).End
+	for _, c := range []struct {
+		name          string
+		vmas          []proc.VMA
+		missing, want []page.Mapping
+	}{
+		{
+			"private",
+			[]proc.VMA{registered},
+			[]page.Mapping{part(0, 5, false), part(5, 8, false)},
+			[]page.Mapping{part(0, 2, false), part(4, 5, false), part(5, 6, false), part(7, 8, false)},
+		},
+		{"shared", []proc.VMA{inShared}, []page.Mapping{part(0, 8, true)}, []page.Mapping{part(0, 8, true)}},
+		{"registered with nobody", []proc.VMA{plain}, []page.Mapping{part(0, 5, false), part(5, 8, true)}, nil},
+		{
+			"registered in part",
+			[]proc.VMA{beginning},
+			[]page.Mapping{part(0, 8, false)},
+			[]page.Mapping{part(0, 2, false), part(4, 5, false)},
+		},
+	} {
+		got, err := stillMissing(scan, c.vmas, c.missing)
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %+v, %v, want %+v", c.name, got, err, c.want)
+		}
 	}
 }

@@ -191,6 +191,11 @@ func TestLostSharedMemoryIsNeverZero(t *testing.T) {
 			} else {
 				s.Madvise(s.Start, s.Length, unix.MADV_DONTNEED).Wait(t)
 			}
+			// No page table tells of it, so a checkpoint has to be told.
+			want := page.RangeOf(page.Addr(s.Addr(4*bad)), 4*page.Size)
+			if owed := s.pager.Remaining(); len(owed) != 1 || owed[0].Range != want {
+				t.Errorf("Remaining = %v, want %v, which is lost", owed, want)
+			}
 			s.checkAt(t, th, s.Addr(4), 4*page.Size, 4*page.Size)
 			if got, err := th.Load(s.Addr(4*bad + 1)).Result(); !uffdtest.Gone(err) {
 				t.Errorf("a page that is lost reads as %d, %v", got, err)

@@ -374,7 +374,7 @@ func (p *Pager) Lost() <-chan struct{} { return p.lost.first }
 
 // Remaining is what the process that Serve was given still misses: each
 // mapping is pages that are only in the image, or zero where that could not be
-// told in time. It is empty before Serve, once the process is resident, and for the moment in
+// told in time; pages of shared memory that are lost are among them. It is empty before Serve, once the process is resident, and for the moment in
 // which it is not told yet what has moved where. While Serve runs pages come in, so what is
 // listed may be there by the time it is looked at, but never the other way.
 func (p *Pager) Remaining() []page.Mapping {

@@ -179,7 +179,8 @@ func (s *space) settleGone(t *table) {
 	s.gone = s.gone[:0]
 }
 
-// missing calls f with each part of the layout whose pages are still missing.
+// missing calls f with each part of the layout whose pages are still missing, or
+// lost where no page table need tell of that: in shared memory.
 func (s *space) missing(t *table, f func(page.Mapping)) {
 	var runs []image.Run
 	for _, m := range s.byProc {
@@ -189,14 +190,40 @@ func (s *space) missing(t *table, f func(page.Mapping)) {
 				s.missingUnopened(t, k, m, f)
 			case !sg.lost():
 				i, end := sg.numbers(m.ImageRange())
-				for i = s.done.nextClear(i, end); i < end; {
-					j := s.done.nextSet(i, end)
+				for i = s.nextOwed(i, end); i < end; i = s.nextOwed(i, end) {
+					j := s.nextNotOwed(i, end)
 					t.addresses(&runs, i, j, func(r page.Range, _ int) { f(cutImage(m, r)) })
-					i = s.done.nextClear(j, end)
+					i = j
 				}
+			case m.Shared:
+				f(cutImage(m, m.ImageRange().Intersect(t.SegmentRange(k))))
 			}
 		})
 	}
+}
+
+// nextOwed is the first page number from i on and before end that is missing or
+// lost, or end; nextNotOwed the first that is neither.
+func (s *space) nextOwed(i, end int) int {
+	next := s.done.nextClear(i, end)
+	if s.hasLost.Load() {
+		next = min(next, s.lost.nextSet(i, end))
+	}
+	return next
+}
+
+func (s *space) nextNotOwed(i, end int) int {
+	for i < end {
+		next := s.done.nextSet(i, end)
+		if s.hasLost.Load() && next < end && s.lost.get(next) {
+			next = s.lost.nextClear(next, end)
+		}
+		if next == i {
+			break
+		}
+		i = next
+	}
+	return i
 }
 
 // missingUnopened is missing for the part of m that segment k, from which

@@ -120,6 +120,35 @@ static void execs(int argc, char **argv)
 	bad("exec: %s", strerror(errno));
 }
 
+/* Begins a program that has fresh memory where this one misses some, and looks
+   once the file is there that it waits for. */
+static void execs_anew(int argc, char **argv)
+{
+	char at[32], bytes[32];
+	build(argc, argv);
+	stop();
+	snprintf(at, sizeof at, "%p", memory);
+	snprintf(bytes, sizeof bytes, "%zu", size);
+	execl("/proc/self/exe", "subject", "anew", at, bytes, NULL);
+	bad("exec: %s", strerror(errno));
+}
+
+static void anew(int argc, char **argv)
+{
+	char *at = (char *)strtoul(argv[0], NULL, 0);
+	size_t bytes = strtoul(argv[1], NULL, 0);
+	MUST(mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == at);
+	at[0] = 1;
+	say("begun anew");
+	await_file("anew");
+	CHECK(at[0] == 1);
+	for (size_t i = PAGE; i < bytes; i++)
+		if (at[i] != 0) {
+			bad("fresh memory has %d at %zu", at[i], i);
+			return;
+		}
+}
+
 static void hello(int argc, char **argv) { say("hello"); }
 
 static void exits(int argc, char **argv)
@@ -286,6 +315,7 @@ static void works(int argc, char **argv)
 
 const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
-	{"execs", execs}, {"hello", hello}, {"exits", exits}, {"changes", changes}, {"grows", grows}, {"movers", movers},
+	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
+	{"exits", exits}, {"changes", changes}, {"grows", grows}, {"movers", movers},
 	{"kernel-copies", kernel_copies}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

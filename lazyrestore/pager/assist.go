@@ -162,7 +162,7 @@ func (r *reader) assistOffer() bool {
 	}
 	if o.next = to; to == end {
 		r.held = append(r.held[:0], r.held[1:]...)
-		o.done <- struct{}{}
+		o.done.Store(true)
 	}
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
@@ -20,6 +21,9 @@ const (
 	largeSpan = 256 << 10
 	// offersEach is how many spans a worker may have waiting for the reader.
 	offersEach = 3
+	// offerPause is how long a worker sleeps between looks at whether the reader is
+	// done with an offer, at first.
+	offerPause = 100 * time.Microsecond
 	// longestPause is the longest time that a worker sleeps between looks
 	// whether faults still come.
 	longestPause = int64(4 * time.Millisecond)
@@ -32,9 +36,9 @@ const (
 type offer struct {
 	frames   *image.FrameReader // plain is its
 	plain    []byte
-	first, n int           // frames
-	done     chan struct{} // gets a token when the reader is done with plain
-	out      bool          // of the worker: the reader has it
+	first, n int         // frames
+	done     atomic.Bool // the reader is done with plain
+	out      bool        // of the worker: the reader has it
 
 	next int // of the reader: the page number it has come to
 }
@@ -54,7 +58,7 @@ func (se *session) fill(ctx context.Context, k int) {
 	runtime.LockOSThread()
 	w := &filler{behind: thread.FallBehind(), worker: *se.newWorker("background " + strconv.Itoa(k))}
 	for i := range w.slots {
-		w.slots[i] = offer{frames: w.newFrames(), done: make(chan struct{}, 1)}
+		w.slots[i].frames = w.newFrames()
 	}
 	defer func() {
 		w.close()
@@ -78,6 +82,7 @@ func (se *session) fill(ctx context.Context, k int) {
 		w.behind.Yield(se.giveWay())
 		se.busy.Add(1)
 		worked := w.fillSome(ctx)
+		se.exhausted.Store(!worked)
 		se.busy.Add(-1)
 		if worked {
 			continue
@@ -169,6 +174,7 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 		return
 	}
 	o.out = true
+	o.done.Store(false)
 	w.offers <- o // has room for all
 	if w.resting.Load() {
 		w.kick()
@@ -181,12 +187,15 @@ func (w *filler) reclaim(ctx context.Context, o *offer) {
 	if !o.out {
 		return
 	}
-	select {
-	case <-o.done:
-		o.out = false
-	case <-ctx.Done():
-		return // the reader may still look at it, so it stays out
+	// The reader does not wake who waits here: by way of Go's scheduler that takes
+	// it, and who runs on its processor, longer than serving a fault.
+	for pause := offerPause; !o.done.Load(); pause = min(2*pause, time.Duration(demandRecent)) {
+		if ctx.Err() != nil {
+			return // the reader may still look at it, so it stays out
+		}
+		thread.Sleep(pause)
 	}
+	o.out = false
 	for frame := o.first; frame < o.first+o.n; frame++ {
 		if w.wanted(frame) {
 			w.fillSpaces(ctx, o.plain, o.first, o.n)

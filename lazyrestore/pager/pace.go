@@ -16,7 +16,7 @@ import (
 const (
 	// Pieces of a copy, in bytes. While faults come, the next one may have to
 	// wait for a piece; else larger ones cost less each.
-	smallPiece = 32 << 10
+	smallPiece = 16 << 10
 	largePiece = 256 << 10
 	// demandRecent is how long after a fault another one is expected.
 	demandRecent = int64(time.Millisecond)
@@ -58,6 +58,9 @@ func (p *pace) fault(now int64) {
 	}
 	p.last = now
 }
+
+// served notes that one has been: who waited for it is back some time after that.
+func (p *pace) served(now int64) { p.last = now }
 
 // restraint is how many times as long as it works ahead the reader waits
 // afterwards.

@@ -41,6 +41,10 @@ func TestPace(t *testing.T) {
 		}
 		faults(easing)
 	}
+	p.worked(now, now+ms)
+	if p.served(now); p.free(now+lull-1) || !p.free(now+lull) {
+		t.Error("the lull does not begin when a fault has been served")
+	}
 	now += demandRecent + 1
 	p.fault(now)
 	p.worked(now, now+10*us)

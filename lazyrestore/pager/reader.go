@@ -90,6 +90,7 @@ func (r *reader) run() error {
 		case r.head < len(r.queue):
 			r.serve()
 			active = r.now()
+			r.pace.served(active)
 			r.turns.served(active)
 			continue
 		case n > 0:
@@ -107,7 +108,7 @@ func (r *reader) run() error {
 			}
 			continue
 		}
-		if !r.streaming.Load() && r.turns.give() {
+		if r.giveWay() && r.turns.give() {
 			continue
 		}
 		if (r.session.forming.Load() || !r.letGo.Load()) && len(r.parked) == 0 {
@@ -300,9 +301,16 @@ func (r *reader) serve() {
 		return
 	}
 	r.watch.begin()
+	r.place(f)
+	// When the page is there: a look at where the thread runs is half a fault, a move
+	// several.
 	if r.pace.lull > 0 && !r.streaming.Load() { // in a stream both have work at once
 		r.follower.fault(f)
 	}
+}
+
+// place serves a fault by what is to be at its address, or hands it on.
+func (r *reader) place(f fault) {
 	m, ok := f.s.find(f.addr)
 	if !ok {
 		r.finish(f, r.zero(f, m, f.s.gap(f.addr, page.RangeOf(f.addr, maxZero)).End))

@@ -121,7 +121,8 @@ func (r *reader) review() (over bool, err error) {
 	if len(*r.spaces.Load()) == 0 {
 		return true, nil
 	}
-	if r.background && r.busy.Load() == 0 && r.demand.pending() == 0 {
+	// To look for that takes a millisecond for each GiB that is missing.
+	if r.exhausted.Load() && r.busy.Load() == 0 && r.demand.pending() == 0 {
 		if now := r.now(); now-r.requeue > int64(requeuePause) {
 			r.requeue = now
 			r.giveBack()

@@ -275,3 +275,23 @@ func TestServePlain(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What has been begun and not finished is given to the background when that has
+// found nothing else. To look for it takes its time, and a fault may wait.
+func TestLeftoversWaitForTheRest(t *testing.T) {
+	se := fakeSession(t, 8, plainSource)
+	s := fakeSpace(t, se, &fakeMemory{})
+	r := &reader{worker: *se.newWorker("reader"), requeue: -int64(requeuePause)}
+	defer r.close()
+	s.order.claim(0)
+	for _, exhausted := range []bool{false, true} {
+		se.exhausted.Store(exhausted)
+		if over, err := r.review(); over || err != nil {
+			t.Fatal(over, err)
+		}
+		if s.order.claimed.get(0) == exhausted {
+			t.Errorf("the background has found nothing: %v, and the frame is taken: %v", exhausted, !exhausted)
+		}
+		r.requeue = -int64(requeuePause)
+	}
+}

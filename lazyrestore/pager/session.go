@@ -53,6 +53,7 @@ type session struct {
 	parking    atomic.Bool   // and faults wait for what the background is fetching
 	more       chan struct{} // tells idle background workers of frames to fetch
 	busy       atomic.Int32  // background workers at work
+	exhausted  atomic.Bool   // the last of them has found nothing to do
 
 	trace     *trace.Recorder // nil unless somebody wants one
 	traceSkew time.Duration   // where this clock begins on the recorder's

@@ -24,7 +24,7 @@ const retakeTime = int64(100 * time.Microsecond)
 type turns struct {
 	unhurry  func() // ends that the thread goes first
 	breathed int64  // when Go could last run something else
-	owed     bool   // a fault has been served since the processor was given away
+	owed     bool   // it is time to give the processor away
 }
 
 // begin has the calling thread go first; end ends it.
@@ -40,18 +40,19 @@ func (t *turns) served(now int64) {
 	t.breathe(now)
 }
 
-// give gives the processor away, once after faults have been served. A thread
-// that is woken on the reader's own processor mostly runs at once, and raises
-// its next fault before the reader has looked for one. Where it may not, by the
-// scheduler's books, it waits until the reader sleeps: while that works ahead,
-// a millisecond. So this is for when nobody is back yet.
+// give gives the processor away when a fault has been served, and then every other
+// time. It reports whether it has, and is for when no fault is there but others are
+// expected. A thread that is woken on the reader's own processor mostly runs at once,
+// and raises its next fault before the reader has looked for one. Where it may not, by
+// the scheduler's books, it waits until the reader sleeps: while that works ahead, a
+// millisecond. It may be that the reader gets the processor back at once, whoever
+// waits for it: so it is given away again before each piece of work.
 func (t *turns) give() bool {
-	if !t.owed {
-		return false
+	give := t.owed
+	if t.owed = !give; give {
+		thread.Yield()
 	}
-	t.owed = false
-	thread.Yield()
-	return true
+	return give
 }
 
 // slept notes for how long the thread was in a system call that Go was told of. Only

@@ -60,7 +60,8 @@ func TestTurns(t *testing.T) {
 	t.Log(moves, "moves")
 }
 
-// The processor is given away once for all faults that have been served.
+// The processor is given away once for all faults that have been served, and
+// again after each look that is not one.
 func TestTurnsGive(t *testing.T) {
 	var r turns
 	r.breathed = breath
@@ -71,6 +72,9 @@ func TestTurnsGive(t *testing.T) {
 	r.served(breath)
 	if !r.give() || r.give() {
 		t.Error("not given away once")
+	}
+	if !r.give() || r.give() {
+		t.Error("not given away again")
 	}
 }
 

@@ -179,16 +179,31 @@ func (r *Restored) Signal(sig syscall.Signal) error { return r.process.signal(si
 // AwaitLine waits for a line of the program's output that begins with word and
 // returns its numbers by name.
 func (r *Restored) AwaitLine(ctx context.Context, word string) (map[string]int64, error) {
+	watch, err := r.watch()
+	if err != nil {
+		return nil, err
+	}
+	defer watch.Close()
+	return r.awaitLine(ctx, watch, word)
+}
+
+func (r *Restored) watch() (*workload.Watch, error) {
+	watch, err := r.image.process.Watch()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.restore.name, err)
+	}
+	return watch, nil
+}
+
+func (r *Restored) awaitLine(ctx context.Context, watch *workload.Watch, word string) (map[string]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
 	for {
 		if line, ok := lineOf(r.image.process.Output(), word); ok {
 			return numbers(line), nil
 		}
 		select {
-		case <-tick.C:
+		case <-watch.Changed():
 		case <-r.restore.ended:
 			return nil, fmt.Errorf("%s: the program ended before it printed %q: %w", r.restore.name, word,
 				errors.Join(r.restore.err, errors.New(r.restore.said.String())))

@@ -108,10 +108,15 @@ func (e *Env) touchMean(ctx context.Context, subject Subject, img *image, verify
 
 // touch has the program do its touches and waits for what it says of them.
 func (r *Restored) touch(ctx context.Context, line string, verify bool) (map[string]int64, error) {
+	watch, err := r.watch() // while it touches this process does nothing
+	if err != nil {
+		return nil, err
+	}
+	defer watch.Close()
 	if err := r.Signal(syscall.SIGUSR1); err != nil {
 		return nil, err
 	}
-	values, err := r.AwaitLine(ctx, line)
+	values, err := r.awaitLine(ctx, watch, line)
 	if err == nil && verify {
 		err = r.Verify(ctx)
 	}

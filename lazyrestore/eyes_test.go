@@ -1,15 +1,20 @@
 package lazyrestore_test
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 )
 
 // Whoever reads /proc/PID/cmdline or environ while the process builds itself, as ps
@@ -28,6 +33,48 @@ func TestReadersOfArguments(t *testing.T) {
 			s.well()
 		})
 	}
+}
+
+// Whoever reads its memory meanwhile, as root may, makes no zeros that the process
+// reads: the restore says so, and leaves nothing.
+func TestReadersOfMemory(t *testing.T) {
+	t.Parallel()
+	s := launch(t, startWith{scene: "forever", args: []string{"8"}})
+	at := must(strconv.ParseUint(s.says(`(?m)^memory (0x[0-9a-f]+) `)[1], 0, 64))(t)
+	s.ready(1)
+	s.checkpoint(plainest)
+	done, busy := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(busy)
+		// Ahead of all others, and often: else it seldom gets a processor meanwhile.
+		runtime.LockOSThread() // and ends with the goroutine
+		if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0); err != nil {
+			t.Error(err)
+		}
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			var b [1]byte
+			remote := []unix.RemoteIovec{{Base: uintptr(at), Len: 1}}
+			_, _ = unix.ProcessVMReadv(s.pid, []unix.Iovec{{Base: &b[0], Len: 1}}, remote, 0)
+			_ = unix.Nanosleep(&unix.Timespec{Nsec: 1000}, nil)
+		}
+	}()
+	err := s.tryRestore(lazily)
+	close(done)
+	<-busy
+	if err != nil {
+		if !errors.Is(err, native.ErrTouched) {
+			t.Fatal(err)
+		}
+		s.restore(lazily)
+	}
+	s.release()
+	s.release()
+	s.well()
 }
 
 // readAllTheTime reads files of /proc/PID, whether there is such a process or not.

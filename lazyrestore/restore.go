@@ -80,20 +80,26 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 			r.src.Close()
 			return nil, explainRebuild(lost(err))
 		}
-		opts.Logger.Warn("restore begins anew, for what came was damaged", "error", err)
+		opts.Logger.Warn("restore begins anew", "error", err)
 		r = &restorer{begin: r.begin, opts: r.opts, src: r.src, path: r.path}
 	}
 }
 
-// damagedTries is how often a restore is begun whose source gives damaged
-// bytes.
-const damagedTries = 4
+// mostTries is how often a restore is begun.
+const mostTries = 4
 
 // mayMend reports whether a failed restore is worth another try: the source
-// has been told what was damaged, and may have it whole elsewhere.
+// has been told what was damaged, and may have it whole elsewhere; or somebody
+// else had a hand in it.
 func (r *restorer) mayMend(ctx context.Context, err error, try int) bool {
+	if ctx.Err() != nil || try == mostTries {
+		return false
+	}
+	if errors.Is(err, native.ErrTouched) {
+		return true
+	}
 	rejecter, ok := r.src.(image.Rejecter)
-	if !ok || !errors.Is(err, image.ErrDamaged) || ctx.Err() != nil || try == damagedTries {
+	if !ok || !errors.Is(err, image.ErrDamaged) {
 		return false
 	}
 	var d *image.DamagedError

@@ -45,6 +45,9 @@ func (b *builder) built(p *Process) error {
 	if stop != unix.SIGSTOP {
 		return stoppedEarly(stop)
 	}
+	if err := b.untouched(); err != nil {
+		return err
+	}
 	deadline := time.Now().Add(10 * time.Second)
 	for i, t := range b.threadTables {
 		last := len(t.steps) - 1

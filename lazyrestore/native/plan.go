@@ -17,7 +17,7 @@ func programSize(st *State) int {
 	for i := range st.VMAs {
 		steps += len(st.VMAs[i].Lazy)
 	}
-	n := 1<<16 + 160*steps + 32*len(st.Eager)
+	n := 1<<16 + 160*steps + 32*len(st.Eager) + 2*proc.PageRegionSize*lookRoom(st)
 	for _, f := range st.Files {
 		n += len(f.Path) * 4
 	}

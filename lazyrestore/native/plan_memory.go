@@ -58,17 +58,17 @@ func (b *builder) memory(t *table) {
 		t.call("find the vDSO", unix.SYS_MSYNC, uint64(v.Map), v.Size, unix.MS_ASYNC).by(v.Map)
 	}
 	b.openUserfaultfd(t)
-	eager := page.SetOf(eagerRanges(b.st.Eager)...)
+	b.eager = page.SetOf(eagerRanges(b.st.Eager)...)
 	own, beside := b.st.partEager()
 	b.beside = beside
-	b.mapAll(t, &eager)
+	b.mapAll(t)
 	b.policies(t)
 	b.tellMapped(t)
 	b.eagerPages(t, own)
 	b.awaitBeside(t)
 	for i := range b.st.VMAs {
 		v := &b.st.VMAs[i]
-		for range eager.Within(v.Range) {
+		for range b.eager.Within(v.Range) {
 			if v.Prot&unix.PROT_WRITE == 0 {
 				t.call("protect", unix.SYS_MPROTECT, uint64(v.Start), v.Len(), uint64(v.Prot)).by(v.Start)
 			}
@@ -113,9 +113,9 @@ func (b *builder) setMM(t *table, what string, mm *MM, exe uint64) {
 }
 
 // mapAll maps everything, in address order.
-func (b *builder) mapAll(t *table, eager *page.Set) {
+func (b *builder) mapAll(t *table) {
 	protection := func(v *VMA) uint32 {
-		for range eager.Within(v.Range) {
+		for range b.eager.Within(v.Range) {
 			return v.Prot | unix.PROT_WRITE
 		}
 		return v.Prot
@@ -132,7 +132,7 @@ func (b *builder) mapAll(t *table, eager *page.Set) {
 			opened = b.openMapped(t, v, opened)
 		}
 		if n > 1 {
-			b.mapAlike(t, rest[:n], eager, protection)
+			b.mapAlike(t, rest[:n], protection)
 		} else {
 			b.mapOne(t, v, v.Range, protection(v))
 			b.unregistered = append(b.unregistered, *v)
@@ -174,7 +174,7 @@ func (b *builder) alike(vs []VMA) int {
 // to, for memory that may be written to counts as needed, and gives the others
 // theirs. As long as it is one mapping it is registered at once, unless the kernel
 // has still to write to it.
-func (b *builder) mapAlike(t *table, vs []VMA, eager *page.Set, protection func(*VMA) uint32) {
+func (b *builder) mapAlike(t *table, vs []VMA, protection func(*VMA) uint32) {
 	whole := page.Range{Start: vs[0].Start, End: vs[len(vs)-1].End}
 	most := protection(&vs[0])
 	for i := range vs {
@@ -185,7 +185,7 @@ func (b *builder) mapAlike(t *table, vs []VMA, eager *page.Set, protection func(
 	}
 	b.mapOne(t, &vs[0], whole, most)
 	written := false
-	for range eager.Within(whole) {
+	for range b.eager.Within(whole) {
 		written = true
 		break
 	}
@@ -353,6 +353,7 @@ func (b *builder) userfaultfd(t *table) {
 		return
 	}
 	b.register(t, b.unregistered)
+	b.lookAround(t)
 	b.sendFD(t, userfaultfdFD)
 	t.call("close the userfaultfd", unix.SYS_CLOSE, userfaultfdFD)
 }

@@ -108,6 +108,8 @@ type builder struct {
 	small        bool                   // see mapsSmall
 	fileFD       uint64                 // as which the process opens files to map
 	unregistered []VMA                  // until all is mapped
+	eager        page.Set               // pages of the process that are eager
+	looks        []look                 // whether others are there
 	vdso         func() ([]byte, error) // the kernel's, as long as that of the state
 
 	trace        *trace.Recorder

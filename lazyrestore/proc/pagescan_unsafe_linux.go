@@ -12,7 +12,7 @@ import (
 
 // pagemapScanRequest is PAGEMAP_SCAN of <linux/fs.h>: _IOWR('f', 16, struct
 // pm_scan_arg).
-const pagemapScanRequest = 3<<30 | unsafe.Sizeof(pmScanArg{})<<16 | 'f'<<8 | 16
+const pagemapScanRequest = 3<<30 | PageScanSize<<16 | 0x66<<8 | 16 // 0x66: f
 
 // pmScanArg is struct pm_scan_arg.
 type pmScanArg struct {

@@ -1,0 +1,89 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// Between the mapping of memory and its registration a page that another process
+// reads, through /proc/PID/mem or by process_vm_readv, becomes a page of zeros that is
+// there for good: no fault brings what belongs there. Nothing keeps off whoever may
+// trace the process, so the process looks which pages it has, once all is registered
+// and before anybody can have brought one. It does so itself: what is asked of its page
+// tables from another processor takes several times as long.
+
+// ErrTouched says that another process has read, or written to, memory of a process
+// that was being built. It can be tried again.
+var ErrTouched = errors.New("another process touched it while it was being built")
+
+// A look is at the pages that are there in one part of the address space.
+type look struct {
+	page.Range
+	step    int    // of the first thread's table
+	regions []byte // struct page_region, as many as fit
+}
+
+// lookRoom is how many runs of pages a look can find: more than there are to be.
+func lookRoom(st *State) int { return len(st.Eager) + 64 }
+
+// lookAround plans a look at all memory but the program's. It fails where the kernel
+// has no PAGEMAP_SCAN (before Linux 6.7), or where there is no /proc; then nobody
+// knows.
+func (b *builder) lookAround(t *table) {
+	const fd = userfaultfdFD + 1
+	t.call("open the page map", unix.SYS_OPENAT, atFDCWD, b.prog.cstring("/proc/self/pagemap"), unix.O_RDONLY|unix.O_CLOEXEC).mayFail()
+	vmas := b.st.VMAs
+	program := page.RangeOf(page.Addr(b.prog.base), uint64(len(b.prog.buf)))
+	for _, r := range [...]page.Range{{Start: vmas[0].Start, End: program.Start}, {Start: program.End, End: vmas[len(vmas)-1].End}} {
+		if r.Empty() {
+			continue
+		}
+		l := look{Range: r, step: len(t.steps)}
+		var vec uint64
+		vec, l.regions = b.prog.alloc(proc.PageRegionSize * lookRoom(b.st))
+		arg := b.prog.words(proc.PageScan(r, proc.PagePresent, vec, lookRoom(b.st))...)
+		t.call("look for pages that are there", unix.SYS_IOCTL, fd, proc.PageScanRequest, arg).mayFail()
+		b.looks = append(b.looks, l)
+	}
+	t.call("close the page map", unix.SYS_CLOSE, fd).mayFail()
+}
+
+// untouched says whether the process has found pages that a pager is to bring.
+func (b *builder) untouched() error {
+	for i := range b.looks {
+		l := &b.looks[i]
+		found, done := b.prog.result(b.main, l.step)
+		if _, failed := proc.Errno(found); failed || !done {
+			continue
+		}
+		for j := range int(found) {
+			if err := b.untouchedIn(proc.PageRegion(l.regions[j*proc.PageRegionSize:])); err != nil {
+				return err
+			}
+		}
+		if int(found) == lookRoom(b.st) { // there may be more
+			return fmt.Errorf("more than is eager of %v: %w", l.Range, ErrTouched)
+		}
+	}
+	return nil
+}
+
+// untouchedIn looks at pages that are there.
+func (b *builder) untouchedIn(run page.Range) error {
+	vmas := b.st.VMAs
+	first := sort.Search(len(vmas), func(i int) bool { return vmas[i].End > run.Start })
+	for i := first; i < len(vmas) && vmas[i].Start < run.End; i++ {
+		for _, lazy := range vmas[i].Lazy {
+			if r := lazy.Intersect(run); !r.Empty() && !b.eager.Covers(r) {
+				return fmt.Errorf("memory in %v, which is to come lazily: %w; who reads /proc/%d/mem?", r, ErrTouched, b.pid)
+			}
+		}
+	}
+	return nil
+}

@@ -20,7 +20,7 @@ const (
 	// time, where so much comes quickly: being woken for each packet takes longer
 	// than to read it. It begins with firstGulp, for a slow link is not a silent one;
 	// one that turns from quick to less than a gulp in the timeout is taken for one, once.
-	gulp      = 128 << 10
+	gulp      = 512 << 10
 	firstGulp = 4 << 10
 	// slice is how much of a payload has to come for it not to be asked for again.
 	slice = 64 << 10

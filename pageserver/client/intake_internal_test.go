@@ -139,7 +139,7 @@ func TestFillInPieces(t *testing.T) {
 	c, peer := pair(t)
 	l := &lane{client: &Client{opts: Options{Timeout: DefaultTimeout}}, background: true}
 	k := newConn(l, nil, c)
-	payload := make([]byte, 3*gulp+7)
+	payload := make([]byte, gulp+gulp/2+7)
 	for i := range payload {
 		payload[i] = byte(i * 7)
 	}

@@ -32,6 +32,8 @@ func explainFreeze(pid int, err error) error {
 		return nil
 	case errors.As(err, &traced):
 		return &RefusedError{Reasons: []Reason{{What: what, Why: traced.Error(), Help: "end the debugger, or the other checkpoint"}}}
+	case errors.Is(err, proc.ErrNoProcess):
+		return proc.ErrNoProcess // where that was found is of no use
 	case errors.Is(err, proc.ErrNotPermitted):
 		return &FacilityError{
 			Facility: "permission to trace " + what,

@@ -176,7 +176,7 @@ func TestNoSuchTarget(t *testing.T) {
 	}{
 		{"zombie", zombie.Process.Pid, true, "zombie"},
 		{"kernel thread", 2, true, "kernel"},
-		{"no process", gone.Process.Pid, false, "no such process|no process"},
+		{"no process", gone.Process.Pid, false, "^no such process$"},
 		{"pid 0", 0, false, ""},
 		{"pid -1", -1, false, ""},
 		{"itself", os.Getpid(), true, "itself"},

@@ -169,26 +169,18 @@ func (l *look) process(pid string) {
 	}
 }
 
-// thread takes in a line of /proc/PID/task/TID/syscall: a call's number and six
-// arguments in hex, or "running".
+// thread takes in a line of /proc/PID/task/TID/syscall.
 func (l *look) thread(line string) {
-	f := strings.Fields(line)
-	if len(f) == 0 {
-		return
-	}
-	if f[0] == "running" {
+	c, asleep := parseCall(line)
+	if !asleep {
 		l.running = true
 		return
 	}
-	nr, err := strconv.Atoi(f[0])
-	if err != nil {
-		return
-	}
-	switch nr {
+	switch c.nr {
 	case unix.SYS_MADVISE, unix.SYS_PROCESS_MADVISE:
-		if c, ok := parseAdvice(nr, f[1:]); ok {
+		if a, ok := c.advice(); ok {
 			l.raising = true
-			l.calls = append(l.calls, c)
+			l.calls = append(l.calls, a)
 		}
 	case unix.SYS_MUNMAP, unix.SYS_MREMAP, unix.SYS_MMAP, unix.SYS_BRK, unix.SYS_SHMDT,
 		unix.SYS_FORK, unix.SYS_VFORK, unix.SYS_CLONE, unix.SYS_CLONE3:
@@ -196,25 +188,14 @@ func (l *look) thread(line string) {
 	}
 }
 
-// parseAdvice is a call of madvise(2) with its arguments, or one of
+// advice is that of a call of madvise(2), or of one of
 // process_madvise(2), whose ranges lie in memory: it may be for any. Advice that
 // raises no event is none.
-func parseAdvice(nr int, words []string) (advice, bool) {
-	var args [4]uint64
-	if len(words) < len(args) {
-		return advice{}, false
-	}
-	for i := range args {
-		v, err := strconv.ParseUint(words[i], 0, 64)
-		if err != nil {
-			return advice{}, false
-		}
-		args[i] = v
-	}
-	r, what := page.Range{End: page.Addr(1) << 63}, args[3]
-	if nr == unix.SYS_MADVISE {
-		r = page.Range{Start: page.Addr(args[0]), End: (page.Addr(args[0]) + page.Addr(args[1])).Up()}
-		what = args[2]
+func (c *sysCall) advice() (advice, bool) {
+	r, what := page.Range{End: page.Addr(1) << 63}, c.args[3]
+	if c.nr == unix.SYS_MADVISE {
+		r = page.Range{Start: page.Addr(c.args[0]), End: (page.Addr(c.args[0]) + page.Addr(c.args[1])).Up()}
+		what = c.args[2]
 	}
 	a := advice{r, int(int32(uint32(what)))}
 	switch a.advice {

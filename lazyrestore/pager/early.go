@@ -15,8 +15,8 @@ import (
 // space, each thread waits for its own event alone, and an mremap is told in two: the
 // move, then that nothing is left where it came from. So what two threads did may be
 // told in the wrong order: memory comes to a place, of the kernel's own choice even,
-// before it is told that what was there has left. Such an event is early. It is
-// held until its place is said to be free, and with it what happened to the
+// before it is told that what was there has left. Mostly it is looked who has left it (limbo.go). Where no look is to
+// be had, such an event is early: it is held until its place is said to be free, and with it what happened to the
 // same memory later.
 //
 // Nothing is copied into the space meanwhile. The kernel would refuse it anyway
@@ -48,13 +48,15 @@ func (m *model) isEarly(e *event, held []event) bool {
 	default:
 		return false
 	}
+	older := m.vacancyOf(e) >= 0 // it is of what was at its place before
 	for i := range held {
 		h := &held[i]
 		switch {
-		case e.from.Overlaps(h.from):
-			return true // it is of what h moves, or of what follows that
 		case e.into().Overlaps(h.into()):
 			return true
+		case older:
+		case e.from.Overlaps(h.from):
+			return true // it is of what h moves, or of what follows that
 		case !e.from.Overlaps(h.into()):
 		case e.kind == eventRemove, !overlaps(&m.registered, e.from):
 			return true // it is of what h brings: nothing else is there to go
@@ -70,8 +72,9 @@ func (m *model) isEarly(e *event, held []event) bool {
 // origins is r, and where the memory is that events which are held bring there.
 func (m *model) origins(r page.Range) []page.Range {
 	list := []page.Range{r}
-	for i := len(m.held) - 1; i >= 0; i-- {
-		h := &m.held[i]
+	early := slices.Concat(m.held, m.fresh)
+	for i := len(early) - 1; i >= 0; i-- {
+		h := &early[i]
 		for _, o := range slices.Clone(list) {
 			if in := o.Intersect(h.into()); !in.Empty() {
 				list = append(list, in.Shift(h.from.Start-h.to))
@@ -124,23 +127,54 @@ func (w *world) next1(m *model, i int) {
 }
 
 // waitForEarly takes the early events of s as they are when nothing is to be
-// told that they could wait for. The gate is shut.
+// told that they could wait for, and so with what is in limbo. The gate is shut.
 func (r *reader) waitForEarly(s *space) error {
-	if len(s.held) == 0 {
+	if !s.unsettled() {
 		s.earlySince = 0
 		return nil
 	}
+	if len(s.fresh) > 0 { // a pager that was killed has left them
+		if err := r.lookAround(s); err != nil {
+			return err
+		}
+	}
 	now := r.now()
-	if first := s.held[0]; s.earlySince == 0 || s.earlyFirst != first {
+	if first := s.firstUnsettled(); s.earlySince == 0 || s.earlyFirst != first {
 		s.earlySince, s.earlyFirst = now, first
 	}
 	if now-s.earlySince < earlyPatience && isChanging(s.u) {
 		return nil
 	}
-	r.log.Debug("events came in no order that makes sense", "space", s.id, "held", len(s.held))
+	if len(s.held) > 0 {
+		r.log.Debug("events came in no order that makes sense", "space", s.id, "held", len(s.held))
+	}
 	s.earlySince = 0
-	r.journal.force(s.id)
-	return r.change(s, event{kind: eventForce})
+	return r.say(s, event{kind: eventForce})
+}
+
+// firstUnsettled is what is waited for longest: where it brings memory, and what is in limbo.
+func (m *model) firstUnsettled() (first [2]page.Range) {
+	if len(m.held) > 0 {
+		first[0] = m.held[0].into()
+	}
+	if len(m.vacant) > 0 {
+		first[1] = m.vacant[0].limbo()
+	}
+	return first
+}
+
+// say puts list, which is about what is not settled, down and applies it. The gate is shut.
+func (r *reader) say(s *space, list ...event) error {
+	if err := r.journal.room(r.world); err != nil {
+		return err
+	}
+	for _, e := range list {
+		r.journal.say(s.id, e)
+		if err := r.change(s, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // isChanging reports whether a change of the address space of u is still to be told: the
@@ -150,35 +184,35 @@ func isChanging(u *uffd.FD) bool {
 }
 
 // orderly is the memory of a space into which nothing is copied as long as
-// events are held.
+// it is not known what is where.
 type orderly struct {
 	memory
 	m *model
 }
 
 func (o orderly) Copy(dst uint64, src []byte, mode uffd.CopyMode) (int64, error) {
-	if len(o.m.held) > 0 {
+	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
 	return o.memory.Copy(dst, src, mode)
 }
 
 func (o orderly) CopyNow(dst uint64, src []byte, mode uffd.CopyMode) (int64, error) {
-	if len(o.m.held) > 0 {
+	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
 	return o.memory.CopyNow(dst, src, mode)
 }
 
 func (o orderly) ZeroNow(start, length uint64, mode uffd.CopyMode) (int64, error) {
-	if len(o.m.held) > 0 {
+	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
 	return o.memory.ZeroNow(start, length, mode)
 }
 
 func (o orderly) Poison(start, length uint64, mode uffd.CopyMode) (int64, error) {
-	if len(o.m.held) > 0 {
+	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
 	return o.memory.Poison(start, length, mode)

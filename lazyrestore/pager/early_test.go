@@ -4,20 +4,46 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
-// movers are threads that move and unmap blocks of their own, to places of the
-// kernel's choice. What is told of a call its thread waits for, in order; among
-// threads the order is any.
+// A block is memory of a thread: some places side by side, of which the latter may be
+// what it has grown by since it came. The last of them may be memory that is not served.
+type block struct{ place, n, plain, grown int }
+
+func (b block) Range() page.Range {
+	return page.Range{Start: moverPlace(b.place).Start, End: moverPlace(b.place + b.n - 1).End}
+}
+
+func (b block) served() block { return block{place: b.place, n: b.n - b.plain} }
+
+// growth is where b has grown to.
+func (b block) growth() page.Range {
+	if b.grown == 0 {
+		return page.Range{}
+	}
+	return block{place: b.place + b.n - b.grown, n: b.grown}.Range()
+}
+
+// A mover is a thread that moves, grows and unmaps blocks of its own, to places of the
+// kernel's choice, and gives some away when it is in no call.
+type mover struct {
+	blocks []block
+	told   []event // what is still to be told of its latest call
+	shown  []leave // what /proc shows of that
+	queued bool    // the next of it can be read; else the thread is on its way
+}
+
+// movers are some, and what the kernel knows. What is told of a call its thread
+// waits for, in order; among threads the order is any.
 type movers struct {
-	blocks [][]int   // of each thread: the places of its blocks
-	told   [][]event // of each thread: what is still to be told of its latest call
-	free   []int     // places
-	truth  reference // what is where, in the kernel's mind
+	threads []mover
+	queue   []int     // of threads
+	free    page.Set  // places
+	truth   reference // what is where
+	looks   bool      // each move is looked at in time
 }
 
 const moverPlaces = 12
@@ -29,15 +55,15 @@ func moverPlace(n int) page.Range {
 
 // drawMovers are some, and the layout in which they begin.
 func drawMovers(t *rapid.T) (*movers, layout) {
-	s := &movers{truth: reference{}, blocks: make([][]int, 3), told: make([][]event, 3)}
+	s := &movers{truth: reference{}, threads: make([]mover, 4)}
 	var maps []page.Mapping
 	for place := range moverPlaces {
-		owner := rapid.IntRange(-2, len(s.blocks)-1).Draw(t, "owner")
+		owner := rapid.IntRange(-2, len(s.threads)-1).Draw(t, "owner")
 		if owner < 0 {
-			s.free = append(s.free, place)
+			s.free.Add(moverPlace(place))
 			continue
 		}
-		s.blocks[owner] = append(s.blocks[owner], place)
+		s.threads[owner].blocks = append(s.threads[owner].blocks, block{place: place, n: 1})
 		r := moverPlace(place)
 		maps = append(maps, page.Mapping{Range: r, Image: r.Start, PageSize: page.Size})
 		for a := r.Start; a < r.End; a += page.Size {
@@ -51,60 +77,188 @@ func drawMovers(t *rapid.T) (*movers, layout) {
 	return s, l
 }
 
-// untold reports whether a thread has left r and that is not told. Of a
-// move, that it was unmapped afterwards does not count.
-func (s *movers) untold(r page.Range) bool {
-	return slices.ContainsFunc(s.told, func(list []event) bool {
-		return slices.ContainsFunc(list, func(e event) bool { return e.from == r && (e.kind == eventRemap || len(list) == 1 && e.fd == 0) })
-	})
+// room is where n places side by side are free.
+func (s *movers) room(n int) (list []int) {
+	for place := range moverPlaces - n + 1 {
+		if s.free.Covers(block{place: place, n: n}.Range()) {
+			list = append(list, place)
+		}
+	}
+	return list
 }
 
-// unsaid is untold, with the end of moves.
-func (s *movers) unsaid(r page.Range) bool {
-	return slices.ContainsFunc(s.told, func(list []event) bool {
-		return slices.ContainsFunc(list, func(e event) bool { return e.from == r })
-	})
+const (
+	callUnmap = iota
+	callShrink
+	callGrow
+	callPlain
+	callGive
+	callMoveAndGrow
+	callMove
+	calls = callMove + 4
+)
+
+// may reports whether a thread may do call with b. It does not move on from a place
+// that it has just grown to, where another has unmapped what was there and that is not told.
+func (s *movers) may(call int, b block) bool {
+	switch call {
+	case callUnmap, callGive:
+		return true
+	case callShrink:
+		return b.n == 2 && b.plain == 0
+	case callGrow, callPlain:
+		return b.n < 3 && b.plain == 0 && b.place+b.n < moverPlaces && s.free.Covers(moverPlace(b.place+b.n))
+	case callMoveAndGrow:
+		return b.n == 1 && b.plain == 0 && len(s.room(2)) > 0
+	default:
+		return b.n > b.plain && len(s.room(b.n-b.plain)) > 0 && !slices.ContainsFunc(s.threads, func(th mover) bool {
+			return len(th.told) == 1 && !th.shown[0].moves && th.shown[0].Overlaps(b.growth())
+		})
+	}
 }
 
-// call has a thread move or unmap a block. It is not one that came to its place
-// before it was told that another had left: more than two changes of one place
-// cannot be told apart.
+// call has a thread do something with a block of its own.
 func (s *movers) call(t *rapid.T, thread int) {
-	move := len(s.free) > 0 && rapid.IntRange(0, 3).Draw(t, "call") > 0
-	may := slices.DeleteFunc(slices.Clone(s.blocks[thread]), func(place int) bool {
-		return s.untold(moverPlace(place)) || !move && s.unsaid(moverPlace(place))
-	})
-	if len(may) == 0 {
+	call := min(rapid.IntRange(0, calls).Draw(t, "call"), callMove)
+	th := &s.threads[thread]
+	var list []int
+	for i, b := range th.blocks {
+		if s.may(call, b) {
+			list = append(list, i)
+		}
+	}
+	if len(list) == 0 {
 		return
 	}
-	take := func(list *[]int) int {
-		n := rapid.SampledFrom(*list).Draw(t, "place")
-		*list = slices.DeleteFunc(slices.Clone(*list), func(p int) bool { return p == n })
-		return n
+	i := rapid.SampledFrom(list).Draw(t, "block")
+	b := th.blocks[i]
+	switch call {
+	case callGrow, callPlain: // nothing is told
+		th.blocks[i].n++
+		th.blocks[i].grown++
+		th.blocks[i].plain = call - callGrow
+		s.free.Remove(moverPlace(b.place + b.n))
+		t.Logf("thread %d: %v grows, plain %v", thread, b.Range(), call == callPlain)
+		return
+	case callGive:
+		to := &s.threads[rapid.IntRange(0, len(s.threads)-1).Draw(t, "to")]
+		th.blocks = slices.Delete(th.blocks, i, i+1)
+		to.blocks = append(to.blocks, b)
+		return
+	case callUnmap:
+		th.blocks = slices.Delete(th.blocks, i, i+1)
+		if b.n == b.plain { // that is not told
+			s.free.Add(b.Range())
+			return
+		}
+		s.leave(th, b.Range(), leave{Range: b.Range()}, event{kind: eventUnmap, from: b.Range()})
+	case callShrink:
+		th.blocks[i].n--
+		th.blocks[i].grown = 0
+		last := moverPlace(b.place + b.n - 1)
+		s.leave(th, last, leave{Range: last}, event{kind: eventUnmap, from: last})
+	default:
+		from := b.served()
+		into := block{n: from.n + callMove - call}
+		into.place = rapid.SampledFrom(s.room(into.n)).Draw(t, "to")
+		th.blocks[i] = into
+		s.free.Remove(into.Range())
+		if b.plain > 0 {
+			th.blocks = append(th.blocks, block{place: b.place + from.n, n: b.plain, plain: b.plain})
+		}
+		r := from.Range()
+		s.leave(th, r, leave{r, true, 0}, event{kind: eventRemap, from: r, to: into.Range().Start}, event{kind: eventUnmap, from: r})
 	}
-	from := take(&may)
-	s.blocks[thread] = slices.DeleteFunc(s.blocks[thread], func(p int) bool { return p == from })
-	e := event{kind: eventUnmap, from: moverPlace(from)}
-	s.told[thread] = []event{e}
-	if move {
-		to := take(&s.free)
-		s.blocks[thread] = append(s.blocks[thread], to)
-		e = event{kind: eventRemap, from: e.from, to: moverPlace(to).Start}
-		// fd marks the end of a move, for untold; it means nothing there.
-		s.told[thread] = []event{e, {kind: eventUnmap, from: e.from, fd: 1}}
-	}
-	s.free = append(s.free, from)
-	s.truth.apply(e)
-	t.Logf("thread %d: %v", thread, s.told[thread])
+	t.Logf("thread %d: %v", thread, th.told)
 }
 
-// tell tells w the next of what is to be told of a thread.
-func (s *movers) tell(t *rapid.T, w *world, thread int) {
-	e := s.told[thread][0]
-	s.told[thread] = s.told[thread][1:]
+// leave has a thread leave r.
+func (s *movers) leave(th *mover, r page.Range, shown leave, told ...event) {
+	s.free.Add(r)
+	s.truth.apply(told[0])
+	th.told, th.shown, th.queued = told, []leave{shown}, false
+}
+
+// enqueue has what is to be told next of all threads be readable, in any order.
+func (s *movers) enqueue(t *rapid.T) {
+	order := rapid.Permutation([]int{0, 1, 2, 3}).Draw(t, "order")
+	for _, thread := range order {
+		s.enqueue1(thread)
+	}
+}
+
+func (s *movers) enqueue1(thread int) {
+	if th := &s.threads[thread]; len(th.told) > 0 && !th.queued {
+		th.queued = true
+		s.queue = append(s.queue, thread)
+	}
+}
+
+// tell tells w the next that can be read.
+func (s *movers) tell(t *rapid.T, w *world) {
+	thread := s.queue[0]
+	s.queue = s.queue[1:]
+	th := &s.threads[thread]
+	e := th.told[0]
+	th.told, th.queued = th.told[1:], false
 	t.Logf("thread %d is told %v", thread, e)
-	if _, err := w.apply(0, e); err != nil {
+	say := func(e event) {
+		if _, err := w.apply(0, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(e)
+	if m := w.spaces[0]; s.looks && len(m.held) > 0 {
+		t.Fatalf("it is held: %v", m.held)
+	}
+	fresh := len(w.spaces[0].fresh) > 0
+	if fresh && s.looks {
+		s.enqueue(t)
+		for i, th := range s.threads {
+			for _, l := range th.shown {
+				if len(th.told) > 0 {
+					say(event{kind: eventLeave, from: l.Range, moves: l.moves, tid: i + 1})
+				}
+			}
+		}
+	}
+	if fresh {
+		say(event{kind: eventLooked, sure: s.looks})
+	}
+}
+
+// tellAll tells w all, and then that it was all.
+func (s *movers) tellAll(t *rapid.T, w *world) {
+	for s.enqueue(t); len(s.queue) > 0; s.enqueue(t) {
+		s.tell(t, w)
+	}
+	t.Log("that was all")
+	if m := w.spaces[0]; s.looks && m.unsettled() {
+		t.Fatalf("held %v, vacant %v", m.held, m.vacant)
+	}
+	if _, err := w.apply(0, event{kind: eventForce}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// check compares what w believes with what is.
+func (s *movers) check(t *rapid.T, m *model) {
+	s.truth.check(t, &m.layout)
+	var mapped page.Set
+	for _, th := range s.threads {
+		for _, b := range th.blocks {
+			mapped.Add(b.Range())
+		}
+	}
+	for a := range s.truth {
+		if !m.registered.Contains(a) {
+			t.Fatalf("%v is not registered", a)
+		}
+	}
+	for r := range m.registered.All() {
+		if !mapped.Covers(r) {
+			t.Fatalf("%v is registered, and not there", r)
+		}
 	}
 }
 
@@ -113,32 +267,27 @@ func (s *movers) tell(t *rapid.T, w *world, thread int) {
 func TestEventsInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, l := drawMovers(t)
+		s.looks = true
 		w := &world{}
 		m := w.add(3, 1, l)
-		for range rapid.IntRange(0, 60).Draw(t, "steps") {
-			thread := rapid.IntRange(0, len(s.told)-1).Draw(t, "thread")
-			if len(s.told[thread]) == 0 {
+		m.moving = true // before its first move nobody looks who is about to tell of one
+		for range rapid.IntRange(0, 80).Draw(t, "steps") {
+			thread := rapid.IntRange(0, len(s.threads)-1).Draw(t, "thread")
+			th := &s.threads[thread]
+			switch {
+			case len(th.told) == 0:
 				s.call(t, thread)
-			} else {
-				s.tell(t, w, thread)
+			case rapid.IntRange(0, 9).Draw(t, "all") == 0:
+				s.tellAll(t, w)
+				s.check(t, m)
+			case !th.queued:
+				s.enqueue1(thread)
+			case len(s.queue) > 0:
+				s.tell(t, w)
 			}
 		}
-		for thread := range s.told {
-			for len(s.told[thread]) > 0 {
-				s.tell(t, w, thread)
-			}
-		}
-		if len(m.held) > 0 {
-			t.Fatalf("still held: %v", m.held)
-		}
-		s.truth.check(t, &m.layout)
-		var want page.Set
-		for a := range s.truth {
-			want.Add(page.RangeOf(a, page.Size))
-		}
-		if diff := cmp.Diff(slices.Collect(want.All()), slices.Collect(m.registered.All())); diff != "" {
-			t.Fatalf("registered (-want +got):\n%s", diff)
-		}
+		s.tellAll(t, w)
+		s.check(t, m)
 	})
 }
 
@@ -157,6 +306,7 @@ func TestEarlyEventsAreForced(t *testing.T) {
 		}
 		m := w.add(3, 1, l)
 		tell(t, w, m, event{kind: eventRemap, from: moverPlace(0), to: moverPlace(1).Start})
+		tell(t, w, m, event{kind: eventLooked})
 		tell(t, w, m, event{kind: eventUnmap, from: moverPlace(0)})
 		if got, _ := m.find(moverPlace(1).Start); len(m.held) != 2 || got.Image != moverPlace(1).Start {
 			t.Fatalf("held: %v; %v is there", m.held, got)

@@ -119,7 +119,7 @@ func (j *journal) room(w *world) error {
 // memory that keeps its content if one of them removes it; no more than
 // maxKeptCalls. The caller has made room.
 func (j *journal) slots(space uint32, kept []page.Range) []uffd.Msg {
-	j.put(j.pos, slotSpace, uint64(space), 0)
+	j.put(j.pos, slotSpace, uint64(space))
 	j.ahead = 1
 	for _, r := range kept {
 		j.put(j.pos+j.ahead, slotKept, uint64(r.Start), uint64(r.End))
@@ -136,21 +136,33 @@ func (j *journal) keep(n int) {
 }
 
 // drop notes that space is no longer served. The caller has made room.
-func (j *journal) drop(space uint32) { j.note(space, slotDrop, 0) }
+func (j *journal) drop(space uint32) { j.note(space, slotDrop) }
 
-// force notes that the early events of space are taken as they are. The caller
-// has made room.
-func (j *journal) force(space uint32) { j.note(space, slotForce, 0) }
+// say notes e, which is about what is not settled. The caller has made room.
+func (j *journal) say(space uint32, e event) {
+	switch {
+	case e.kind == eventLeave && e.moves:
+		j.note(space, slotMoves, uint64(e.from.Start), uint64(e.from.End), uint64(e.tid))
+	case e.kind == eventLeave:
+		j.note(space, slotGoes, uint64(e.from.Start), uint64(e.from.End), uint64(e.tid))
+	case e.kind == eventForce:
+		j.note(space, slotForce)
+	case e.sure:
+		j.note(space, slotSure)
+	default:
+		j.note(space, slotUnsure)
+	}
+}
 
 // came notes that space, which was expected, is there, and fd its userfaultfd.
 // The caller has made room.
 func (j *journal) came(space uint32, fd int) { j.note(space, slotCame, uint64(fd)) }
 
 // note puts down an event of our own.
-func (j *journal) note(space uint32, kind byte, v uint64) {
+func (j *journal) note(space uint32, kind byte, words ...uint64) {
 	// In this order, so that the log never has that of another space.
-	j.put(j.pos, slotSpace, uint64(space), 0)
-	j.put(j.pos+1, kind, v, 0)
+	j.put(j.pos, slotSpace, uint64(space))
+	j.put(j.pos+1, kind, words...)
 	j.pos += 2
 }
 
@@ -159,10 +171,11 @@ func (j *journal) note(space uint32, kind byte, v uint64) {
 func (j *journal) spoil() { clear(j.header[:len(stateMagic)]) }
 
 // put writes a slot of our own: what it means last, in one store.
-func (j *journal) put(i int, kind byte, v, w uint64) {
+func (j *journal) put(i int, kind byte, words ...uint64) {
 	b := slotOf(&j.log[i])
-	atomic.StoreUint64(word(b, 8), v)
-	atomic.StoreUint64(word(b, 16), w)
+	for k, v := range words {
+		atomic.StoreUint64(word(b, 8+8*k), v)
+	}
 	atomic.StoreUint64(word(b, 0), uint64(kind))
 }
 

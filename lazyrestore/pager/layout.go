@@ -89,6 +89,12 @@ func (l *layout) find(a page.Addr) (page.Mapping, bool) {
 	return l.byProc[i], true
 }
 
+// fills reports whether the image fills some of r.
+func (l *layout) fills(r page.Range) bool {
+	i := l.search(r.Start)
+	return i < len(l.byProc) && l.byProc[i].Start < r.End
+}
+
 // gap is the part of r around a, an address in no mapping, that no mapping
 // touches.
 func (l *layout) gap(a page.Addr, r page.Range) page.Range {

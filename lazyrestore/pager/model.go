@@ -19,6 +19,8 @@ const (
 	eventDrop                        // the pager has let the space go: all resident, or the process has ended
 	eventCame                        // the space that was expected is there
 	eventForce                       // what is early has waited for too long
+	eventLeave                       // leave was under way when what is fresh was told
+	eventLooked                      // all such calls were told, if sure
 )
 
 // An event is one record of the log. Which fields count depends on the kind.
@@ -28,6 +30,10 @@ type event struct {
 	to   page.Addr
 	fd   int  // of the child's uffd, or of the one that came
 	kept bool // by eventRemove: shared memory keeps its content
+	sure bool // by eventLooked
+	// Of eventLeave, whose range is from.
+	moves bool
+	tid   int
 }
 
 // A model is what events have made of one address space: pure data that the
@@ -37,9 +43,14 @@ type model struct {
 	fd  int    // the space's uffd in the descriptor table shared with the keeper; -1 until it has come
 	pid int    // 0 for a forked child, whose pid no event tells
 	layout
-	registered page.Set // where faults may come from, as far as is known
-	leaving    page.Set // of that: what has moved away, and is not said to be unmapped yet
-	held       []event  // that are early, as they were told
+	registered page.Set  // where faults may come from, as far as is known
+	leaving    page.Set  // of that: what has moved away, and is not said to be unmapped yet
+	held       []event   // that are early, as they were told
+	moving     bool      // the process has moved memory
+	fresh      []event   // of which it was not looked yet what they have to do with calls under way
+	calls      []leave   // that were seen since
+	begun      []leave   // those of which it was told where to, and may not be told that nothing is left
+	vacant     []vacancy // see limbo.go
 	// gone collects the image ranges that events have cut out of the layout,
 	// for whoever keeps books on them; a replay has no use for it.
 	gone []page.Range
@@ -79,13 +90,38 @@ func (w *world) apply(id uint32, e event) (*model, error) {
 	if m == nil {
 		return nil, fmt.Errorf("event %d of space %d, which is not there", e.kind, id)
 	}
+	switch {
+	case e.kind == eventLeave:
+		m.calls = append(m.calls, leave{e.from, e.moves, e.tid})
+	case e.kind == eventLooked:
+		return nil, w.looked(m, e.sure)
+	case e.kind == eventFork, e.kind == eventForce:
+		if err := w.looked(m, false); err != nil {
+			return nil, err
+		}
+		return w.change(m, e)
+	case e.kind == eventDrop, e.kind == eventCame:
+		return w.change(m, e)
+	case len(m.fresh) > 0, m.isDoubtful(&e):
+		m.fresh = append(m.fresh, e)
+	default:
+		return nil, w.tell(m, e)
+	}
+	return nil, nil
+}
+
+// tell applies e, which is told just now, or holds it.
+func (w *world) tell(m *model, e event) error {
+	if e.kind == eventUnmap {
+		m.end(leave{e.from, true, 0})
+	}
 	if m.isEarly(&e, m.held) {
 		w.hold(m, e)
-		return nil, nil
+		return nil
 	}
-	child, err := w.change(m, e)
+	_, err := w.change(m, e)
 	w.follow(m)
-	return child, err
+	return err
 }
 
 // change does what e, of m, says.
@@ -96,19 +132,16 @@ func (w *world) change(m *model, e event) (child *model, err error) {
 		w.next++
 		w.spaces = append(w.spaces, child)
 		w.force(child) // nothing that it waits for will be told of the child
+		child.restore()
 		return child, nil
-	case eventRemap:
-		m.remap(e.from, e.to)
-	case eventRemove:
-		w.remove(m, e)
-	case eventUnmap:
-		m.forget(e.from)
-		m.registered.Remove(e.from)
-		m.leaving.Remove(e.from)
+	case eventRemap, eventRemove, eventUnmap:
+		w.changeMemory(m, e)
 	case eventCame:
 		m.fd = e.fd
 	case eventForce:
 		w.force(m)
+		m.restore()
+		m.begun = nil
 	case eventDrop:
 		for i := range w.spaces {
 			if w.spaces[i] == m {
@@ -122,10 +155,29 @@ func (w *world) change(m *model, e event) (child *model, err error) {
 	return nil, nil
 }
 
+// changeMemory does what e, of m, says of memory.
+func (w *world) changeMemory(m *model, e event) {
+	m.moving = m.moving || e.kind == eventRemap
+	if i := m.vacancyOf(&e); i >= 0 {
+		m.claim(i, e)
+		return
+	}
+	m.follow(e)
+	switch e.kind {
+	case eventRemap:
+		m.remap(e.from, e.to)
+	case eventRemove:
+		w.remove(m, e)
+	default: // an unmap
+		m.drop(e.from)
+	}
+}
+
 func (m *model) fork(id uint32, fd int) *model {
 	return &model{
 		id: id, fd: fd, layout: m.layout.clone(),
 		registered: m.registered.Clone(), leaving: m.leaving.Clone(), held: slices.Clone(m.held),
+		moving: m.moving, vacant: cloneVacant(m.vacant),
 	}
 }
 
@@ -138,22 +190,17 @@ func (m *model) forget(r page.Range) []page.Mapping {
 	return cut
 }
 
+// remap moves memory. All of it was registered, also what it had grown by.
 func (m *model) remap(from page.Range, to page.Addr) {
-	m.forget(page.RangeOf(to, from.Len()))
+	dest := page.RangeOf(to, from.Len())
+	m.forget(dest)
 	m.move(from.Start, to, from.Len())
-	var moved []page.Range
-	for r := range m.registered.Within(from) {
-		moved = append(moved, r)
-	}
+	m.registered.Add(dest)
+	m.leaving.Remove(dest)
 	// The old range may stay registered (MREMAP_DONTUNMAP): an UNMAP says so
 	// where it does not.
-	dest := page.RangeOf(to, from.Len())
-	m.registered.Remove(dest)
-	m.leaving.Remove(dest)
-	for _, r := range moved {
-		m.registered.Add(r.Shift(to - from.Start))
-		m.leaving.Add(r)
-	}
+	m.registered.Add(from)
+	m.leaving.Add(from)
 }
 
 // remove makes private memory zero. So is shared memory unless it is kept, and

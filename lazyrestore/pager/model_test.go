@@ -128,12 +128,13 @@ func TestLayoutFollowsEvents(t *testing.T) {
 }
 
 // told is what the kernel tells of one call: of a move also that its place was
-// made free, and what it has left.
+// made free, and what it has left. In between it is looked what calls are under way.
 func told(e event) []event {
+	looked := event{kind: eventLooked}
 	if e.kind != eventRemap {
-		return []event{e}
+		return []event{e, looked}
 	}
-	return []event{{kind: eventUnmap, from: e.into()}, e, {kind: eventUnmap, from: e.from}}
+	return []event{{kind: eventUnmap, from: e.into()}, looked, e, looked, {kind: eventUnmap, from: e.from}, looked}
 }
 
 func (ref reference) apply(e event) {

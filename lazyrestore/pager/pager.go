@@ -389,7 +389,7 @@ func (p *Pager) Remaining() []page.Mapping {
 	se.gate.enter()
 	defer se.gate.leave()
 	for _, s := range *se.spaces.Load() {
-		if s.id == 0 && !s.ended.Load() && len(s.held) == 0 {
+		if s.id == 0 && !s.ended.Load() && !s.unsettled() {
 			s.missing(se.pages, func(m page.Mapping) {
 				if k := len(list) - 1; k >= 0 && joins(list[k], m) {
 					list[k].End = m.End

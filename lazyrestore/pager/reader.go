@@ -166,10 +166,10 @@ func (r *reader) read(s *space) (int, error) {
 		r.gate.shut()
 	}
 	defer r.gate.open()
-	if err := r.journal.room(r.world); err != nil {
+	if err := r.waitForEarly(s); err != nil {
 		return 0, err
 	}
-	if err := r.waitForEarly(s); err != nil {
+	if err := r.journal.room(r.world); err != nil {
 		return 0, err
 	}
 	if s.crowded.Load() && !readable(s.u.Fd()) {
@@ -199,6 +199,9 @@ func (r *reader) read(s *space) (int, error) {
 	if logged > 0 {
 		r.setCrowded(s, false)
 	}
+	if len(s.fresh) > 0 {
+		return n, r.lookAround(s)
+	}
 	return n, nil
 }
 
@@ -210,7 +213,11 @@ func (r *reader) read(s *space) (int, error) {
 // by a signal, which judge finds.
 func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
 	if !s.sharesAny() || s.left.Load() == 0 && r.closed.Load() == 0 && !s.hasLost.Load() {
-		return r.journal.slots(s.id, nil), seenCalls{}
+		slots := r.journal.slots(s.id, nil)
+		if s.moving { // what is told after a move is not to be read with it
+			slots = slots[:1]
+		}
+		return slots, seenCalls{}
 	}
 	if !readable(s.u.Fd()) {
 		return nil, seenCalls{}
@@ -296,7 +303,7 @@ func (r *reader) serve() {
 	if f.s.ended.Load() {
 		return
 	}
-	if len(f.s.held) > 0 || f.s.crowded.Load() {
+	if f.s.unsettled() || f.s.crowded.Load() {
 		r.finish(f, retry) // nobody knows what is where
 		return
 	}

@@ -48,7 +48,7 @@ func (r *reader) rest() error {
 		timeout = crowdedPause
 	case len(r.later) > 0:
 		timeout = laterPause
-	case slices.ContainsFunc(spaces, func(s *space) bool { return len(s.held) > 0 }):
+	case slices.ContainsFunc(spaces, func(s *space) bool { return s.unsettled() }):
 		timeout = earlyLook
 	}
 	r.parking.Store(len(r.parked) > 0)
@@ -152,20 +152,13 @@ func (r *reader) giveBack() {
 }
 
 // release lets go of s, whose pages are all resident, or whose process is
-// gone: its memory becomes ordinary memory again, and then the uffd is closed.
+// gone: the uffd is closed, which makes all of its memory ordinary memory again. One range after another would
+// for a moment part a mapping that has grown in two, which nothing tells, and the process could not mremap it.
 func (r *reader) release(s *space, resident bool) error {
 	r.watch.begin()
 	r.gate.shut()
 	s.ended.Store(true)
 	r.gate.open()
-	if resident {
-		for reg := range s.registered.All() {
-			if err := s.u.Unregister(uint64(reg.Start), reg.Len()); err != nil {
-				// Closing the uffd does the rest; nothing is missing any more.
-				r.log.Debug("unregister", "range", reg.String(), "error", err)
-			}
-		}
-	}
 	if err := r.journal.room(r.world); err != nil {
 		return err
 	}

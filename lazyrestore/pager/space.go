@@ -34,8 +34,8 @@ type space struct {
 
 	// Of the reader.
 	ramp       ramp
-	earlyFirst event // the first that is held
-	earlySince int64 // since when; 0: none is
+	earlyFirst [2]page.Range // see firstUnsettled
+	earlySince int64         // since when it is that; 0: all is settled
 	lastWake   page.Addr
 	wakes      int
 }

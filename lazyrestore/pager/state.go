@@ -34,7 +34,7 @@ import (
 // without being wiped.
 const (
 	stateMagic   = "lzrpager"
-	stateVersion = 2
+	stateVersion = 3
 	headerBytes  = 4096
 	slotBytes    = 32
 
@@ -53,6 +53,13 @@ const (
 	slotDrop   = 0xf1 // the space is no longer served
 	slotCame   = 0xf3 // u32 at 8: the uffd of the space, which was expected
 	slotForce  = 0xf4 // what is early is taken as it was told (early.go)
+	slotMoves  = 0xf5 // start, end, thread: a call was under way that moves memory from there, when what is fresh was told (limbo.go)
+	slotGoes   = 0xf6 // start, end, thread: one after which nothing is left there
+	slotSure   = 0xf7 // all such calls are told
+	slotUnsure = 0xf8 // they are not known
+	slotLimbo  = 0xf9 // in a snapshot alone, as the next
+	slotBack   = 0xfa
+	slotBegun  = 0xfb
 	slotKept   = 0xf2 // start, end: shared memory that the REMOVE to come leaves its content (advice_linux.go)
 )
 
@@ -136,6 +143,10 @@ func parseSlot(slot []byte) (event, error) {
 		return event{kind: eventDrop}, nil
 	case slotForce:
 		return event{kind: eventForce}, nil
+	case slotSure, slotUnsure:
+		return event{kind: eventLooked, sure: slot[0] == slotSure}, nil
+	case slotMoves, slotGoes:
+		e = event{kind: eventLeave, from: page.Range{Start: page.Addr(a), End: page.Addr(b)}, moves: slot[0] == slotMoves, tid: int(int32(uint32(c)))}
 	case slotRemap:
 		e = event{kind: eventRemap, from: page.RangeOf(page.Addr(a), c), to: page.Addr(b)}
 		if page.RangeOf(e.to, c).Empty() || e.to%page.Size != 0 {
@@ -155,10 +166,9 @@ func parseSlot(slot []byte) (event, error) {
 }
 
 // A snapshot is: next id u32, spaces u32; per space: id u32, fd u32, pid u32,
-// mappings u32, registered ranges u32, leaving ranges u32, held events u32, zero u32; per
+// mappings u32, registered ranges u32, leaving ranges u32, slots u32, 1 as u32 if it has moved memory; per
 // mapping: start, end, image address, page size with bit 0 for shared, u64 each; per
-// range: start, end, u64 each; per event: a slot, with 1 in its second byte where
-// shared memory keeps its content.
+// range: start, end, u64 each; and slots of what is not settled (state_unsettled.go).
 const (
 	spaceBytes   = 32
 	mappingBytes = 32
@@ -168,7 +178,7 @@ const (
 func snapshotBytes(w *world) int {
 	n := 8
 	for _, m := range w.spaces {
-		n += spaceBytes + mappingBytes*len(m.byProc) + rangeBytes*(m.registered.Count()+m.leaving.Count()) + slotBytes*len(m.held)
+		n += spaceBytes + mappingBytes*len(m.byProc) + rangeBytes*(m.registered.Count()+m.leaving.Count()) + slotBytes*m.unsettledSlots()
 	}
 	return n
 }
@@ -183,7 +193,11 @@ func appendSnapshot(b []byte, w *world) []byte {
 }
 
 func appendSpace(b []byte, m *model) []byte {
-	for _, v := range []int{int(m.id), m.fd, m.pid, len(m.byProc), m.registered.Count(), m.leaving.Count(), len(m.held), 0} {
+	moving := 0
+	if m.moving {
+		moving = 1
+	}
+	for _, v := range []int{int(m.id), m.fd, m.pid, len(m.byProc), m.registered.Count(), m.leaving.Count(), m.unsettledSlots(), moving} {
 		b = order32.AppendUint32(b, uint32(int32(v)))
 	}
 	u64 := func(list ...uint64) {
@@ -203,21 +217,7 @@ func appendSpace(b []byte, m *model) []byte {
 			u64(uint64(r.Start), uint64(r.End))
 		}
 	}
-	for _, e := range m.held {
-		first, second, third := uint64(slotUnmap), uint64(e.from.End), uint64(0)
-		switch e.kind {
-		case eventRemap:
-			first, second, third = slotRemap, uint64(e.to), e.from.Len()
-		case eventRemove:
-			first = slotRemove
-		default: // an unmap: as above
-		}
-		if e.kept {
-			first |= 1 << 8
-		}
-		u64(first, uint64(e.from.Start), second, third)
-	}
-	return b
+	return m.appendUnsettled(b)
 }
 
 // parseSnapshot undoes appendSnapshot.
@@ -250,9 +250,10 @@ func parseSpace(b []byte) (m *model, rest []byte, err error) {
 		return nil, nil, fmt.Errorf("%w: snapshot ends in a space", errState)
 	}
 	m = &model{id: order64.Uint32(b), fd: int(int32(order64.Uint32(b[4:]))), pid: int(int32(order64.Uint32(b[8:])))}
-	maps, registered, leaving, held := uint64(order64.Uint32(b[12:])), uint64(order64.Uint32(b[16:])), uint64(order64.Uint32(b[20:])), uint64(order64.Uint32(b[24:]))
+	maps, registered, leaving, slots := uint64(order64.Uint32(b[12:])), uint64(order64.Uint32(b[16:])), uint64(order64.Uint32(b[20:])), uint64(order64.Uint32(b[24:]))
+	m.moving = order32.Uint32(b[28:]) != 0
 	b = b[spaceBytes:]
-	if uint64(len(b)) < maps*mappingBytes+(registered+leaving)*rangeBytes+held*slotBytes {
+	if uint64(len(b)) < maps*mappingBytes+(registered+leaving)*rangeBytes+slots*slotBytes {
 		return nil, nil, fmt.Errorf("%w: snapshot ends in space %d", errState, m.id)
 	}
 	list := make([]page.Mapping, maps)
@@ -281,16 +282,10 @@ func parseSpace(b []byte) (m *model, rest []byte, err error) {
 		}
 		b = b[rangeBytes:]
 	}
-	for range held {
-		e, err := parseSlot(b[:slotBytes])
-		if err != nil {
+	for range slots {
+		if err := m.parseUnsettled(b[:slotBytes]); err != nil {
 			return nil, nil, err
 		}
-		if e.kind != eventRemap && e.kind != eventRemove && e.kind != eventUnmap {
-			return nil, nil, fmt.Errorf("%w: event %d of space %d is held", errState, e.kind, m.id)
-		}
-		e.kept = b[1] == 1
-		m.held = append(m.held, e)
 		b = b[slotBytes:]
 	}
 	return m, b, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -41,7 +42,7 @@ func (j *journal) write(t *rapid.T, space uint32, e event) {
 		order64.PutUint64(b[8:], uint64(e.from.Start))
 		order64.PutUint64(b[16:], uint64(e.from.End))
 		b[0] = slotRemove + byte(e.kind-eventRemove)
-	case eventDrop, eventCame, eventForce:
+	case eventDrop, eventCame, eventForce, eventLeave, eventLooked:
 		t.Fatal("nothing tells of those but the journal itself")
 	}
 	if n+1 < len(slots) {
@@ -68,13 +69,44 @@ func plainWorld(w *world) any {
 		Maps       []page.Mapping
 		Registered []page.Range
 		Leaving    []page.Range
-		Held       string
+		Unsettled  string
 	}
 	var list []space
 	for _, m := range w.spaces {
-		list = append(list, space{m.id, m.fd, m.pid, append([]page.Mapping(nil), m.byProc...), slices.Collect(m.registered.All()), slices.Collect(m.leaving.All()), fmt.Sprint(m.held)})
+		list = append(list, space{m.id, m.fd, m.pid, append([]page.Mapping(nil), m.byProc...), slices.Collect(m.registered.All()), slices.Collect(m.leaving.All()), fmt.Sprint(m.moving, m.held, m.fresh, m.calls, m.begun, plainVacant(m.vacant))})
 	}
 	return list
+}
+
+func plainVacant(list []vacancy) string {
+	var b strings.Builder
+	for _, v := range list {
+		fmt.Fprintln(&b, v.leave, v.slot, v.back.byProc)
+	}
+	return b.String()
+}
+
+// drawSaid is something about what m has not settled.
+func drawSaid(t *rapid.T, m *model) event {
+	e := event{kind: rapid.SampledFrom([]eventKind{eventForce, eventLeave, eventLooked, eventLooked}).Draw(t, "said")}
+	switch e.kind {
+	case eventLooked:
+		e.sure = rapid.Bool().Draw(t, "sure")
+	case eventLeave:
+		e.from, e.moves = pages(t, testBase), rapid.Bool().Draw(t, "moves")
+		if len(m.fresh) == 0 {
+			break
+		}
+		switch f := rapid.SampledFrom(m.fresh).Draw(t, "fresh"); {
+		case f.kind != eventRemap:
+		case rapid.Bool().Draw(t, "there"):
+			e.from = f.into()
+		default: // its own
+			e.from, e.moves = f.from, true
+		}
+	default:
+	}
+	return e
 }
 
 // Whatever happens, and however often the log is compacted: a successor that
@@ -101,9 +133,9 @@ func TestReplayIsTheWorld(t *testing.T) {
 			case 0:
 				e = event{kind: eventDrop}
 				j.drop(id)
-			case 1:
-				e = event{kind: eventForce}
-				j.force(id)
+			case 1, 2, 3, 4:
+				e = drawSaid(t, w.find(id))
+				j.say(id, e)
 			default:
 				j.write(t, id, e)
 			}

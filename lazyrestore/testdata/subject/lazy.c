@@ -202,8 +202,8 @@ static void changes(int argc, char **argv)
 }
 
 /* Blocks that threads move at the same time, to places of the kernel's choice:
- * often those that another thread's block has just left. */
-enum { MOVERS = 4, BLOCKS = 64, BLOCK = 4 * PAGE, MOVES = 12 };
+ * often those that another thread's block has just left, or what it had grown by. */
+enum { MOVERS = 4, GROWERS = 2, BLOCKS = 64, GROWN = 2 * BLOCKS, BLOCK = 4 * PAGE, MOVES = 12 };
 static char *block[MOVERS][BLOCKS];
 
 static void *mover(void *argument)
@@ -218,21 +218,49 @@ static void *mover(void *argument)
 	return NULL;
 }
 
+/* Makes blocks larger, piece by piece, as realloc does; lets every second one go. */
+static void *grower(void *argument)
+{
+	char **mine = argument;
+	for (int i = 0; i < GROWN; i++) {
+		for (int n = 1; n < 4; n++) {
+			char *to = mremap(mine[i], n * BLOCK, (n + 1) * BLOCK, MREMAP_MAYMOVE);
+			CHECK(to != MAP_FAILED);
+			mine[i] = to;
+		}
+		if (i % 2 == 0) {
+			CHECK(munmap(mine[i], 4 * BLOCK) == 0);
+			mine[i] = NULL;
+		}
+	}
+	return NULL;
+}
+
 static void movers(int argc, char **argv)
 {
-	pthread_t thread[MOVERS];
-	size = MOVERS * BLOCKS * BLOCK;
+	static char *grown[GROWERS][GROWN], zero[3 * BLOCK];
+	pthread_t thread[MOVERS + GROWERS];
+	size = (MOVERS * BLOCKS + GROWERS * GROWN) * BLOCK;
 	build(0, argv);
 	for (int i = 0; i < MOVERS * BLOCKS; i++)
 		block[i % MOVERS][i / MOVERS] = memory + i * BLOCK;
+	for (int i = 0; i < GROWERS * GROWN; i++)
+		grown[i % GROWERS][i / GROWERS] = memory + (MOVERS * BLOCKS + i) * BLOCK;
 	stop();
 	for (uintptr_t i = 0; i < MOVERS; i++)
 		CHECK(pthread_create(&thread[i], NULL, mover, (void *)i) == 0);
-	for (int i = 0; i < MOVERS; i++)
+	for (int i = 0; i < GROWERS; i++)
+		CHECK(pthread_create(&thread[MOVERS + i], NULL, grower, grown[i]) == 0);
+	for (int i = 0; i < MOVERS + GROWERS; i++)
 		CHECK(pthread_join(thread[i], NULL) == 0);
 	for (int i = 0; i < MOVERS * BLOCKS; i++)
 		if (differs(block[i % MOVERS][i / MOVERS], BLOCK, 1 + i * BLOCK / 8) != -1)
 			bad("block %d of mover %d is wrong", i / MOVERS, i % MOVERS);
+	for (int i = 0; i < GROWERS * GROWN; i++) {
+		char *b = grown[i % GROWERS][i / GROWERS];
+		if (b && (differs(b, BLOCK, 1 + (MOVERS * BLOCKS + i) * (BLOCK / 8)) != -1 || memcmp(b + BLOCK, zero, sizeof zero) != 0))
+			bad("block %d of grower %d is wrong", i / GROWERS, i % GROWERS);
+	}
 }
 
 static void grow(int depth)

@@ -1,0 +1,44 @@
+package pager
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What a thread is about to tell that it has left is what its call says.
+func TestLeavesOfCalls(t *testing.T) {
+	for _, c := range []struct {
+		name, line string
+		leaves     []leave
+		runs       bool
+	}{
+		{name: "it runs", line: "running\n", runs: true},
+		{name: "gone", line: ""},
+		{name: "no call", line: "-1 0x7ffc 0x7f00\n"},
+		{name: "short", line: "11 0x1000 0x1000\n"},
+		{name: "read", line: "0 0x3000 0x1000 0x1000 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
+		{name: "munmap", line: "11 0x1000 0x1001 0x0 0x0 0x0 0x0 0x7ffc 0x7f00\n", leaves: []leave{{numbered(1, 3), false, 0}}},
+		{name: "munmap within a page", line: "11 0x1001 0x1000 0x0 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
+		{name: "munmap of nothing", line: "11 0x1000 0x0 0x0 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
+		{name: "munmap of too much", line: "11 0x1000 0xfffffffffffff000 0x0 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
+		{name: "mremap", line: "25 0x1000 0x2000 0x2000 0x3 0x9000 0x0 0x7ffc 0x7f00\n", leaves: []leave{{numbered(1, 3), true, 0}}},
+		{name: "mremap and grow", line: "25 0x1000 0x2000 0x3001 0x1 0x0 0x0 0x7ffc 0x7f00\n", leaves: []leave{{numbered(1, 3), true, 0}}},
+		{name: "mremap of a copy", line: "25 0x1000 0x2000 0x2000 0x5 0x0 0x0 0x7ffc 0x7f00\n"},
+		{name: "mremap that shrinks", line: "25 0x1000 0x3000 0x800 0x1 0x0 0x0 0x7ffc 0x7f00\n", leaves: []leave{{numbered(2, 4), false, 0}}},
+		{
+			name: "mremap that shrinks and moves", line: "25 0x1000 0x3000 0x800 0x3 0x9000 0x0 0x7ffc 0x7f00\n",
+			leaves: []leave{{numbered(2, 4), false, 0}, {numbered(1, 2), true, 0}},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			call, asleep := parseCall(c.line)
+			if asleep == c.runs {
+				t.Errorf("asleep is %v", asleep)
+			}
+			if diff := cmp.Diff(c.leaves, call.leaves(), cmp.AllowUnexported(leave{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

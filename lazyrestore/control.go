@@ -81,7 +81,7 @@ func listenControl(pid int, answer func(string) controlReply) (*control, error) 
 		return nil, fmt.Errorf("bind %s: %w", c.path, err)
 	}
 	if err = os.Chmod(c.path, 0o600); err == nil {
-		err = unix.Listen(c.fd, 8)
+		err = unix.Listen(c.fd, unix.SOMAXCONN)
 	}
 	if err == nil {
 		c.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC)

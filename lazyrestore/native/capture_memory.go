@@ -51,6 +51,7 @@ func (c *capture) mappings() error {
 	if err := c.readSmaps(); err != nil {
 		return err
 	}
+	c.registered = c.registeredMemory()
 	for _, line := range c.smaps.Unknown {
 		c.refused.add("/proc/"+strconv.Itoa(c.pid)+"/smaps: "+line, "it is not known to this version", "report it")
 	}
@@ -124,7 +125,7 @@ func (c *capture) vmFlags(v *proc.VMA, out *VMA) {
 
 func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 	out.Offset = v.Offset
-	link := fmt.Sprintf("/proc/%d/map_files/%x-%x", c.pid, uint64(v.Start), uint64(v.End))
+	link := mapFile(c.pid, v.Range)
 	var st unix.Stat_t
 	if err := unix.Stat(link, &st); err != nil {
 		return fmt.Errorf("stat %s: %w", link, err)

@@ -253,7 +253,7 @@ func (k *content) objects() error {
 		at += page.Addr(s.Size).Up() + page.Size
 		s.Lazy = o.descriptors == 0 && !o.pinned
 		var data page.Set
-		err := proc.DataRanges(o.path, func(start, end uint64) error {
+		err := o.dataRanges(func(start, end uint64) error {
 			data.Add(page.Range{Start: page.Addr(start).Down(), End: page.Addr(end).Up()})
 			return nil
 		})

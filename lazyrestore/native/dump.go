@@ -8,8 +8,6 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
@@ -143,7 +141,7 @@ func (d *dumper) read(ctx context.Context, p *piece, r page.Range, buf []byte) e
 		_, err := d.mem.ReadAt(buf, int64(r.Start))
 		return err
 	case fromObject:
-		return readObject(p.object.path, r, buf)
+		return p.object.read(r, buf)
 	case fromImage:
 		return d.readMissing(ctx, r, buf)
 	}
@@ -170,28 +168,6 @@ func (d *dumper) readMissing(ctx context.Context, r page.Range, buf []byte) erro
 	}
 	if at != r.End {
 		return fmt.Errorf("the pager does not say where %v comes from", page.Range{Start: at, End: r.End})
-	}
-	return nil
-}
-
-// readObject reads a shared object's pages; the last may be cut off by the
-// object's end.
-func readObject(path string, r page.Range, buf []byte) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	for off := 0; off < len(buf); {
-		n, err := unix.Pread(fd, buf[off:], int64(r.Start)+int64(off))
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			clear(buf[off:])
-			break
-		}
-		off += n
 	}
 	return nil
 }
@@ -232,7 +208,7 @@ func (d *dumper) eagerRun(ctx context.Context, e *Eager, objects []*object, buf 
 
 func (d *dumper) readEager(ctx context.Context, e *Eager, r page.Range, objects []*object, p []byte) error {
 	if e.Shared != 0 {
-		return readObject(objects[e.Shared-1].path, r, p)
+		return objects[e.Shared-1].read(r, p)
 	}
 	for i := range d.missing {
 		if d.missing[i].Overlaps(r) {

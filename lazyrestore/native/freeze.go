@@ -3,10 +3,13 @@ package native
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -89,11 +92,9 @@ type Owed struct {
 // error is a *RefusedError where the process holds something that an image
 // cannot.
 func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
-	f.c = &capture{pid: f.pid, st: new(State), inner: make(map[int]int), files: make(map[string]uint32), objects: make(map[objectID]*object)}
-	if err := f.c.fromProc(); err != nil {
+	if err := f.fromProc(); err != nil {
 		return err
 	}
-	f.c.registered = f.c.registeredMemory()
 	if f.c.registered && len(owed.Missing) == 0 {
 		f.c.refuseAbandoned(owed.Killed)
 	}
@@ -115,6 +116,21 @@ func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
 	// What a restore would not take must not cost the process its life: an
 	// address beyond four-level page tables, say.
 	return f.c.st.validate()
+}
+
+// mostLooks is how often a process is looked at anew whose mappings its pager joins
+// meanwhile, which it does once for each.
+const mostLooks = 100
+
+// fromProc reads what /proc tells.
+func (f *Frozen) fromProc() error {
+	for try := 1; ; try++ {
+		f.c = &capture{pid: f.pid, st: new(State), inner: make(map[int]int), files: make(map[string]uint32), objects: make(map[objectID]*object)}
+		err := f.c.fromProc()
+		if err == nil || !f.c.registered || !errors.Is(err, unix.ENOENT) || try == mostLooks {
+			return err
+		}
+	}
 }
 
 // look goes through what is not read from /proc: threads, holders, memory.

@@ -68,3 +68,36 @@ func TestStillMissing(t *testing.T) {
 		}
 	}
 }
+
+// Shared memory is read though a pager joins its mapping with another, whose names are
+// those that lead to it.
+func TestObjectOutlastsNameOfMapping(t *testing.T) {
+	fd, err := unix.MemfdCreate("outlasts", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if _, err := unix.Pwrite(fd, append(make([]byte, page.Size), "still there"...), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	mem, err := unix.Mmap(fd, 0, 2*page.Size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(mem)
+	c := &capture{pid: os.Getpid(), st: new(State), objects: make(map[objectID]*object)}
+	first := mapFile(c.pid, page.RangeOf(addressOf(mem), page.Size)) // there were two
+	o := c.object(objectID{st.Dev, st.Ino}, "/memfd:outlasts (deleted)", first, &st)
+	var b [11]byte
+	if err := o.read(page.RangeOf(page.Size, 11), b[:]); err != nil || string(b[:]) != "still there" {
+		t.Errorf("read %q, %v", b, err)
+	}
+	some := false
+	if err := o.dataRanges(func(_, _ uint64) error { some = true; return nil }); err != nil || !some {
+		t.Errorf("no data found: %v", err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
@@ -22,6 +23,7 @@ type objectID struct{ dev, ino uint64 }
 
 // An object is one as it is captured.
 type object struct {
+	pid         int // of the process that has it
 	id          objectID
 	index       uint32 // in State.Shared
 	path        string // in /proc: opens it, whoever maps it
@@ -47,7 +49,7 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 	if o := c.objects[id]; o != nil {
 		return o
 	}
-	o := &object{id: id, index: uint32(len(c.order)), path: link}
+	o := &object{pid: c.pid, id: id, index: uint32(len(c.order)), path: link}
 	name = name[strings.LastIndexByte(name, '/')+1:]
 	name = strings.TrimSuffix(strings.TrimPrefix(name, "memfd:"), deletedSuffix)
 	s := SharedObject{Name: name, Size: uint64(st.Size)}
@@ -59,6 +61,66 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 	c.order = append(c.order, o)
 	c.st.Shared = append(c.st.Shared, s)
 	return o
+}
+
+// open opens the object. Its path may be gone, though the process stands still: a pager
+// that has brought all joins mappings, of which the names of map_files are.
+func (o *object) open() (int, error) {
+	fd, err := unix.Open(o.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if !errors.Is(err, unix.ENOENT) {
+		return fd, err
+	}
+	maps, mapsErr := proc.ReadMaps(o.pid)
+	if mapsErr != nil {
+		return -1, err
+	}
+	for i := range maps {
+		var st unix.Stat_t
+		link := mapFile(o.pid, maps[i].Range)
+		if maps[i].Inode != o.id.ino || unix.Stat(link, &st) != nil || (objectID{st.Dev, st.Ino}) != o.id {
+			continue
+		}
+		if fd, err := unix.Open(link, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+			return fd, nil
+		}
+	}
+	return -1, err
+}
+
+// dataRanges calls f with the parts of the object that have data, as proc.DataRanges.
+func (o *object) dataRanges(f func(start, end uint64) error) error {
+	fd, err := o.open()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return proc.DataRanges("/proc/self/fd/"+strconv.Itoa(fd), f)
+}
+
+// read reads pages of the object; the last may be cut off by its end.
+func (o *object) read(r page.Range, buf []byte) error {
+	fd, err := o.open()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for off := 0; off < len(buf); {
+		n, err := unix.Pread(fd, buf[off:], int64(r.Start)+int64(off))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			clear(buf[off:])
+			break
+		}
+		off += n
+	}
+	return nil
+}
+
+// mapFile is a symbolic link that leads to the file of a mapping.
+func mapFile(pid int, r page.Range) string {
+	return fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, uint64(r.Start), uint64(r.End))
 }
 
 // sealsOf are the seals of a memory file. All that memfd_create makes without

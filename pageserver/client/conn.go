@@ -113,8 +113,8 @@ func (k *conn) add(dst []byte, r *request) []byte {
 	for k.inflight[k.last] != nil {
 		k.last++
 	}
-	r.on, r.id, r.server, r.had = k, k.last, k.server, r.n
-	r.part = min(r.size-r.n, k.longest)
+	r.from(k.server)
+	r.on, r.id, r.to = k, k.last, r.n+min(r.size-r.n, k.longest)
 	k.inflight[r.id] = r
 	return r.append(dst, imageID, k.lane.background)
 }
@@ -385,7 +385,7 @@ func (k *conn) end(r *request, m *wire.Message) error {
 		r.p, r.size = r.p[:r.n], r.n
 		short = false
 	}
-	if last && short && !r.short && r.n == r.had+r.part {
+	if last && short && !r.short && r.n == r.to {
 		k.again(r)
 		short = false
 	}

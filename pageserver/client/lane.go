@@ -162,7 +162,7 @@ func (l *lane) lost(k *conn, err error) {
 	for _, r := range k.inflight {
 		r.on = nil
 		if r.lost++; r.n > r.had {
-			r.lost = 0
+			r.lost, r.had = 0, r.n
 		}
 		switch {
 		case r.ping:

@@ -93,7 +93,7 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 	case err == nil:
 		x.late = 0
 		c.traffic[image.Demand].Add(uint64(len(p)))
-		c.reject.note(&request{object: object, off: off, p: p, size: len(p), server: x.server})
+		c.reject.note(&request{object: object, off: off, p: p, size: len(p), n: len(p), server: x.server})
 		return true, nil
 	case errors.Is(err, errLate):
 		if x.late++; x.late >= lateTries {

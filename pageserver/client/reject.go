@@ -42,11 +42,19 @@ type hold struct {
 	err   error
 }
 
-// note remembers who gave the range of r.
+// note remembers who gave the range of r, or each part of it.
 func (rj *rejected) note(r *request) {
 	rj.mu.Lock()
 	defer rj.mu.Unlock()
-	rj.origins[rj.next] = origin{r.object, r.off, r.size, r.server}
+	for _, o := range r.before {
+		rj.add(o)
+	}
+	rj.add(r.origin())
+}
+
+// add appends to the ring. The caller holds mu.
+func (rj *rejected) add(o origin) {
+	rj.origins[rj.next] = o
 	rj.next = (rj.next + 1) % keptOrigins
 }
 

@@ -18,11 +18,13 @@ type request struct {
 	ping   bool     // no range at all
 
 	on     *conn  // the connection that it was sent on; nil while it waits
-	had    int    // bytes that had come when it was sent
-	part   int    // bytes that were asked for then; the rest is when these have come
+	to     int    // where in p ends what was asked for then; the rest is when that has come
+	had    int    // bytes that had come when a connection was lost that brought some
 	lost   int    // connections lost in a row without one more byte
 	id     uint32 // on its connection
 	server *server
+	begins int      // where in p its bytes begin
+	before []origin // of what is before them, others'
 	done   chan struct{}
 	err    error // once done is closed
 }
@@ -52,12 +54,28 @@ func (r *request) finished() bool {
 	}
 }
 
+// from says that s is asked for what has not come yet.
+func (r *request) from(s *server) {
+	if r.server == s {
+		return
+	}
+	if r.n > r.begins {
+		r.before = append(r.before, r.origin())
+	}
+	r.server, r.begins = s, r.n
+}
+
+// origin is that of what its server has given.
+func (r *request) origin() origin {
+	return origin{r.object, r.off + int64(r.begins), r.n - r.begins, r.server}
+}
+
 // append appends the request for what has not come yet.
 func (r *request) append(dst []byte, image uint32, background bool) []byte {
 	if r.ping {
 		return wire.AppendPing(dst, r.id)
 	}
-	read := wire.Read{Image: image, Object: r.object, Offset: r.off + int64(r.n), Length: uint32(r.part)}
+	read := wire.Read{Image: image, Object: r.object, Offset: r.off + int64(r.n), Length: uint32(r.to - r.n)}
 	var flags uint8
 	if background {
 		flags |= wire.FlagBackground

@@ -2,6 +2,8 @@ package client
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"slices"
@@ -14,6 +16,12 @@ import (
 // answer is a server that takes READs up to longest bytes, and answers those for
 // content in pieces. It gives their lengths until it has answered for all of content.
 func answer(peer net.Conn, longest uint32, content []byte) (lengths []int, err error) {
+	return answerUntil(peer, longest, content, func(int) error { return nil })
+}
+
+// answerUntil is answer that ends when asked, which is called with the number of
+// the READs that have come, has an error.
+func answerUntil(peer net.Conn, longest uint32, content []byte, asked func(reads int) error) (lengths []int, err error) {
 	hello := wire.ServerHello{Version: wire.Version, Limits: wire.Limits{Read: longest, Requests: wire.MinRequests, Images: wire.MinImages}}
 	if _, err := peer.Write(hello.Append(nil)); err != nil {
 		return nil, err
@@ -29,6 +37,9 @@ func answer(peer net.Conn, longest uint32, content []byte) (lengths []int, err e
 			return lengths, err
 		}
 		lengths = append(lengths, int(r.Length))
+		if err := asked(len(lengths)); err != nil {
+			return lengths, err
+		}
 		off = int(r.Offset)
 		for end := off + int(r.Length); off < end; {
 			n := min(end-off, wire.MaxData)
@@ -54,12 +65,8 @@ func TestLongRequest(t *testing.T) {
 	for i := range content {
 		content[i] = byte(i * 7)
 	}
-	c, peer := pair(t)
-	ss := newServers(make([]Server, 1))
-	l := newLane(&Client{opts: Options{Timeout: DefaultTimeout, Logger: slog.New(slog.DiscardHandler)}, servers: ss}, image.Background)
-	k := newConn(l, ss.list[0], c)
-	k.opened = true
-	l.conn = k
+	l := lonely(1)
+	k, peer := joined(t, l, 0)
 	r := newLent("pages.lz4", 0, len(content), &buffers{})
 	l.send(r)
 	var lengths []int
@@ -84,4 +91,94 @@ func TestLongRequest(t *testing.T) {
 	}
 	k.close(ErrClosed)
 	<-k.gone
+}
+
+// lonely is a background lane of a client that is asked for nothing else.
+func lonely(servers int) *lane {
+	ss := newServers(make([]Server, servers))
+	return newLane(&Client{opts: Options{Timeout: DefaultTimeout, Logger: slog.New(slog.DiscardHandler)}, servers: ss}, image.Background)
+}
+
+// joined is a connection of l to its server i, which has the image open, and its other end.
+func joined(t *testing.T, l *lane, i int) (*conn, net.Conn) {
+	t.Helper()
+	c, peer := pair(t)
+	k := newConn(l, l.client.servers.list[i], c)
+	k.opened = true
+	l.mu.Lock()
+	l.conn = k
+	l.mu.Unlock()
+	return k, peer
+}
+
+// part answers one READ for content, and reads the next.
+func part(peer net.Conn, content []byte) error {
+	done := errors.New("the next READ")
+	_, err := answerUntil(peer, wire.MinRead, content, func(asked int) error {
+		if asked > 1 {
+			return done
+		}
+		return nil
+	})
+	if !errors.Is(err, done) {
+		return fmt.Errorf("it ended before: %w", err)
+	}
+	return nil
+}
+
+// A connection that brought a part before it broke has done some of the work: a
+// request that each brings forward is not given up.
+func TestLongRequestOfShortConnections(t *testing.T) {
+	content := make([]byte, 6*wire.MinRead)
+	l := lonely(1)
+	r := newLent("pages.lz4", 0, len(content), &buffers{})
+	l.send(r)
+	for i := range 5 {
+		k, peer := joined(t, l, 0)
+		ended := make(chan error, 1)
+		go func() {
+			err := part(peer, content)
+			_ = peer.Close()
+			ended <- err
+		}()
+		l.pump()
+		k.read()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if want := (i + 1) * wire.MinRead; r.n != want || r.lost != 0 || len(l.waiting) != 1 {
+			t.Fatalf("connection %d: %d bytes, want %d; %d in vain, %d requests wait", i, r.n, want, r.lost, len(l.waiting))
+		}
+	}
+}
+
+// Of a range that two servers gave, a part is known to be of the one that gave it.
+func TestOriginOfParts(t *testing.T) {
+	content := make([]byte, 2*wire.MinRead)
+	l := lonely(2)
+	r := newLent("pages.lz4", 0, len(content), &buffers{})
+	l.send(r)
+	k, peer := joined(t, l, 0)
+	go func() {
+		_ = part(peer, content)
+		_ = peer.Close()
+	}()
+	l.pump()
+	k.read()
+	k, other := joined(t, l, 1)
+	go func() { _, _ = answer(other, wire.MinRead, content) }()
+	l.pump()
+	go k.read()
+	if err := l.wait(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	k.close(ErrClosed)
+	<-k.gone
+	var rj rejected
+	rj.note(r)
+	for i, s := range l.client.servers.list {
+		if got := rj.origin("pages.lz4", int64(i)*wire.MinRead, 1); got != s {
+			t.Errorf("part %d is of another server than the one that gave it", i)
+		}
+	}
 }

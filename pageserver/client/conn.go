@@ -18,8 +18,8 @@ const (
 	imageID = 1
 	// gulp is how much of a payload of the background the reader waits for at a
 	// time, where so much comes quickly: being woken for each packet takes longer
-	// than to read it. It begins with firstGulp, for a slow link is not a silent one;
-	// one that turns from quick to less than a gulp in the timeout is taken for one, once.
+	// than to read it. It begins with firstGulp, for a slow link is not a silent one:
+	// of one that turns slow lane.watch has the reader woken for whatever has come.
 	gulp      = 512 << 10
 	firstGulp = 4 << 10
 	// slice is how much of a payload has to come for it not to be asked for again.

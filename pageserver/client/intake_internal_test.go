@@ -181,6 +181,52 @@ func TestFillInPieces(t *testing.T) {
 	}
 }
 
+// A link that has turned slow is not a silent one: before its connection is given up
+// what has come of it is read.
+func TestSlowIsNotSilent(t *testing.T) {
+	const first, second = 20 << 10, 100 << 10
+	l := lonely(1)
+	k, peer := joined(t, l, 0)
+	k.gulp = gulp
+	r := newLent("pages.lz4", 0, gulp, &buffers{})
+	l.send(r)
+	go k.read()
+	dec := wire.NewDecoder(peer, wire.Server, 512)
+	hello := wire.ServerHello{Version: wire.Version, Limits: wire.Limits{Read: wire.MinRead, Requests: wire.MinRequests, Images: wire.MinImages}}
+	if _, err := peer.Write(hello.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := dec.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := wire.AppendData(nil, m.ID, wire.FlagLast, wire.Data{Size: gulp, Length: gulp})
+	if _, err := peer.Write(append(head, make([]byte, first)...)); err != nil {
+		t.Fatal(err)
+	}
+	waitRead(k.in)
+	if _, err := peer.Write(make([]byte, second)); err != nil {
+		t.Fatal(err)
+	}
+	waitRead(k.in) // in vain
+	then := time.Now().Add(-l.client.opts.Timeout * 3 / 4).UnixNano()
+	k.heard.Store(then)
+	l.watch()
+	for deadline := time.Now().Add(10 * time.Second); k.heard.Load() == then; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is read of what has come")
+		}
+	}
+	if _, err := peer.Write(make([]byte, gulp-first-second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.wait(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+	k.close(ErrClosed)
+	<-k.gone
+}
+
 // waitRead waits until all has been read of what has come, or the reader sleeps
 // over a part of it, for more that is to come.
 func waitRead(in *intake) {

@@ -3,6 +3,7 @@ package client
 import (
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // An intake is what comes over a connection, for its decoder. It belongs to the
-// connection's reader.
+// connection's reader, but for what anyone may call: expect and writeNow.
 //
 // Where the connection is a socket that does not block it is read and written
 // without a word to Go's scheduler: a call that it is told of wakes the thread that looks after
@@ -18,7 +19,9 @@ import (
 type intake struct {
 	c   Conn
 	raw syscall.RawConn // nil: another kind of connection
-	low int             // how much has to be there for the reader to be woken; 0: as the socket was made
+
+	mu  sync.Mutex
+	low int // guarded by mu: how much has to be there for the reader to be woken; 0: as the socket was made
 
 	// Of one Read, whose part try is.
 	try   func(fd uintptr) (done bool)
@@ -94,10 +97,15 @@ func (in *intake) writeNow(p []byte) (done int) {
 
 // expect says that at least n bytes are still to come, for which the reader need
 // not be woken before they are all there. The kernel wakes it sooner where it has
-// not the room.
+// not the room, and at once where n is there already.
 func (in *intake) expect(n int) {
+	if in.raw == nil {
+		return
+	}
 	n = max(n, 1)
-	if in.raw == nil || n == max(in.low, 1) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if n == max(in.low, 1) {
 		return
 	}
 	in.low = n

@@ -228,10 +228,11 @@ func (l *lane) watch() {
 	}
 	silent := time.Since(time.Unix(0, k.heard.Load()))
 	var out []byte
-	var lost bool
+	var listen, lost bool
 	switch {
 	case len(k.inflight) > 0:
 		lost = silent > l.client.opts.Timeout
+		listen = silent > l.client.opts.Timeout/2
 	case k.opened && silent > k.idle/3:
 		out = k.add(nil, &request{ping: true, done: make(chan struct{})})
 	}
@@ -239,6 +240,9 @@ func (l *lane) watch() {
 	if lost {
 		k.close(fmt.Errorf("%w for %v", ErrSilent, silent.Round(time.Millisecond)))
 		return
+	}
+	if listen {
+		k.in.expect(1) // it may be slow, and what the reader is woken for not all there
 	}
 	k.write(out)
 }

@@ -1,6 +1,10 @@
 package client
 
-import "sync"
+import (
+	"math/bits"
+	"slices"
+	"sync"
+)
 
 // keptBuffers bounds the memory that waits to be used again.
 const keptBuffers = 4
@@ -11,33 +15,35 @@ const keptBuffers = 4
 // as long as all else of receiving a block.
 type buffers struct {
 	mu   sync.Mutex
-	free [][]byte // guarded by mu: of largeBlock bytes, that which was read last at the end
+	free [][]byte // guarded by mu: of powers of two, that which was read last at the end
 }
 
-// get gives n bytes, which are not cleared.
+// get gives n bytes, which are not cleared, of memory for less than twice as many.
 func (b *buffers) get(n int) []byte {
 	if n <= smallBlock || n > largeBlock {
 		return make([]byte, n)
 	}
+	size := 1 << bits.Len(uint(n-1))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	last := len(b.free) - 1
-	if last < 0 {
-		return make([]byte, largeBlock)[:n]
+	for i, p := range slices.Backward(b.free) {
+		if cap(p) == size {
+			b.free = slices.Delete(b.free, i, i+1)
+			return p[:n]
+		}
 	}
-	p := b.free[last]
-	b.free = b.free[:last]
-	return p[:n]
+	return make([]byte, size)[:n]
 }
 
-// put takes back what get gave.
+// put takes back what get gave. What was not used for longest makes way: blocks grow.
 func (b *buffers) put(p []byte) {
-	if cap(p) != largeBlock {
+	if cap(p) <= smallBlock || cap(p) > largeBlock {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.free) < keptBuffers {
-		b.free = append(b.free, p[:largeBlock])
+	if len(b.free) == keptBuffers {
+		b.free = slices.Delete(b.free, 0, 1)
 	}
+	b.free = append(b.free, p)
 }

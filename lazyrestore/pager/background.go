@@ -80,11 +80,7 @@ func (se *session) fill(ctx context.Context, k int) {
 		}
 		pause = demandRecent
 		w.behind.Yield(se.giveWay())
-		se.busy.Add(1)
-		worked := w.fillSome(ctx)
-		se.exhausted.Store(!worked)
-		se.busy.Add(-1)
-		if worked {
+		if w.work(ctx) {
 			continue
 		}
 		se.kick() // the reader sees whether that was all
@@ -93,6 +89,19 @@ func (se *session) fill(ctx context.Context, k int) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// work does some, and notes where there is none. That there is more again only
+// wakeBackground says: who does the last span ends it later than another who has
+// found nothing, and may not look again while faults come.
+func (w *filler) work(ctx context.Context) bool {
+	w.busy.Add(1)
+	defer w.busy.Add(-1)
+	worked := w.fillSome(ctx)
+	if !worked {
+		w.exhausted.Store(true)
+	}
+	return worked
 }
 
 // fillSome does one span of the first space that has one free. When there is

@@ -14,6 +14,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -273,6 +274,33 @@ func TestServePlain(t *testing.T) {
 	s.check(t, s.Thread)
 	if err := s.wait(t); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// That the background has found nothing is true until there is more, whoever of it
+// ends a last span after that.
+func TestExhaustedUntilWoken(t *testing.T) {
+	se := fakeSession(t, 8, plainSource)
+	fakeSpace(t, se, &fakeMemory{})
+	w := &filler{worker: *se.newWorker("background"), behind: new(thread.Behind)}
+	defer w.close()
+	for i := range w.slots {
+		w.slots[i].frames = w.newFrames()
+		defer w.slots[i].frames.Close()
+	}
+	se.streaming.Store(true) // it installs what it fetches itself
+	se.exhausted.Store(true) // by another one
+	if !w.work(t.Context()) || !se.exhausted.Load() {
+		t.Error("a span that was under way undoes that another has found nothing")
+	}
+	se.wakeBackground()
+	if se.exhausted.Load() {
+		t.Error("more has come, and there is nothing to do")
+	}
+	for w.work(t.Context()) {
+	}
+	if !se.exhausted.Load() || se.busy.Load() != 0 {
+		t.Errorf("nothing was found: exhausted %v, busy %d", se.exhausted.Load(), se.busy.Load())
 	}
 }
 

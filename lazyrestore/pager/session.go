@@ -53,7 +53,7 @@ type session struct {
 	parking    atomic.Bool   // and faults wait for what the background is fetching
 	more       chan struct{} // tells idle background workers of frames to fetch
 	busy       atomic.Int32  // background workers at work
-	exhausted  atomic.Bool   // the last of them has found nothing to do
+	exhausted  atomic.Bool   // one of them has found nothing to do since they were last woken
 
 	trace     *trace.Recorder // nil unless somebody wants one
 	traceSkew time.Duration   // where this clock begins on the recorder's
@@ -77,6 +77,7 @@ func (se *session) nudge() {
 
 // wakeBackground tells idle workers that there is something to fetch.
 func (se *session) wakeBackground() {
+	se.exhausted.Store(false)
 	for range cap(se.more) {
 		select {
 		case se.more <- struct{}{}:

@@ -38,7 +38,7 @@ func SendFD(sock int, f *FD, payload []byte) error {
 //
 // io.EOF: the other side has closed. ErrNoDescriptor: a message without one;
 // the payload is there all the same. EMFILE: this process has no descriptor
-// left, and the one that came was closed by the kernel. More than one descriptor, or a payload
+// left, and the one that came was closed by the kernel, as it is where a security module forbids it. More than one descriptor, or a payload
 // that does not fit into a datagram socket's message, is an error, and the
 // descriptors are closed.
 func ReceiveFD(sock int, payload []byte) (f *FD, n int, err error) {
@@ -62,7 +62,7 @@ func ReceiveFD(sock int, payload []byte) (f *FD, n int, err error) {
 	case n == 0 && len(fds) == 0:
 		return nil, 0, io.EOF
 	case flags&unix.MSG_CTRUNC != 0 && len(fds) == 0: // there was room in oob
-		err = fmt.Errorf("no number was free for it, and it is lost: %w", unix.EMFILE)
+		err = whyLost(sock)
 	case flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0:
 		err = fmt.Errorf("message cut off: %w", unix.EMSGSIZE)
 	case len(fds) == 0:
@@ -76,6 +76,17 @@ func ReceiveFD(sock int, payload []byte) (f *FD, n int, err error) {
 		_ = unix.Close(fd)
 	}
 	return nil, n, fmt.Errorf("receive userfaultfd from socket %d: %w", sock, err)
+}
+
+// whyLost is the error of a descriptor that did not get a number, for which the kernel
+// gives no reason.
+func whyLost(sock int) error {
+	fd, err := unix.FcntlInt(uintptr(sock), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("no number was free for it, and it is lost: %w", err)
+	}
+	_ = unix.Close(fd)
+	return errors.New("no number was free for it, or it was forbidden, and it is lost")
 }
 
 // descriptors lists all that came with a message; also with an error it

@@ -3,6 +3,7 @@ package uffd_test
 import (
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -139,6 +140,26 @@ func TestReceiveWithoutRoom(t *testing.T) {
 	}
 	if !errors.Is(err, unix.EMFILE) || n != 2 {
 		t.Errorf("ReceiveFD = %d bytes, %v; want 2, EMFILE", n, err)
+	}
+}
+
+// One that gets no number though some are free is not lost for want of them.
+func TestReceiveLostOtherwise(t *testing.T) {
+	ours, theirs := pair(t, unix.SOCK_STREAM)
+	// Credentials, which come first, leave no room for it.
+	if err := unix.SetsockoptInt(ours, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Sendmsg(theirs, []byte("hi"), unix.UnixRights(ours), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	before := descriptors(t)
+	_, n, err := uffd.ReceiveFD(ours, make([]byte, 4))
+	if err == nil || errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "it is lost") || n != 2 {
+		t.Errorf("ReceiveFD = %d bytes, %v; want 2, that it is lost and not EMFILE", n, err)
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors are open, %d were", after, before)
 	}
 }
 

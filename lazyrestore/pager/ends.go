@@ -90,20 +90,31 @@ func (p *Pager) allEnded() bool {
 	return !p.holdsLocked()
 }
 
-// holdsLocked reports whether anyone who was attached lives. Called with mu
-// held.
+// holdsLocked reports whether anyone who was attached, or is held, lives. Called
+// with mu held.
 func (p *Pager) holdsLocked() bool {
+	lives := func(u *uffd.FD) bool { return u.Fd() >= 0 && !hasEnded(u) }
+	if slices.ContainsFunc(p.held, lives) {
+		return true
+	}
 	if p.attached == nil {
 		return false
 	}
-	lives := func(u *uffd.FD) bool { return u.Fd() >= 0 && !hasEnded(u) }
 	if p.session != nil { // with the children that they have forked
 		return slices.ContainsFunc(*p.session.spaces.Load(), func(s *space) bool { return lives(s.u) })
 	}
 	return slices.ContainsFunc(p.attached.fds, lives)
 }
 
-// Holds reports whether a process that was attached, or taken over, lives: its
+// Hold has the pager hold userfaultfds that it is not to serve, as those of processes
+// that were attached, until Discard closes them.
+func (p *Pager) Hold(fds ...*uffd.FD) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = append(p.held, fds...)
+}
+
+// Holds reports whether a process that was attached, taken over or held lives: its
 // userfaultfd must stay open as long as it misses pages. It is for pagers that
 // do not serve.
 func (p *Pager) Holds() bool {
@@ -123,7 +134,7 @@ func (p *Pager) end() error {
 	p.prepare.Lock()
 	defer p.prepare.Unlock()
 	p.mu.Lock()
-	was, at, se := p.over, p.attached, p.session
+	was, at, se, held := p.over, p.attached, p.session, p.held
 	p.over = true
 	p.mu.Unlock()
 	if was {
@@ -131,6 +142,9 @@ func (p *Pager) end() error {
 	}
 	if p.table != nil {
 		p.table.free()
+	}
+	for _, u := range held {
+		_ = u.Close()
 	}
 	if at != nil {
 		for _, u := range at.fds {
@@ -151,8 +165,8 @@ func (p *Pager) end() error {
 
 // Discard gives up a pager whose Serve was not called, or has returned: it waits
 // for a Prepare under way, frees the index, closes the userfaultfds that it was
-// given, and ends the keeper. As long as a process lives that was attached or
-// taken over it does nothing, for the keeper may be the only one who holds that.
+// given, and ends the keeper. As long as a process lives that was attached, taken
+// over or held it does nothing, for the keeper may be the only one who holds that.
 func (p *Pager) Discard() error {
 	if p.Holds() {
 		return nil

@@ -98,10 +98,11 @@ type Pager struct {
 	table   *table // guarded by prepare
 
 	mu        sync.Mutex
-	session   *session // guarded by mu: from the start of Serve on
-	over      bool     // guarded by mu: Serve has come to its end, or never will begin, and the table is gone
-	gathered  bool     // guarded by mu
-	abandoned bool     // guarded by mu
+	session   *session   // guarded by mu: from the start of Serve on
+	over      bool       // guarded by mu: Serve has come to its end, or never will begin, and the table is gone
+	gathered  bool       // guarded by mu
+	abandoned bool       // guarded by mu
+	held      []*uffd.FD // guarded by mu: see Hold
 }
 
 // New is a pager for img. It starts nothing and reads nothing.

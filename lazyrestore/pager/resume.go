@@ -37,7 +37,8 @@ func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
 }
 
 // TakeOver is the first half of Resume: afterwards the keeper is not needed
-// any more, and ServeAttached does the rest.
+// any more, and ServeAttached does the rest. A keeper that ends meanwhile may leave
+// a part: that is held then, and written down for a successor if it can be; see Holds.
 func (p *Pager) TakeOver(keeper int, target Target) error {
 	k, err := OpenLeft(keeper)
 	if err != nil {
@@ -48,13 +49,14 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
-	fds, err := k.takeSpaces(w)
-	if err != nil {
-		return fmt.Errorf("pager: %w", err)
+	taken, err := k.takeSpaces(w)
+	var fds []*uffd.FD
+	if err == nil {
+		fds = userfaultfds(taken)
+		err = p.attach(w, fds, target)
 	}
-	if err := p.attach(w, fds, target); err != nil {
-		closeAll(fds)
-		return err
+	if err != nil {
+		return fmt.Errorf("pager: %w", p.putBack(k, w, taken, target, err))
 	}
 	// From here on all that it kept is safe with us.
 	if err := k.kill(); err != nil {
@@ -68,29 +70,56 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 	return nil
 }
 
-// takeSpaces takes the userfaultfds of all of w's spaces. If there is an error
-// they are all left where they are; if they are not there any more, ours stay
-// open, for they may be the last.
-func (k *Leftover) takeSpaces(w *world) ([]*uffd.FD, error) {
-	fds := make([]*uffd.FD, 0, len(w.spaces))
-	for _, m := range w.spaces {
-		fd, err := unix.PidfdGetfd(k.pidfd, m.fd, 0)
-		if err != nil {
-			if !hasGone(err) {
-				closeAll(fds)
-			}
-			return nil, fmt.Errorf("take over the userfaultfd of space %d: %w", m.id, os.NewSyscallError("pidfd_getfd", err))
-		}
-		m.fd = fd
-		fds = append(fds, uffd.FromFD(fd))
-	}
-	return fds, nil
+// A taken is the userfaultfd of a space, which a keeper has too.
+type taken struct {
+	space *model
+	u     *uffd.FD
+	fd    int // the keeper's
 }
 
-func closeAll(fds []*uffd.FD) {
-	for _, u := range fds {
-		_ = u.Close()
+func userfaultfds(list []taken) []*uffd.FD {
+	fds := make([]*uffd.FD, len(list))
+	for i := range list {
+		fds[i] = list[i].u
 	}
+	return fds
+}
+
+// takeSpaces takes the userfaultfds of all of w's spaces; with an error it returns
+// those that it took.
+func (k *Leftover) takeSpaces(w *world) ([]taken, error) {
+	list := make([]taken, 0, len(w.spaces))
+	for _, m := range w.spaces {
+		fd, err := k.take(m.fd)
+		if err != nil {
+			return list, fmt.Errorf("take over the userfaultfd of space %d: %w", m.id, err)
+		}
+		list = append(list, taken{m, uffd.FromFD(fd), m.fd})
+		m.fd = fd
+	}
+	return list, nil
+}
+
+// putBack closes what was taken from k in vain because of err, which it returns. What
+// k does not have any more may be the last of its kind: it stays open, and is
+// attached if it can be, for a successor to serve.
+func (p *Pager) putBack(k *Leftover, w *world, list []taken, target Target, err error) error {
+	all := len(w.spaces)
+	list = slices.DeleteFunc(list, func(t taken) bool { return k.GiveBack(t.u, t.fd) })
+	if len(list) == 0 {
+		return err
+	}
+	w.spaces = nil
+	for _, t := range list {
+		w.spaces = append(w.spaces, t.space)
+	}
+	fds := userfaultfds(list)
+	if failed := p.attach(w, fds, target); failed != nil {
+		p.Hold(fds...)
+		return fmt.Errorf("keeper %d ended while it was taken over from, %d of %d processes are held, and nobody can serve them: %w", k.pid, len(list), all, failed)
+	}
+	// Not that there is no predecessor: something has changed.
+	return fmt.Errorf("keeper %d ended while it was taken over from: %d of %d processes are left, to take over from keeper %d", k.pid, len(list), all, p.opts.Keeper.Pid())
 }
 
 // A Leftover refers to the keeper of a pager that was killed, whatever becomes
@@ -138,6 +167,20 @@ func (k *Leftover) take(fd int) (int, error) {
 		return -1, fmt.Errorf("%w: %w", ErrNoPredecessor, os.NewSyscallError("pidfd_getfd", err))
 	}
 	return -1, os.NewSyscallError("pidfd_getfd", err)
+}
+
+// GiveBack closes u, which was taken from the keeper's descriptor fd, if the keeper
+// still has that, and reports whether it did. Else u may be the last of its kind.
+func (k *Leftover) GiveBack(u *uffd.FD, fd int) bool {
+	again, err := unix.PidfdGetfd(k.pidfd, fd, 0)
+	switch {
+	case err == nil:
+		_ = unix.Close(again)
+	case !noRoom(err): // for which it was found before
+		return false
+	}
+	_ = u.Close()
+	return true
 }
 
 // kill ends the keeper, if it has not ended.

@@ -47,6 +47,7 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 		}
 	}
 	if conn < 0 {
+		d.pager.Gathered() // also where the state says that one of the predecessors had not
 		err = d.pager.ServeAttached(ctx)
 		if err == nil || errors.As(err, new(*pager.LostError)) {
 			err = errors.Join(err, d.state.remove())
@@ -63,7 +64,7 @@ func (d *daemon) takeOver(left *state) (conn int, err error) {
 	*d.state = *left
 	err = pager.ErrNoPredecessor
 	for _, k := range left.Keepers {
-		if conn, err = d.takeFrom(k, left, own.Pid); !errors.Is(err, pager.ErrNoPredecessor) {
+		if conn, err = d.takeFrom(k, left, own.Pid); !errors.Is(err, pager.ErrNoPredecessor) || d.pager.Holds() {
 			break
 		}
 	}
@@ -82,25 +83,20 @@ func (d *daemon) takeOver(left *state) (conn int, err error) {
 // takeFrom takes over what one keeper of those that are left holds. own is
 // ours.
 func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) {
-	conn = -1
-	var orphan *uffd.FD
+	up := setUp{conn: -1}
 	if k.Connection >= 0 {
-		if conn, orphan, err = d.takeSetUp(k); err != nil {
+		if up, err = d.takeSetUp(k); err != nil {
 			return -1, err
 		}
+		defer up.left.Close()
 	}
+	conn, orphan := up.conn, up.orphan
 	// Whoever comes after us, if we are killed from here on, finds all of it with
 	// k as long as that lives, and with our keeper then: nothing happens before
 	// the file names that alone.
 	d.state.Keepers = append(slices.Clone(left.Keepers), keeper{own, conn})
 	if err := d.state.write(); err != nil {
-		if conn >= 0 {
-			_ = unix.Close(conn)
-		}
-		if orphan != nil {
-			_ = orphan.Close() // k still has it
-		}
-		return -1, err
+		return -1, errors.Join(err, d.putBack(&up))
 	}
 	err = d.pager.TakeOver(k.Pid, pager.Target{PidFD: -1})
 	if errors.Is(err, pager.ErrNoPredecessor) && conn >= 0 && len(d.state.Tasks) == 0 {
@@ -110,10 +106,7 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 		}
 	}
 	if err != nil {
-		if conn >= 0 {
-			_ = unix.Close(conn)
-		}
-		return -1, err
+		return -1, errors.Join(err, d.putBack(&up))
 	}
 	d.log.Info("taken over", "keeper", k.Pid, "tasks", len(d.state.Tasks), "built", conn < 0)
 	if orphan == nil {
@@ -121,62 +114,95 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 	}
 	pid := d.state.Coming
 	if err := d.pager.Attach(orphan, pager.Target{Pid: pid, PidFD: -1}, d.set.tasks[pid]); err != nil {
+		d.pager.Hold(orphan) // k may have ended
 		return -1, fmt.Errorf("task %d: %w", pid, err)
 	}
 	return conn, d.state.came(pid)
 }
 
-// takeSetUp takes what belongs to the setting-up: the connection, and the
-// userfaultfd of a task that had come and was not written down yet.
-func (d *daemon) takeSetUp(k keeper) (conn int, orphan *uffd.FD, err error) {
-	left, err := pager.OpenLeft(k.Pid)
-	if err != nil {
-		return -1, nil, err
-	}
-	defer left.Close()
-	if conn, err = left.Take(k.Connection); err != nil {
-		return -1, nil, fmt.Errorf("connection of criu restore: %w", err)
-	}
-	if d.state.Coming != 0 {
-		orphan, err = d.takeOrphan(k.Pid, left)
-	}
-	if err != nil {
-		return -1, nil, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(conn))
-	}
-	return conn, orphan, nil
+// A setUp is what a keeper holds of the setting-up.
+type setUp struct {
+	left   *pager.Leftover
+	conn   int      // of criu restore; -1 if the tree is built
+	orphan *uffd.FD // of a task that had come and was not written down yet; nil if there is none
+	theirs int      // the keeper's number for it
 }
 
-// takeOrphan takes the userfaultfd of the task that was coming: nil if it has
+// takeSetUp takes what belongs to the setting-up.
+func (d *daemon) takeSetUp(k keeper) (up setUp, err error) {
+	left, err := pager.OpenLeft(k.Pid)
+	if err != nil {
+		return setUp{}, err
+	}
+	up = setUp{left: left}
+	if up.conn, err = left.Take(k.Connection); err != nil {
+		left.Close()
+		return setUp{}, fmt.Errorf("connection of criu restore: %w", err)
+	}
+	if d.state.Coming != 0 {
+		err = d.takeOrphan(k.Pid, &up)
+	}
+	if err != nil {
+		left.Close()
+		return setUp{}, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(up.conn))
+	}
+	return up, nil
+}
+
+// putBack gives up what was taken in vain. criu restore, if nobody else has the
+// connection, sees that and ends what it has built; the task's memory is held until
+// then if the keeper has it no more.
+func (d *daemon) putBack(up *setUp) error {
+	if up.orphan != nil && !up.left.GiveBack(up.orphan, up.theirs) {
+		d.pager.Hold(up.orphan)
+	}
+	if up.conn < 0 {
+		return nil
+	}
+	_ = unix.Close(up.conn)
+	if !d.pager.Holds() {
+		return nil
+	}
+	d.state.Keepers[len(d.state.Keepers)-1].Connection = -1 // ours, for a successor to go on from
+	return d.state.write()
+}
+
+// takeOrphan takes the userfaultfd of the task that was coming, unless it has
 // not come, or was written down already.
-func (d *daemon) takeOrphan(keeper int, left *pager.Leftover) (*uffd.FD, error) {
+func (d *daemon) takeOrphan(keeper int, up *setUp) error {
 	held, err := pager.Left(keeper)
 	if err != nil && !errors.Is(err, pager.ErrNoPredecessor) {
-		return nil, err
+		return err
 	}
 	if slices.ContainsFunc(held, func(h pager.Held) bool { return h.Pid == d.state.Coming }) {
-		return nil, d.state.came(d.state.Coming)
+		return d.state.came(d.state.Coming)
 	}
 	fds, err := userfaultfds(keeper)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, fd := range fds {
 		if slices.ContainsFunc(held, func(h pager.Held) bool { return h.FD == fd }) {
 			continue
 		}
-		own, err := left.Take(fd)
+		own, err := up.left.Take(fd)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return uffd.FromFD(own), nil
+		up.orphan, up.theirs = uffd.FromFD(own), fd
+		return nil
 	}
-	return nil, nil
+	return nil
 }
 
-// userfaultfds lists those among the descriptors of a process.
+// userfaultfds lists those among the descriptors of a keeper. The error wraps
+// pager.ErrNoPredecessor if it has ended.
 func userfaultfds(pid int) (fds []int, err error) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		err = fmt.Errorf("%w: %w", pager.ErrNoPredecessor, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,115 @@
+package lazypages
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
+	"github.com/lazyrestore/lazyrestore/uffd"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+func TestMain(m *testing.M) { uffdtest.Main(m) }
+
+// A keeper that ends before it is looked into is none; there may be others.
+func TestKeeperThatHasEnded(t *testing.T) {
+	ended := exec.Command("/bin/true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if fds, err := userfaultfds(ended.Process.Pid); !errors.Is(err, pager.ErrNoPredecessor) {
+		t.Errorf("userfaultfds = %v, %v; want ErrNoPredecessor", fds, err)
+	}
+}
+
+// comingTask is a daemon that is to take over, and a keeper to take over from, who has
+// the connection, and of a tree whose first task was written down the userfaultfd of the
+// second alone. It shares this process's descriptors.
+func comingTask(t *testing.T) (d *daemon, k *pager.Keeper, u *uffd.FD, conn int) {
+	t.Helper()
+	uffdtest.Need(t, "uffd")
+	c := uffdtest.Start(t, uffdtest.Options{Pages: 4})
+	k, err := pager.StartKeeper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.Close() })
+	ours, err := pager.StartKeeper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ours.Close() })
+	p, err := pager.New(nil, pager.Options{Keeper: ours, Gather: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Close(fds[0])
+		_ = unix.Close(fds[1])
+	})
+	d = &daemon{pager: p, state: newState(t.TempDir(), ours.Pid())}
+	d.state.Coming, d.state.Tasks = c.Pid, []int{1}
+	return d, k, c.FD, fds[0]
+}
+
+// What was taken of the setting-up in vain is given back to a keeper that has it.
+func TestFailedTakeOverGivesBack(t *testing.T) {
+	d, k, _, conn := comingTask(t)
+	open := func() (list []int) {
+		for fd := range 256 {
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+				list = append(list, fd)
+			}
+		}
+		return list
+	}
+	left := *d.state
+	if _, err := os.ReadDir("/proc/self/fd"); err != nil { // what the runtime keeps is open
+		t.Fatal(err)
+	}
+	before := open()
+	if _, err := d.takeFrom(keeper{k.Pid(), conn}, &left, d.state.Keepers[0].Pid); !errors.Is(err, pager.ErrNoPredecessor) {
+		t.Fatalf("takeFrom: %v, want that there is no state", err)
+	}
+	if after := open(); !slices.Equal(before, after) {
+		t.Errorf("open are %v, %v were", after, before)
+	}
+	if d.pager.Holds() {
+		t.Error("the new pager holds a task that the old keeper has")
+	}
+}
+
+// The userfaultfd of a task that was coming stays open where the keeper that it was
+// taken from has ended.
+func TestOrphanMayBeTheLast(t *testing.T) {
+	d, k, _, conn := comingTask(t)
+	up, err := d.takeSetUp(keeper{k.Pid(), conn})
+	if err != nil || up.orphan == nil {
+		t.Fatalf("takeSetUp = %v, %v", up, err)
+	}
+	defer up.left.Close()
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.state.Keepers[0].Connection = up.conn
+	if err := d.putBack(&up); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.pager.Discard(); err != nil || !d.pager.Holds() || up.orphan.Fd() < 0 {
+		t.Errorf("the last userfaultfd of a task is let go (%v)", err)
+	}
+	if next, err := readState(filepath.Dir(d.state.path)); err != nil || len(next.Keepers) != 1 || next.Keepers[0].Connection != -1 {
+		t.Errorf("the state is %+v, %v; want our keeper, without a connection", next, err)
+	}
+	_ = up.orphan.Close()
+}

@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"slices"
@@ -39,41 +40,54 @@ const (
 	maxCalls = 40
 )
 
+// errUnsure is of threads of which it could not be seen in time what they are in.
+var errUnsure = errors.New("it is not known what all threads are in")
+
 // leaves lists the calls by which memory is leaving a place, of all threads of
-// pid. all says that none is missing: each thread was seen asleep once, or busy, or there is no need,
+// pid. Without an error none is missing: each thread was seen asleep once, or busy, or there is no need,
 // for all has been told.
-func leaves(pid int, need func() bool) (calls []leave, all bool) {
+func leaves(pid int, need func() bool) (calls []leave, err error) {
 	dir := "/proc/" + strconv.Itoa(pid) + "/task/"
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, false
+		return nil, err
 	}
 	ran := map[string]*runs{}
 	for end, round := time.Now().Add(lookTime), 0; need(); round++ {
 		tasks = slices.DeleteFunc(tasks, func(t os.DirEntry) bool {
-			c, asleep, err := callOf(dir + t.Name())
-			if err != nil {
-				return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) // gone
-			}
-			if asleep {
+			c, asleep, e := callOf(dir + t.Name())
+			switch {
+			case errors.Is(e, unix.ENOENT), errors.Is(e, unix.ESRCH):
+				return true // gone
+			case e != nil:
+				err = e
+			case asleep:
 				calls = append(calls, c.leavesOf(t.Name())...)
+			case round >= lookYields:
+				asleep, e = isBusy(ran, dir+t.Name()+"/schedstat")
+				err = cmp.Or(err, e)
 			}
-			return asleep || round >= lookYields && isBusy(ran, dir+t.Name()+"/schedstat")
+			return asleep
 		})
 		switch {
-		case len(tasks) == 0 || time.Now().After(end):
-			return calls, len(tasks) == 0
+		case err != nil: // asking again would be no better
+			return nil, err
+		case len(tasks) == 0:
+			return calls, nil
+		case time.Now().After(end):
+			return nil, errUnsure
 		case round < lookYields:
 			thread.Yield()
 		default:
 			thread.Sleep(gatePause) // whom we wait for may need this processor
 		}
 	}
-	return nil, true
+	return nil, nil
 }
 
-// callOf is the call that the thread of dir sleeps in. One that was woken, as by a read of ours, and has not got a processor
-// yet, would show the call that it slept in, so whether it runs is asked for first where that counts.
+// callOf is the call that the thread of dir sleeps in. Who waits for an event to be read is in state D alone. One
+// that was woken, as by a read of ours, and has not got a processor yet, or that is stopped or traced on the
+// way out, still shows the call that it slept in, of which all may have been told long ago.
 func callOf(dir string) (c sysCall, asleep bool, err error) {
 	line, err := readLine(dir + "/syscall")
 	if err != nil {
@@ -86,14 +100,14 @@ func callOf(dir string) (c sysCall, asleep bool, err error) {
 	if err != nil {
 		return c, false, err
 	}
-	if strings.HasPrefix(stat[strings.LastIndexByte(stat, ')')+1:], " R") {
+	switch rest := stat[strings.LastIndexByte(stat, ')')+1:]; {
+	case strings.HasPrefix(rest, " R"):
 		return c, false, nil
+	case !strings.HasPrefix(rest, " D"):
+		return sysCall{nr: -1}, true, nil
 	}
-	if line, err = readLine(dir + "/syscall"); err != nil {
-		return c, false, err
-	}
-	c, asleep = parseCall(line)
-	return c, asleep, nil
+	again, err := readLine(dir + "/syscall")
+	return c, again == line, err
 }
 
 // A runs is how long a thread has run, and in how many steps, since it was first asked.
@@ -104,27 +118,27 @@ type runs struct {
 
 // isBusy reports whether a thread, by its schedstat file, has run so much since it was first asked that
 // it is in no call.
-func isBusy(ran map[string]*runs, path string) bool {
+func isBusy(ran map[string]*runs, path string) (bool, error) {
 	line, err := readLine(path)
 	if err != nil {
-		return false
+		return false, err
 	}
 	first, _, _ := strings.Cut(line, " ")
 	n, err := strconv.ParseInt(first, 10, 64)
-	if err != nil {
-		return false
+	if err != nil || strings.HasPrefix(line, "0 0 0") {
+		return false, errUnsure // the kernel does not count, or not yet
 	}
 	now := time.Duration(n)
 	t := ran[path]
 	if t == nil {
 		ran[path] = &runs{now, now, 0}
-		return false
+		return false, nil
 	}
 	if now > t.last {
 		t.last = now
 		t.steps++
 	}
-	return t.steps >= busySteps && now-t.first > busyTime
+	return t.steps >= busySteps && now-t.first > busyTime, nil
 }
 
 // readLine reads a line of /proc without the detours of package os, for whoever is
@@ -201,8 +215,11 @@ func pageUp(n uint64) uint64 { return uint64(page.Addr(n).Up()) }
 func (r *reader) lookAround(s *space) error {
 	var calls []leave
 	sure := false
-	if s.pid != 0 { // of a forked child it is not known
-		calls, sure = leaves(s.pid, func() bool { return isChanging(s.u) })
+	if s.pid != 0 && !s.hidden { // of a forked child it is not known
+		var err error
+		calls, err = leaves(s.pid, func() bool { return isChanging(s.u) })
+		sure = err == nil
+		s.hidden = errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)
 	}
 	var list []event
 	for _, l := range calls {

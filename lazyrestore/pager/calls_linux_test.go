@@ -1,9 +1,12 @@
 package pager
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // What a thread is about to tell that it has left is what its call says.
@@ -38,6 +41,38 @@ func TestLeavesOfCalls(t *testing.T) {
 			}
 			if diff := cmp.Diff(c.leaves, call.leaves(), cmp.AllowUnexported(leave{})); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// Only who waits for its event to be read is in a call that counts: whoever is stopped or
+// traced on its way out shows one that has ended.
+func TestCallsByState(t *testing.T) {
+	for _, c := range []struct {
+		state  string
+		nr     int
+		asleep bool
+	}{
+		{"D (disk sleep)", unix.SYS_MUNMAP, true},
+		{"R (running)", unix.SYS_MUNMAP, false},
+		{"S (sleeping)", -1, true},
+		{"T (stopped)", -1, true},
+		{"t (tracing stop)", -1, true},
+	} {
+		t.Run(c.state, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range map[string]string{
+				"syscall": "11 0x1000 0x1000 0x0 0x0 0x0 0x0 0x7ffc 0x7f00\n",
+				"stat":    "7 (a) D 1 ( R) " + c.state[:1] + " 1 7 7 0 -1\n",
+			} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			call, asleep, err := callOf(dir)
+			if err != nil || asleep != c.asleep || asleep && call.nr != c.nr {
+				t.Errorf("call %d, asleep %v, %v", call.nr, asleep, err)
 			}
 		})
 	}

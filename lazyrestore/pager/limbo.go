@@ -122,7 +122,8 @@ func (w *world) looked(m *model, sure bool) error {
 }
 
 // prepare makes room for e, when calls were under way; all of them, if sure. It reports whether that
-// is all that may have been done before.
+// is all that may have been done before: where a move comes to is free then. It is not if the threads of another
+// process have left it, who share the memory, or if limbo has no room.
 func (m *model) prepare(e event, calls []leave, sure bool) bool {
 	if e.kind == eventUnmap {
 		if sure {
@@ -141,7 +142,7 @@ func (m *model) prepare(e event, calls []leave, sure bool) bool {
 	}
 	m.end(own)
 	m.begun = append(m.begun, own)
-	return sure
+	return sure && !overlaps(&m.registered, e.into())
 }
 
 // end notes that the call l, of which it was told where to, has ended.

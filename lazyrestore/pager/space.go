@@ -36,6 +36,7 @@ type space struct {
 	ramp       ramp
 	earlyFirst [2]page.Range // see firstUnsettled
 	earlySince int64         // since when it is that; 0: all is settled
+	hidden     bool          // what calls its threads are in may not be read
 	lastWake   page.Addr
 	wakes      int
 }

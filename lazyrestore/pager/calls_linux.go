@@ -24,18 +24,19 @@ import (
 //
 // A look is made when an event was read, and before the next is. Whatever was done before and is not told
 // yet, its thread is still in that call: if it sleeps, what it has to tell is in the queue, and the
-// file syscall of /proc shows what it is in. If it runs it may be on its way there, and is looked at again.
+// file syscall of /proc shows what it is in. If it runs it may be on its way there, and is looked at again. The converse
+// does not hold for what /proc shows: a call that is shown may have ended, or may only wait for mmap_lock. That
+// what is shown is not told yet is what the code relies on, hence the states of callOf; where nothing is ever told of it, limbo ends without it.
 
 const (
 	// lookYields is how often a look is made again before the looker sleeps in between.
 	lookYields = 4
-	// lookTime is how long it lasts at most: a thread may wait for a processor. Nothing can be copied
-	// into that space meanwhile.
-	lookTime = time.Second
-	// busyTime is how long a thread has run, in busySteps or more, if it is not on its way to its sleep, which
-	// takes some microseconds: not even if the processor was taken away from the machine in between.
-	busyTime  = time.Millisecond
-	busySteps = 3
+	// lookTime is how long it then waits at most: a thread may wait for a processor. Nothing can be copied
+	// meanwhile.
+	lookTime = 100 * time.Millisecond
+	// All looks together wait one part in lookShare of the time, and up to maxLooks at once.
+	lookShare = 2
+	maxLooks  = 2 * time.Second
 	// maxCalls is how many calls have room in the journal.
 	maxCalls = 40
 )
@@ -45,45 +46,96 @@ var errUnsure = errors.New("it is not known what all threads are in")
 
 // leaves lists the calls by which memory is leaving a place, of all threads of
 // pid. Without an error none is missing: each thread was seen asleep once, or busy, or there is no need,
-// for all has been told.
-func leaves(pid int, need func() bool) (calls []leave, err error) {
-	dir := "/proc/" + strconv.Itoa(pid) + "/task/"
-	tasks, err := os.ReadDir(dir)
-	if err != nil {
+// for all has been told. Beyond some yields it waits as long as p lets it.
+func leaves(pid int, p *patience, need func() bool) (calls []leave, err error) {
+	l := lookOut{dir: "/proc/" + strconv.Itoa(pid) + "/task/", ran: map[string]*runTime{}}
+	defer l.close()
+	if l.tasks, err = os.ReadDir(l.dir); err != nil {
 		return nil, err
 	}
-	ran := map[string]*runs{}
-	for end, round := time.Now().Add(lookTime), 0; need(); round++ {
-		tasks = slices.DeleteFunc(tasks, func(t os.DirEntry) bool {
-			c, asleep, e := callOf(dir + t.Name())
-			switch {
-			case errors.Is(e, unix.ENOENT), errors.Is(e, unix.ESRCH):
-				return true // gone
-			case e != nil:
-				err = e
-			case asleep:
-				calls = append(calls, c.leavesOf(t.Name())...)
-			case round >= lookYields:
-				asleep, e = isBusy(ran, dir+t.Name()+"/schedstat")
-				err = cmp.Or(err, e)
-			}
-			return asleep
-		})
-		switch {
+	var end time.Time
+	for round := 0; need(); round++ {
+		switch left, err := l.again(round > lookYields); {
 		case err != nil: // asking again would be no better
 			return nil, err
-		case len(tasks) == 0:
-			return calls, nil
-		case time.Now().After(end):
-			return nil, errUnsure
+		case left == 0:
+			return l.calls, nil
 		case round < lookYields:
 			thread.Yield()
-		default:
-			thread.Sleep(gatePause) // whom we wait for may need this processor
+			continue
+		case round == lookYields:
+			start := time.Now()
+			end = start.Add(p.left(start))
+			defer func() { p.spend(start, time.Now()) }()
 		}
+		if !time.Now().Before(end) {
+			return nil, errUnsure
+		}
+		thread.Sleep(gatePause) // whom we wait for may need this processor
 	}
 	return nil, nil
 }
+
+// A lookOut is for what the threads of a process are in.
+type lookOut struct {
+	dir   string
+	tasks []os.DirEntry // of those that were not seen asleep or busy
+	ran   map[string]*runTime
+	calls []leave
+}
+
+// again looks at those that are left, and returns how many are. With long it counts how long they run.
+func (l *lookOut) again(long bool) (left int, err error) {
+	l.tasks = slices.DeleteFunc(l.tasks, func(t os.DirEntry) bool {
+		seen, e := l.see(t.Name(), long)
+		if errors.Is(e, unix.ENOENT) || errors.Is(e, unix.ESRCH) {
+			return true // gone
+		}
+		err = cmp.Or(err, e)
+		return seen
+	})
+	return len(l.tasks), err
+}
+
+func (l *lookOut) see(tid string, long bool) (bool, error) {
+	c, asleep, err := callOf(l.dir + tid)
+	switch {
+	case err != nil:
+		return false, err
+	case asleep:
+		l.calls = append(l.calls, c.leavesOf(tid)...)
+		return true, nil
+	case !long:
+		return false, nil
+	case l.ran[tid] == nil:
+		l.ran[tid], err = newRunTime(l.dir, tid)
+		return false, err
+	default:
+		return l.ran[tid].isBusy()
+	}
+}
+
+func (l *lookOut) close() {
+	for _, t := range l.ran {
+		t.close()
+	}
+}
+
+// A patience is how long looks may wait for threads, while nothing can be copied into any space.
+type patience struct {
+	spent time.Duration // not made up for yet
+	last  time.Time
+}
+
+// left is how long a look that begins to wait may do so.
+func (p *patience) left(now time.Time) time.Duration {
+	p.spent = max(0, p.spent-now.Sub(p.last)/lookShare)
+	p.last = now
+	return min(lookTime, maxLooks-p.spent)
+}
+
+// spend notes that a look has waited.
+func (p *patience) spend(start, end time.Time) { p.spent += end.Sub(start) }
 
 // callOf is the call that the thread of dir sleeps in. Who waits for an event to be read is in state D alone. One
 // that was woken, as by a read of ours, and has not got a processor yet, or that is stopped or traced on the
@@ -108,37 +160,6 @@ func callOf(dir string) (c sysCall, asleep bool, err error) {
 	}
 	again, err := readLine(dir + "/syscall")
 	return c, again == line, err
-}
-
-// A runs is how long a thread has run, and in how many steps, since it was first asked.
-type runs struct {
-	first, last time.Duration
-	steps       int
-}
-
-// isBusy reports whether a thread, by its schedstat file, has run so much since it was first asked that
-// it is in no call.
-func isBusy(ran map[string]*runs, path string) (bool, error) {
-	line, err := readLine(path)
-	if err != nil {
-		return false, err
-	}
-	first, _, _ := strings.Cut(line, " ")
-	n, err := strconv.ParseInt(first, 10, 64)
-	if err != nil || strings.HasPrefix(line, "0 0 0") {
-		return false, errUnsure // the kernel does not count, or not yet
-	}
-	now := time.Duration(n)
-	t := ran[path]
-	if t == nil {
-		ran[path] = &runs{now, now, 0}
-		return false, nil
-	}
-	if now > t.last {
-		t.last = now
-		t.steps++
-	}
-	return t.steps >= busySteps && now-t.first > busyTime, nil
 }
 
 // readLine reads a line of /proc without the detours of package os, for whoever is
@@ -217,7 +238,7 @@ func (r *reader) lookAround(s *space) error {
 	sure := false
 	if s.pid != 0 && !s.hidden { // of a forked child it is not known
 		var err error
-		calls, err = leaves(s.pid, func() bool { return isChanging(s.u) })
+		calls, err = leaves(s.pid, &r.patience, func() bool { return isChanging(s.u) })
 		sure = err == nil
 		s.hidden = errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)
 	}

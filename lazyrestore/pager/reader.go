@@ -59,6 +59,7 @@ type reader struct {
 	seen     uint32 // kicks looked at
 	pace     pace
 	follower follower
+	patience patience
 	turns    turns
 
 	crowded     bool  // some space is

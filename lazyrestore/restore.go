@@ -56,6 +56,7 @@ type Process struct {
 // Errors: *RefusedError where this place cannot take the process;
 // image.ErrDamaged and image.ErrVersion for images that cannot be read;
 // ErrSourceLost where no page server gives the image;
+// native.ErrTouched where other processes touched its memory in each of a few tries;
 // *FacilityError where the kernel or the user's privileges do not suffice.
 func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, error) {
 	r := &restorer{begin: time.Now(), opts: &opts}
@@ -81,12 +82,24 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 			return nil, explainRebuild(lost(err))
 		}
 		opts.Logger.Warn("restore begins anew", "error", err)
+		if errors.Is(err, native.ErrTouched) {
+			select {
+			case <-time.After(touchedPause << (try - 1)):
+			case <-ctx.Done():
+				r.src.Close()
+				return nil, ctx.Err()
+			}
+		}
 		r = &restorer{begin: r.begin, opts: r.opts, src: r.src, path: r.path}
 	}
 }
 
 // mostTries is how often a restore is begun.
 const mostTries = 4
+
+// touchedPause is how long at first the next try waits after another process has
+// touched the memory: who looks at all processes goes on to the next.
+const touchedPause = 10 * time.Millisecond
 
 // mayMend reports whether a failed restore is worth another try: the source
 // has been told what was damaged, and may have it whole elsewhere; or somebody

@@ -22,7 +22,7 @@ import (
 // that was being built. It can be tried again.
 var ErrTouched = errors.New("another process touched it while it was being built")
 
-// A look is at the pages that are there in one part of the address space.
+// A look is at the pages that are there, or were and are swapped out, in one part of the address space.
 type look struct {
 	page.Range
 	step    int    // of the first thread's table
@@ -30,7 +30,7 @@ type look struct {
 }
 
 // lookRoom is how many runs of pages a look can find: more than there are to be.
-func lookRoom(st *State) int { return len(st.Eager) + 64 }
+func lookRoom(st *State) int { return len(st.Eager) + len(st.Guards) + 64 }
 
 // lookAround plans a look at all memory but the program's. It fails where the kernel
 // has no PAGEMAP_SCAN (before Linux 6.7), or where there is no /proc; then nobody
@@ -47,7 +47,7 @@ func (b *builder) lookAround(t *table) {
 		l := look{Range: r, step: len(t.steps)}
 		var vec uint64
 		vec, l.regions = b.prog.alloc(proc.PageRegionSize * lookRoom(b.st))
-		arg := b.prog.words(proc.PageScan(r, proc.PagePresent, vec, lookRoom(b.st))...)
+		arg := b.prog.words(proc.PageScan(r, proc.PagePresent|proc.PageSwapped, vec, lookRoom(b.st))...)
 		t.call("look for pages that are there", unix.SYS_IOCTL, fd, proc.PageScanRequest, arg).mayFail()
 		b.looks = append(b.looks, l)
 	}
@@ -56,6 +56,16 @@ func (b *builder) lookAround(t *table) {
 
 // untouched says whether the process has found pages that a pager is to bring.
 func (b *builder) untouched() error {
+	if len(b.looks) == 0 {
+		return nil
+	}
+	own := b.eager
+	if len(b.st.Guards) > 0 { // the kernel calls them swapped out
+		own = own.Clone()
+		for _, g := range b.st.Guards {
+			own.Add(g)
+		}
+	}
 	for i := range b.looks {
 		l := &b.looks[i]
 		found, done := b.prog.result(b.main, l.step)
@@ -63,24 +73,24 @@ func (b *builder) untouched() error {
 			continue
 		}
 		for j := range int(found) {
-			if err := b.untouchedIn(proc.PageRegion(l.regions[j*proc.PageRegionSize:])); err != nil {
+			if err := b.untouchedIn(proc.PageRegion(l.regions[j*proc.PageRegionSize:]), &own); err != nil {
 				return err
 			}
 		}
 		if int(found) == lookRoom(b.st) { // there may be more
-			return fmt.Errorf("more than is eager of %v: %w", l.Range, ErrTouched)
+			return fmt.Errorf("more than is to be there of %v: %w", l.Range, ErrTouched)
 		}
 	}
 	return nil
 }
 
-// untouchedIn looks at pages that are there.
-func (b *builder) untouchedIn(run page.Range) error {
+// untouchedIn looks at pages that are there. Its own are there by the program.
+func (b *builder) untouchedIn(run page.Range, own *page.Set) error {
 	vmas := b.st.VMAs
 	first := sort.Search(len(vmas), func(i int) bool { return vmas[i].End > run.Start })
 	for i := first; i < len(vmas) && vmas[i].Start < run.End; i++ {
 		for _, lazy := range vmas[i].Lazy {
-			if r := lazy.Intersect(run); !r.Empty() && !b.eager.Covers(r) {
+			if r := lazy.Intersect(run); !r.Empty() && !own.Covers(r) {
 				return fmt.Errorf("memory in %v, which is to come lazily: %w; who reads /proc/%d/mem?", r, ErrTouched, b.pid)
 			}
 		}

@@ -13,13 +13,13 @@ const (
 	PageRegionSize  = 3 * 8  // struct page_region
 )
 
-// PageScan is the argument of a scan of r for pages that are all of the
+// PageScan is the argument of a scan of r for pages that are any of the
 // categories, of which up to n runs go to the address vec. Their number is the
 // call's result; where there may have been more, it is n.
-func PageScan(r page.Range, all Categories, vec uint64, n int) []uint64 {
+func PageScan(r page.Range, anyOf Categories, vec uint64, n int) []uint64 {
 	return []uint64{
 		PageScanSize, 0, uint64(r.Start), uint64(r.End), 0, vec, uint64(n), 0,
-		0, uint64(all), 0, uint64(all), // inverted, mask, any of, to be returned
+		0, 0, uint64(anyOf), 0, // inverted, mask, any of, to be returned
 	}
 }
 

@@ -133,8 +133,10 @@ func (r *reader) waitForEarly(s *space) error {
 		s.earlySince = 0
 		return nil
 	}
-	if len(s.fresh) > 0 { // a pager that was killed has left them
-		if err := r.lookAround(s); err != nil {
+	if len(s.fresh) > 0 {
+		// A pager that was killed has left them. What the threads are in by now is not what they were in when it
+		// read them, and what it has noted of that need not be all.
+		if err := r.say(s, event{kind: eventLooked}); err != nil {
 			return err
 		}
 	}
@@ -161,6 +163,26 @@ func (m *model) firstUnsettled() (first [2]page.Range) {
 		first[1] = m.vacant[0].limbo()
 	}
 	return first
+}
+
+// byOne is read, one message at a time, up to the first event: faults, which come before
+// all events, are still many at a time.
+func byOne(read func([]uffd.Msg) (int, error)) func([]uffd.Msg) (int, error) {
+	return func(slots []uffd.Msg) (n int, err error) {
+		for n < len(slots) {
+			k, err := read(slots[n : n+1])
+			if err != nil && n > 0 {
+				return n, nil // the next read says it again
+			}
+			if err != nil || k == 0 {
+				return n, err
+			}
+			if n++; slots[n-1].Event() != uffd.EventPagefault {
+				break
+			}
+		}
+		return n, nil
+	}
 }
 
 // say puts list, which is about what is not settled, down and applies it. The gate is shut.

@@ -4,9 +4,11 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
 // A block is memory of a thread: some places side by side, of which the latter may be
@@ -355,5 +357,32 @@ func TestRetriedFaultsTakeNoRoom(t *testing.T) {
 	}
 	if len(r.queue)-r.head != 2 || cap(r.queue) > 1000 {
 		t.Errorf("%d faults wait in a queue with room for %d", len(r.queue)-r.head, cap(r.queue))
+	}
+}
+
+// Faults are read many at a time, and no event with what was told after it.
+func TestReadsByOne(t *testing.T) {
+	for queue, want := range map[string]int{
+		"": 0, "\x12": 1, "\x12\x12\x12": 3, "\x14\x16": 1, "\x12\x14\x12\x16": 2, "\x12\x12\x12\x12\x12\x14": 4,
+	} {
+		rest := queue
+		read := byOne(func(slots []uffd.Msg) (int, error) {
+			if rest == "" {
+				return 0, unix.EAGAIN
+			}
+			slotOf(&slots[0])[0] = rest[0]
+			rest = rest[1:]
+			return 1, nil
+		})
+		slots := make([]uffd.Msg, 4)
+		n, err := read(slots)
+		if n != want || (err != nil) != (queue == "") {
+			t.Errorf("of %q it reads %d, want %d; %v", queue, n, want, err)
+		}
+		for i := range n {
+			if got := slotOf(&slots[i])[0]; got != queue[i] {
+				t.Errorf("of %q message %d is %x", queue, i, got)
+			}
+		}
 	}
 }

@@ -180,7 +180,11 @@ func (r *reader) read(s *space) (int, error) {
 	if len(slots) == 0 {
 		return 0, nil
 	}
-	n, err := s.u.Read(slots)
+	take := s.u.Read
+	if s.moving { // what is told after a move is not to be read with it
+		take = byOne(take)
+	}
+	n, err := take(slots)
 	if err != nil {
 		return 0, r.unread(s, err)
 	}
@@ -214,11 +218,7 @@ func (r *reader) read(s *space) (int, error) {
 // by a signal, which judge finds.
 func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
 	if !s.sharesAny() || s.left.Load() == 0 && r.closed.Load() == 0 && !s.hasLost.Load() {
-		slots := r.journal.slots(s.id, nil)
-		if s.moving { // what is told after a move is not to be read with it
-			slots = slots[:1]
-		}
-		return slots, seenCalls{}
+		return r.journal.slots(s.id, nil), seenCalls{}
 	}
 	if !readable(s.u.Fd()) {
 		return nil, seenCalls{}

@@ -28,6 +28,9 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 //
 // A target with Pid 0 stands for whatever that keeper's pager served.
 //
+// A predecessor whose process lives on has to close its own userfaultfds: as long as one is open
+// after this has returned memory stays registered, and who forks or unmaps waits for nobody to read of it.
+//
 // Nothing is changed if the error wraps ErrNoPredecessor; else see Serve.
 func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
 	if err := p.TakeOver(keeper, target); err != nil {

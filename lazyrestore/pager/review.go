@@ -153,7 +153,8 @@ func (r *reader) giveBack() {
 
 // release lets go of s, whose pages are all resident, or whose process is
 // gone: the uffd is closed, which makes all of its memory ordinary memory again. One range after another would
-// for a moment part a mapping that has grown in two, which nothing tells, and the process could not mremap it.
+// for a moment part a mapping that has grown in two, which nothing tells, and the process could not mremap it. That
+// nobody else has a copy of the uffd open is for Resume's caller to see to.
 func (r *reader) release(s *space, resident bool) error {
 	r.watch.begin()
 	r.gate.shut()

@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -73,6 +74,42 @@ func TestCallsByState(t *testing.T) {
 			call, asleep, err := callOf(dir)
 			if err != nil || asleep != c.asleep || asleep && call.nr != c.nr {
 				t.Errorf("call %d, asleep %v, %v", call.nr, asleep, err)
+			}
+		})
+	}
+}
+
+// A look that cannot be had is not asked for again and again: a thread that is gone is none, and any
+// other error ends it.
+func TestLooksThatFail(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		make   func(dir string) error
+		failed bool
+	}{
+		{"gone", func(string) error { return nil }, false},
+		{"refused", func(dir string) error { return os.Mkdir(filepath.Join(dir, "syscall"), 0o700) }, true},
+		{"not counted", func(dir string) error {
+			return errors.Join(os.WriteFile(filepath.Join(dir, "syscall"), []byte("running\n"), 0o600),
+				os.WriteFile(filepath.Join(dir, "schedstat"), []byte("0 0 0\n"), 0o600))
+		}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := lookOut{dir: t.TempDir() + "/", ran: map[string]*runTime{}}
+			defer l.close()
+			const tid = "999999999" // nobody's
+			if err := os.Mkdir(l.dir+tid, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.make(l.dir + tid); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if l.tasks, err = os.ReadDir(l.dir); err != nil {
+				t.Fatal(err)
+			}
+			if left, err := l.again(true); (err != nil) != c.failed || !c.failed && left > 0 {
+				t.Errorf("%d are left: %v", left, err)
 			}
 		})
 	}

@@ -33,6 +33,7 @@ type helperConfig struct {
 	Maps []page.Mapping
 	Full bool
 	Low  bool // the uffd gets the number of a standard descriptor
+	From int  // the keeper to take over from: all but to end it
 }
 
 func TestMain(m *testing.M) {
@@ -74,6 +75,9 @@ func beHelper(config string) error {
 	p, err := New(img, opts)
 	if err != nil {
 		return err
+	}
+	if c.From != 0 {
+		return p.takeHalf(c.From)
 	}
 	fd := 3
 	if c.Low {

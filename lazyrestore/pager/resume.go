@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -22,9 +23,9 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 
 // Resume is Serve in the place of a pager that was killed, or whose Serve
 // returned early: keeper is the id of the keeper that it left, which ends
-// once everything is taken over. The image has to be the one that the
-// predecessor had. What it had installed stays; the threads that wait are
-// woken, and those whose page is still missing fault again, this time to us.
+// once everything is taken over, and with it other keepers that hold the same and whose pager was killed.
+// The image has to be the one that the predecessor had. What it had installed stays;
+// the threads that wait are woken, and those whose page is still missing fault again, this time to us.
 //
 // A target with Pid 0 stands for whatever that keeper's pager served.
 //
@@ -64,6 +65,9 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 	// From here on all that it kept is safe with us.
 	if err := k.kill(); err != nil {
 		return fmt.Errorf("pager: %w", err)
+	}
+	if err := p.endOthers(); err != nil {
+		p.opts.Logger.Warn("it is not known whether other keepers hold the same", "error", err)
 	}
 	for _, u := range fds {
 		if err := u.Wake(lowestAddr, uint64(userEnd)-lowestAddr); err != nil {
@@ -196,7 +200,9 @@ func (k *Leftover) kill() error {
 
 // hasGone reports whether err is of a look for a process, or into it, because that has
 // ended. Any other says nothing of it: there may be no descriptor left to look with.
-func hasGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) }
+func hasGone(err error) bool {
+	return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, proc.ErrNoProcess)
+}
 
 // A Held is a process that a pager which was killed had written down, and its
 // userfaultfd in the keeper's table of descriptors.

@@ -33,7 +33,7 @@ var mayImport = []struct {
 	{"pageserver", []string{"lazyrestore/image", "lazyrestore/page", "pageserver/wire"}},
 	{"pageserver/tlsfiles", nil},
 	{"pageserver/client", []string{"lazyrestore/image", "lazyrestore/page", "pageserver/wire"}},
-	{"lazyrestore/pager", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/thread", "lazyrestore/trace", "uffd"}},
+	{"lazyrestore/pager", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "lazyrestore/thread", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/native", []string{"lazyrestore/image", "lazyrestore/page", "lazyrestore/proc", "lazyrestore/thread", "lazyrestore/trace", "uffd"}},
 	{"lazyrestore/criu/...", []string{"lazyrestore/criu/...", "lazyrestore/image", "lazyrestore/page", "lazyrestore/pager", "lazyrestore/thread", "uffd"}},
 	{"lazyrestore", []string{

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -177,7 +174,7 @@ func (d *daemon) takeOrphan(keeper int, up *setUp) error {
 	if slices.ContainsFunc(held, func(h pager.Held) bool { return h.Pid == d.state.Coming }) {
 		return d.state.came(d.state.Coming)
 	}
-	fds, err := userfaultfds(keeper)
+	fds, err := up.left.Userfaultfds()
 	if err != nil {
 		return err
 	}
@@ -193,30 +190,4 @@ func (d *daemon) takeOrphan(keeper int, up *setUp) error {
 		return nil
 	}
 	return nil
-}
-
-// userfaultfds lists those among the descriptors of a keeper. The error wraps
-// pager.ErrNoPredecessor if it has ended.
-func userfaultfds(pid int) (fds []int, err error) {
-	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-		err = fmt.Errorf("%w: %w", pager.ErrNoPredecessor, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		name, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it was closed
-			return nil, err
-		}
-		if name != "anon_inode:[userfaultfd]" {
-			continue
-		}
-		if fd, err := strconv.Atoi(e.Name()); err == nil {
-			fds = append(fds, fd)
-		}
-	}
-	return fds, nil
 }

@@ -3,7 +3,6 @@ package lazypages
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -16,17 +15,6 @@ import (
 )
 
 func TestMain(m *testing.M) { uffdtest.Main(m) }
-
-// A keeper that ends before it is looked into is none; there may be others.
-func TestKeeperThatHasEnded(t *testing.T) {
-	ended := exec.Command("/bin/true")
-	if err := ended.Run(); err != nil {
-		t.Fatal(err)
-	}
-	if fds, err := userfaultfds(ended.Process.Pid); !errors.Is(err, pager.ErrNoPredecessor) {
-		t.Errorf("userfaultfds = %v, %v; want ErrNoPredecessor", fds, err)
-	}
-}
 
 // comingTask is a daemon that is to take over, and a keeper to take over from, who has
 // the connection, and of a tree whose first task was written down the userfaultfd of the

@@ -1,0 +1,119 @@
+package pager
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+)
+
+// endOthers ends the keepers that hold what is ours now and nothing else, and whose pager was killed: that of one
+// that had taken over, but not yet ended the keeper which it took over from, or the other way round. As long as
+// one has a userfaultfd open, memory stays registered when we close it, and waits for nobody.
+// A keeper of which it cannot be told is left alone.
+func (p *Pager) endOthers() error {
+	own, err := userfaultfdsOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	pids, err := proc.ReadProcesses()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if pid == p.opts.Keeper.Pid() || !isKeeper(pid) {
+			continue
+		}
+		k, err := OpenLeft(pid)
+		if err != nil {
+			continue // it has ended
+		}
+		// After these looks it still is the process that pid stood for.
+		if k.isOrphan() && k.holdsNoneBut(own) {
+			p.opts.Logger.Info("another keeper held the same", "keeper", pid)
+			err = k.kill()
+		}
+		k.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isKeeper reports whether a process has the name of one.
+func isKeeper(pid int) bool {
+	stat, err := proc.ReadStat(pid)
+	return err == nil && stat.Comm == keeperName
+}
+
+// isOrphan reports whether the pager whose keeper k is is gone. It is k's parent, and k has a pidfd of it.
+func (k *Leftover) isOrphan() bool {
+	stat, err := proc.ReadStat(k.pid)
+	if err != nil || stat.Comm != keeperName {
+		return false
+	}
+	parent := "Pid:\t" + strconv.Itoa(stat.PPID)
+	lives := false
+	err = proc.EachFD(k.pid, func(fd int, link []byte) error {
+		if !bytes.Contains(link, []byte("pidfd")) {
+			return nil
+		}
+		info, err := proc.ReadFDInfo(k.pid, fd)
+		lives = lives || slices.Contains(info.Unknown, parent)
+		return err
+	})
+	return err == nil && !lives
+}
+
+// holdsNoneBut reports whether the keeper has userfaultfds, and all of them are among those of this process.
+func (k *Leftover) holdsNoneBut(own []int) bool {
+	list, err := k.Userfaultfds()
+	return err == nil && len(list) > 0 && !slices.ContainsFunc(list, func(fd int) bool {
+		return !slices.ContainsFunc(own, func(ours int) bool {
+			order, err := proc.CompareFiles(os.Getpid(), ours, k.pid, fd)
+			return err == nil && order == 0
+		})
+	})
+}
+
+// Userfaultfds lists those among the keeper's descriptors. The error wraps
+// ErrNoPredecessor if it has ended.
+func (k *Leftover) Userfaultfds() ([]int, error) {
+	fds, err := userfaultfdsOf(k.pid)
+	switch {
+	case hasGone(err):
+		err = fmt.Errorf("%w: %w", ErrNoPredecessor, err)
+	case err == nil:
+		err = k.lives() // or they were another's
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pager: userfaultfds of keeper %d: %w", k.pid, err)
+	}
+	return fds, nil
+}
+
+// lives gives an error if the keeper has ended.
+func (k *Leftover) lives() error {
+	err := unix.PidfdSendSignal(k.pidfd, 0, nil, 0)
+	if hasGone(err) {
+		return fmt.Errorf("%w: it has ended", ErrNoPredecessor)
+	}
+	return os.NewSyscallError("pidfd_send_signal", err)
+}
+
+// userfaultfdsOf lists those among the descriptors of a process.
+func userfaultfdsOf(pid int) (fds []int, err error) {
+	err = proc.EachFD(pid, func(fd int, link []byte) error {
+		if bytes.HasSuffix(link, []byte("[userfaultfd]")) {
+			fds = append(fds, fd)
+		}
+		return nil
+	})
+	return fds, err
+}

@@ -1,0 +1,172 @@
+package pager
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// takeHalf takes over from a keeper and is killed before it ends that.
+func (p *Pager) takeHalf(keeper int) error {
+	k, err := OpenLeft(keeper)
+	if err != nil {
+		return err
+	}
+	w, err := k.inherit(Target{})
+	if err != nil {
+		return err
+	}
+	list, err := k.takeSpaces(w)
+	if err == nil {
+		err = p.attach(w, userfaultfds(list), Target{PidFD: -1})
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println(p.opts.Keeper.Pid())
+	return unix.Kill(os.Getpid(), unix.SIGKILL)
+}
+
+// successor is the keeper of a pager that took over from v's and was killed before it had ended v's keeper.
+func (v *victim) successor(t *testing.T) int {
+	t.Helper()
+	config, err := json.Marshal(helperConfig{Dir: v.dir, From: v.keeper})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), helperEnv+"="+string(config))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	_ = cmd.Wait()
+	keeper, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatalf("the successor says %q", line)
+	}
+	return keeper
+}
+
+// awaitEnd waits until a process that is no child has ended.
+func awaitEnd(t *testing.T, pid int) {
+	t.Helper()
+	k, err := OpenLeft(pid)
+	if err != nil {
+		return
+	}
+	defer k.Close()
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(k.pidfd), Events: unix.POLLIN}}, int(uffdtest.Timeout.Milliseconds())); n != 1 {
+		t.Errorf("keeper %d lives (%v)", pid, err)
+		_ = k.kill()
+	}
+}
+
+// Of two keepers that hold the same, whichever is taken over from, none is left, and memory that the
+// process gets afterwards waits for nobody. One that holds more than what was taken over stays.
+func TestTwoKeepers(t *testing.T) {
+	for name, second := range map[string]bool{"the first": false, "the second": true} {
+		t.Run(name, func(t *testing.T) {
+			const n = 64
+			v := startVictim(t, setting{child: uffdtest.Options{Pages: n}}, false)
+			to := v.Start + 1<<30
+			v.Mremap(v.Start, n*page.Size, (n+8)*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to).Wait(t)
+			v.killPager()
+			keepers := [2]int{v.keeper, v.successor(t)}
+			if second {
+				v.keeper = keepers[1]
+			}
+			other := startVictim(t, setting{child: uffdtest.Options{Pages: n}}, false)
+			other.killPager()
+			v.resume(t)
+			for _, k := range keepers {
+				awaitEnd(t, k)
+			}
+			zero(t, v.Thread, to+n*page.Size, 8*page.Size)
+			v.checkAt(t, v.Thread, to, 0, n*page.Size)
+			v.Munmap(to+n*page.Size, 8*page.Size).Wait(t)
+			if ended(other.keeper) {
+				t.Fatal("the keeper of another process is ended")
+			}
+			other.resume(t)
+			other.check(t, other.Thread)
+		})
+	}
+}
+
+// A keeper that holds more than what is ours, or whose pager lives, is left alone.
+func TestKeepersOfOthersStay(t *testing.T) {
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
+	k, err := OpenLeft(v.keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	own, err := k.Userfaultfds()
+	if err != nil || len(own) != 1 {
+		t.Fatalf("the keeper has %v, %v", own, err)
+	}
+	if k.isOrphan() {
+		t.Error("the keeper's pager lives, and it is said to be gone")
+	}
+	if k.holdsNoneBut(nil) {
+		t.Error("a keeper that holds what is not ours is said to hold nothing else")
+	}
+	fd, err := k.Take(own[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if !k.holdsNoneBut([]int{fd}) {
+		t.Error("a keeper that holds what is ours is said to hold more")
+	}
+	v.killPager()
+	if !k.isOrphan() {
+		t.Error("the keeper's pager is gone, and it is said to live")
+	}
+}
+
+// A keeper that ends before it is looked into is none.
+func TestUserfaultfdsOfTheDead(t *testing.T) {
+	cmd := exec.Command("/bin/cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	k, err := OpenLeft(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if fds, err := k.Userfaultfds(); len(fds) > 0 || err != nil {
+		t.Errorf("Userfaultfds = %v, %v of who has none", fds, err)
+	}
+	_ = in.Close()
+	_ = cmd.Wait()
+	if fds, err := k.Userfaultfds(); !errors.Is(err, ErrNoPredecessor) {
+		t.Errorf("Userfaultfds = %v, %v; want ErrNoPredecessor", fds, err)
+	}
+}

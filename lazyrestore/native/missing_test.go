@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"testing"
@@ -99,5 +100,53 @@ func TestObjectOutlastsNameOfMapping(t *testing.T) {
 	some := false
 	if err := o.dataRanges(func(_, _ uint64) error { some = true; return nil }); err != nil || !some {
 		t.Errorf("no data found: %v", err)
+	}
+}
+
+// So it is where mappings are joined all the time.
+func TestObjectOutlastsManyNames(t *testing.T) {
+	const size = 64
+	fd, err := unix.MemfdCreate("outlasts", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := errors.Join(unix.Ftruncate(fd, size*page.Size), unix.Fstat(fd, &st)); err != nil {
+		t.Fatal(err)
+	}
+	mem, err := unix.Mmap(fd, 0, size*page.Size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(mem)
+	done, ended := make(chan struct{}), make(chan error)
+	go func() {
+		for i := 1; ; i = i%(size-1) + 1 {
+			select {
+			case <-done:
+				ended <- nil
+				return
+			default:
+			}
+			part := mem[i*page.Size:]
+			if err := errors.Join(unix.Mprotect(part, unix.PROT_NONE), unix.Mprotect(part, unix.PROT_READ)); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	o := &object{pid: os.Getpid(), id: objectID{st.Dev, st.Ino}, path: mapFile(os.Getpid(), page.RangeOf(addressOf(mem), page.Size))}
+	for range 300 {
+		fd, err := o.open()
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		unix.Close(fd)
+	}
+	close(done)
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -64,27 +64,39 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 }
 
 // open opens the object. Its path may be gone, though the process stands still: a pager
-// that has brought all joins mappings, of which the names of map_files are.
+// that has brought all joins mappings, of which the names of map_files are. It may go on
+// doing so between a look and the open, so there are several tries.
 func (o *object) open() (int, error) {
-	fd, err := unix.Open(o.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if !errors.Is(err, unix.ENOENT) {
-		return fd, err
+	for path, try := o.path, 1; ; try++ {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if !errors.Is(err, unix.ENOENT) || try == openTries {
+			return fd, err
+		}
+		if path, err = o.mapped(); err != nil {
+			return -1, err
+		}
 	}
-	maps, mapsErr := proc.ReadMaps(o.pid)
-	if mapsErr != nil {
-		return -1, err
+}
+
+const openTries = 16
+
+// mapped is a path to the object by a mapping of it, or by what it was found by if none is there.
+func (o *object) mapped() (string, error) {
+	maps, err := proc.ReadMaps(o.pid)
+	if err != nil {
+		return "", err
 	}
 	for i := range maps {
-		var st unix.Stat_t
-		link := mapFile(o.pid, maps[i].Range)
-		if maps[i].Inode != o.id.ino || unix.Stat(link, &st) != nil || (objectID{st.Dev, st.Ino}) != o.id {
+		if maps[i].Inode != o.id.ino {
 			continue
 		}
-		if fd, err := unix.Open(link, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-			return fd, nil
+		var st unix.Stat_t
+		link := mapFile(o.pid, maps[i].Range)
+		if unix.Stat(link, &st) == nil && (objectID{st.Dev, st.Ino}) == o.id {
+			return link, nil
 		}
 	}
-	return -1, err
+	return o.path, nil
 }
 
 // dataRanges calls f with the parts of the object that have data, as proc.DataRanges.

@@ -193,7 +193,7 @@ var (
 
 // askPager asks the pager of process pid.
 func askPager(ctx context.Context, pid int, word string) (*controlReply, error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	path := controlPath(pid)
@@ -214,8 +214,9 @@ func askPager(ctx context.Context, pid int, word string) (*controlReply, error) 
 		}
 		return nil, fmt.Errorf("connect to %s: %w", path, err)
 	}
-	pager := listener(fd)
-	if ended(pager) {
+	pager := listenerOf(fd)
+	defer pager.close()
+	if pager.ended() {
 		return nil, errPagerKilled
 	}
 	if _, err := io.WriteString(f, word+"\n"); err != nil {
@@ -224,10 +225,10 @@ func askPager(ctx context.Context, pid int, word string) (*controlReply, error) 
 	var reply controlReply
 	err = json.NewDecoder(io.LimitReader(f, 1<<30)).Decode(&reply)
 	if errors.Is(err, unix.EAGAIN) {
-		if ended(pager) {
+		if pager.ended() {
 			return nil, errPagerKilled
 		}
-		return nil, fmt.Errorf("ask the pager of process %d: no answer for %v; process %d may be stopped", pid, controlTimeout, pager)
+		return nil, fmt.Errorf("ask the pager of process %d: no answer for %v; process %d may be stopped", pid, controlTimeout, pager.pid)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
@@ -238,29 +239,46 @@ func askPager(ctx context.Context, pid int, word string) (*controlReply, error) 
 	return &reply, nil
 }
 
-// listener is who listens at the other end of a connected unix socket: 0 if
-// that cannot be told, as for a process of another pid namespace.
-func listener(fd int) int {
-	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil {
-		return 0
-	}
-	return int(cred.Pid)
+// A listener is the process that listens at the other end of a unix socket.
+type listener struct {
+	pid  int // 0 if that cannot be told, as for a process of another pid namespace
+	fd   int // its pidfd, or -1
+	gone bool
 }
 
-// ended reports whether a process has ended, also one that nobody has waited
-// for yet.
-func ended(pid int) bool {
-	if pid == 0 {
-		return false
+// listenerOf is who listens at the other end of fd, which is connected. Since
+// Linux 6.5 the socket itself knows the process; before, its id has to do, which may be another's by now.
+func listenerOf(fd int) listener {
+	l := listener{fd: -1}
+	if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+		l.pid = int(cred.Pid)
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return errors.Is(err, unix.ESRCH)
+	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if errors.Is(err, unix.ENOPROTOOPT) && l.pid != 0 {
+		pidfd, err = unix.PidfdOpen(l.pid, 0)
 	}
-	defer unix.Close(fd)
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	switch {
+	case err == nil:
+		l.fd = pidfd
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL): // there is no process any more; kernels differ in the word
+		l.gone = true
+	}
+	return l
+}
+
+// ended reports whether it has ended, also if nobody has waited for it yet.
+func (l listener) ended() bool {
+	if l.fd < 0 {
+		return l.gone
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}, 0)
 	return n == 1 && err == nil
+}
+
+func (l listener) close() {
+	if l.fd >= 0 {
+		unix.Close(l.fd)
+	}
 }
 
 func (r *controlReply) mappings() []page.Mapping {

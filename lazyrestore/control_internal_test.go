@@ -1,12 +1,17 @@
 package lazyrestore
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // The sockets of killed pagers go, those of others stay.
@@ -45,5 +50,86 @@ func TestSweepControls(t *testing.T) {
 		if _, err := os.Lstat(path); (err == nil) != stays {
 			t.Errorf("%s: %v, want it to stay: %v", filepath.Base(path), err, stays)
 		}
+	}
+}
+
+// A pager was killed, its keeper holds the socket, and its id is another process's by now.
+func TestListenerWhoseIDIsTakenAgain(t *testing.T) {
+	uffdtest.Need(t, "ptrace", "root")
+	socket := func() int {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	held := socket()
+	addr := &unix.SockaddrUnix{Name: filepath.Join(t.TempDir(), "s")}
+	if err := unix.Bind(held, addr); err != nil {
+		t.Fatal(err)
+	}
+	pager, pidfd, err := proc.CloneExec([]proc.Call{
+		{NR: unix.SYS_LISTEN, Args: [6]uint64{uint64(held), 8}},
+		{NR: unix.SYS_EXIT_GROUP},
+	}, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(pidfd)
+	client := socket()
+	if err := unix.Connect(client, addr); err != nil {
+		t.Fatal(err)
+	}
+	wantEnded := func(when string) {
+		t.Helper()
+		l := listenerOf(client)
+		defer l.close()
+		if l.pid != pager || !l.ended() {
+			t.Errorf("%s: process %d listens, ended: %v; want %d, which has", when, l.pid, l.ended(), pager)
+		}
+	}
+	wantEnded("not waited for")
+	if _, err := unix.Wait4(pager, nil, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantEnded("waited for")
+
+	sleep, err := os.Open("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sleep.Close()
+	tr, err := proc.NewTracer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(tr.KillAll(), tr.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := tr.Start(proc.StartOptions{PID: pager, Exec: int(sleep.Fd()), Args: []string{"sleep", "100"}}); err != nil {
+		t.Fatal(err)
+	}
+	known, err := unix.GetsockoptInt(client, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		t.Log("before Linux 6.5 this cannot be told")
+		return
+	} else if err == nil {
+		unix.Close(known)
+	}
+	wantEnded("its id is taken again")
+}
+
+// Of a process that is gone the error says no more than that; of one that has lost
+// a thread meanwhile it says which.
+func TestExplainFreeze(t *testing.T) {
+	err := fmt.Errorf("seize task 4711: %w", proc.ErrNoProcess)
+	if got := explainFreeze(1<<22+1, err); got != proc.ErrNoProcess {
+		t.Errorf("a process that is gone: %v", got)
+	}
+	if got := explainFreeze(os.Getpid(), err); got != err {
+		t.Errorf("a process that is there: %v, want %v", got, err)
 	}
 }

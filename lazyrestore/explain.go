@@ -32,13 +32,13 @@ func explainFreeze(pid int, err error) error {
 		return nil
 	case errors.As(err, &traced):
 		return &RefusedError{Reasons: []Reason{{What: what, Why: traced.Error(), Help: "end the debugger, or the other checkpoint"}}}
-	case errors.Is(err, proc.ErrNoProcess):
-		return proc.ErrNoProcess // where that was found is of no use
+	case errors.Is(err, proc.ErrNoProcess) && errors.Is(unix.Kill(pid, 0), unix.ESRCH):
+		return proc.ErrNoProcess // where that was found is of no use, unless it is one of its threads
 	case errors.Is(err, proc.ErrNotPermitted):
 		return &FacilityError{
 			Facility: "permission to trace " + what,
-			Hint:     "run as the process's user, with kernel.yama.ptrace_scope=0 where that is set, or as root",
-			Err:      err,
+			Hint:     "it belongs to another user, or has capabilities that you lack: run as root, with CAP_SYS_PTRACE; as its own user kernel.yama.ptrace_scope has to be 0",
+			Err:      unix.EPERM,
 		}
 	}
 	for _, u := range untraceable {

@@ -83,6 +83,15 @@ func (c *capture) holders() error {
 	return nil
 }
 
+// named is a process's id, and its name in brackets.
+func named(pid int) string {
+	name := strconv.Itoa(pid)
+	if b, err := proc.ReadFile(pid, "comm"); err == nil {
+		name += " (" + strings.TrimSpace(string(b)) + ")"
+	}
+	return name
+}
+
 // processes is the beginning of a sentence about the processes in pids.
 func processes(pids []int) string {
 	const most = 4
@@ -91,11 +100,7 @@ func processes(pids []int) string {
 		if i == most {
 			return fmt.Sprintf("processes %s and %d more have", strings.Join(names, ", "), len(pids)-most)
 		}
-		name := strconv.Itoa(pid)
-		if b, err := proc.ReadFile(pid, "comm"); err == nil {
-			name += " (" + strings.TrimSpace(string(b)) + ")"
-		}
-		names = append(names, name)
+		names = append(names, named(pid))
 	}
 	if len(names) == 1 {
 		return "process " + names[0] + " has"

@@ -3,6 +3,8 @@ package native
 import (
 	"strconv"
 	"strings"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // A Reason is one thing that stands against a checkpoint or a restore.
@@ -44,9 +46,21 @@ func (r *reasons) add(what, why, help string) {
 	r.list = append(r.list, Reason{what, why, help})
 }
 
-// taken adds that a process id is in use.
+// taken adds that a process id is in use, and by whom.
 func (r *reasons) taken(pid int) {
-	r.add("process id "+strconv.Itoa(pid), "another process has it", "wait until that process has ended, or end it")
+	why, help := "another process has it", "wait until that process has ended, or end it, or restore with --pid-ns"
+	s, err := proc.ReadStatus(pid)
+	switch {
+	case err != nil:
+	case s.Tgid != pid:
+		why = "a thread of process " + named(s.Tgid) + " has it"
+	case s.State == 'Z' || s.State == 'X':
+		why = "its process has ended, but process " + named(s.PPid) + ", its parent, has not waited for it (a zombie)"
+		help = "have the parent wait for it, or end the parent, or restore with --pid-ns"
+	default:
+		why = "process " + named(pid) + " has it"
+	}
+	r.add("process id "+strconv.Itoa(pid), why, help)
 }
 
 // err is nil where there is no reason to refuse.

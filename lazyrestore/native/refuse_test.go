@@ -3,6 +3,8 @@ package native
 import (
 	"errors"
 	"os"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -173,4 +175,38 @@ func TestRefusesThreadWithOtherCredentials(t *testing.T) {
 	}
 	c.threadCredentials(6, &proc.Status{Uid: [4]uint32{1, 2, 1, 1}})
 	wantRefusal(t, c, "thread 6", "credentials differ")
+}
+
+// Who has the id of the process is named, and what could be done about it.
+func TestTakenID(t *testing.T) {
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	tids, err := proc.ReadTasks(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	me := regexp.QuoteMeta(named(os.Getpid()))
+	tests := []struct {
+		name      string
+		id        int
+		why, help string
+	}{
+		{"a process", os.Getpid(), "^process " + me + " has it$", "wait until"},
+		{"a thread", tids[len(tids)-1], "^a thread of process " + me + " has it$", "wait until"},
+		{"a zombie", cmd.Process.Pid, "has ended, but process " + me + ", its parent, has not waited", "have the parent wait"},
+		{"nobody any more", 1<<22 + 1, "^another process has it$", "wait until"},
+	}
+	for _, tt := range tests {
+		var r reasons
+		r.taken(tt.id)
+		if got := r.list[0]; !regexp.MustCompile(tt.why).MatchString(got.Why) || !strings.HasPrefix(got.Help, tt.help) {
+			t.Errorf("%s: %q, %q; want %q, %q...", tt.name, got.Why, got.Help, tt.why, tt.help)
+		}
+	}
 }

@@ -87,7 +87,7 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 			case <-time.After(touchedPause << (try - 1)):
 			case <-ctx.Done():
 				r.src.Close()
-				return nil, ctx.Err()
+				return nil, context.Cause(ctx)
 			}
 		}
 		r = &restorer{begin: r.begin, opts: r.opts, src: r.src, path: r.path}
@@ -425,7 +425,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 			return p.pagerErr
 		case <-ctx.Done():
 			built.Kill()
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		filled()
 	}

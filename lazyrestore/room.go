@@ -25,7 +25,7 @@ func checkSpace(dir string, eager, lazy uint64, compresses bool) error {
 	var fs unix.Statfs_t
 	parent := filepath.Dir(filepath.Clean(dir))
 	if err := unix.Statfs(parent, &fs); err != nil {
-		return &os.PathError{Op: "statfs", Path: parent, Err: err}
+		return &os.PathError{Op: "create image in", Path: parent, Err: err}
 	}
 	if free := fs.Bavail * uint64(fs.Bsize); free < need {
 		return fmt.Errorf("write image %s: it needs %s at least, and %s are free: %w", dir, mib(need), mib(free), unix.ENOSPC)

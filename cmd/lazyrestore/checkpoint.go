@@ -93,7 +93,7 @@ func (v *checkpointVerb) run(args []string) error {
 	}
 	if v.opts.ChunkSize%4096 != 0 || v.opts.ChunkSize == 0 || v.opts.ChunkSize > largestChunk {
 		return &cli.UsageError{
-			Problem: "--chunk-size " + strconv.Itoa(v.opts.ChunkSize) + " does not do",
+			Problem: "--chunk-size " + cli.Size(&v.opts.ChunkSize).String() + " cannot be had",
 			Hint:    "it is a multiple of 4 KiB, at most 4 MiB",
 		}
 	}

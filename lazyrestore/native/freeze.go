@@ -99,7 +99,7 @@ func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
 		f.c.refuseAbandoned(owed.Killed)
 	}
 	err := f.look(ctx, owed.Missing)
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	// All reasons are one message. An error beside a reason may come of what the
@@ -243,7 +243,7 @@ func (f *Frozen) Manifest() image.Manifest {
 func (f *Frozen) threads(ctx context.Context) error {
 	st, stopped := f.c.st, f.tracer.GroupStopped(f.pid)
 	for _, tid := range f.tids {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		th := Thread{TID: tid}

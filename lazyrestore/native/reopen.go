@@ -78,7 +78,7 @@ func (r *reopener) all(ctx context.Context) error {
 			return err
 		}
 		r.opens = append(r.opens, fd)
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 	}

@@ -68,7 +68,7 @@ func (t *Tracer) seizeAll(ctx context.Context, pid int) (tids []int, err error) 
 	// Threads that still run may make others, and the kernel's list may miss
 	// one while others end: done is when two lists in a row bring nothing new.
 	for quiet := 0; quiet < 2; {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
 		if tids, err = ReadTasks(pid); err != nil {

@@ -216,9 +216,10 @@ func TestSeizeRefuses(t *testing.T) {
 		}
 	}
 	p.waitProgress(1)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := tr.SeizeAll(ctx, p.pid()); !errors.Is(err, context.Canceled) {
+	told := errors.New("told to end")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(told)
+	if _, err := tr.SeizeAll(ctx, p.pid()); !errors.Is(err, told) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 // ErrNotEmpty is returned for an image that would replace something: its path
 // is taken by anything but an empty directory.
-var ErrNotEmpty = errors.New("exists and is not an empty directory")
+var ErrNotEmpty = errors.New("exists and is not an empty directory: remove it, or name another")
 
 var (
 	errMount    = errors.New("is a mount point, which cannot be replaced: name a directory in it")

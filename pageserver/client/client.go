@@ -87,7 +87,7 @@ var (
 // ErrNoImage if that is what a server says.
 func Open(ctx context.Context, addr Address, opts Options) (*Client, error) {
 	if addr.Image == "" {
-		return nil, badAddress(addr.String(), "it names no image")
+		return nil, badAddress(addr.String(), "it names no image; inspect lists those of a server")
 	}
 	if opts.Dial == nil {
 		opts.Dial = Dial

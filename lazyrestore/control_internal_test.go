@@ -76,7 +76,10 @@ func TestListenerWhoseIDIsTakenAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unix.Close(pidfd)
+	defer unix.Close(pidfd)
+	if err := unix.Waitid(unix.P_PIDFD, pidfd, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
 	client := socket()
 	if err := unix.Connect(client, addr); err != nil {
 		t.Fatal(err)

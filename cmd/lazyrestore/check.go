@@ -79,8 +79,7 @@ func (c *command) checkMachine() error {
 	if c.JSON {
 		return verb.Status(verb.Facility) // the one object is out
 	}
-	missing := r.missing()
-	return &lazyrestore.FacilityError{Facility: strings.Join(missing, ", "), Hint: "what is marked with ! above says what to do"}
+	return &missingError{r.missing()}
 }
 
 func newCheckReport(kernel string, facilities []facility, limits []limit) checkReport {
@@ -108,6 +107,15 @@ func (r *checkReport) missing() []string {
 	return names
 }
 
+// A missingError is a FacilityError of several facilities.
+type missingError struct{ names []string }
+
+func (e *missingError) Error() string { return "not available here: " + strings.Join(e.names, ", ") }
+
+func (e *missingError) Unwrap() error {
+	return &lazyrestore.FacilityError{Hint: "what is marked with ! above says what to do"}
+}
+
 // text is the report for people: what is there is one line, what is missing
 // also says what it is for and what helps.
 func (r *checkReport) text() string {
@@ -122,7 +130,7 @@ func (r *checkReport) text() string {
 		case found == "":
 			found = "yes"
 		}
-		fmt.Fprintf(&b, "%s %-26s %s\n", mark, f.Name, found)
+		b.WriteString(strings.TrimRight(fmt.Sprintf("%s %-27s %s", mark, f.Name, found), " ") + "\n")
 		if f.OK {
 			continue
 		}
@@ -133,7 +141,7 @@ func (r *checkReport) text() string {
 	}
 	b.WriteByte('\n')
 	for _, l := range r.Limits {
-		fmt.Fprintf(&b, "  %-26s %-12s %s\n", l.Name, l.Value, l.For)
+		fmt.Fprintf(&b, "  %-27s %-12s %s\n", l.Name, l.Value, l.For)
 	}
 	fmt.Fprintf(&b, "\ncheckpoint %s here, restore %s here\n", works(r.Checkpoint), works(r.Restore))
 	return b.String()

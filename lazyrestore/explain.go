@@ -49,6 +49,17 @@ func explainFreeze(pid int, err error) error {
 	return err
 }
 
+// explainCapture does it for the errors of a capture.
+func explainCapture(pid int, err error) error {
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+		return err
+	}
+	return &FacilityError{
+		Facility: "the right to see all of process " + strconv.Itoa(pid), Err: err,
+		Hint: "lazyrestore check says what this user lacks",
+	}
+}
+
 // explainRebuild does it for the errors of a rebuild.
 func explainRebuild(err error) error {
 	var space *native.SpaceError

@@ -216,17 +216,22 @@ func probeCapabilities() []facility {
 	held, err := proc.ParseStatus(readFile("/proc/self/status"))
 	has := func(number uint) bool { return err == nil && held.CapEff&(1<<number) != 0 }
 	restore := has(unix.CAP_CHECKPOINT_RESTORE) || has(unix.CAP_SYS_ADMIN)
+	// Not of the executable: a capability of a file does not reach the process that is restored.
+	const help = "run as root, or give the user the capability as an ambient one: setpriv(1), pam_cap(8), AmbientCapabilities= of systemd"
 	return []facility{
 		{
 			Name: "CAP_SYS_PTRACE", OK: has(unix.CAP_SYS_PTRACE), Restore: true,
-			For: "processes of others, and programs that fork while they are not loaded", Help: "run as root, or give the executable the capability",
+			For: "processes of others, and programs that fork while they are not loaded", Help: help,
 		},
 		{
-			Name: "CAP_CHECKPOINT_RESTORE", OK: restore, Restore: true,
-			For: "the old pids (CAP_SYS_ADMIN does too)", Help: "run as root, or give the executable the capability",
+			Name: "CAP_CHECKPOINT_RESTORE", OK: restore, Checkpoint: true, Restore: true,
+			For: "the files that a process has mapped, and the old pids (CAP_SYS_ADMIN does too)", Help: help,
+		},
+		{
+			Name: "CAP_SYS_NICE", OK: has(unix.CAP_SYS_NICE), Checkpoint: true,
+			For: "the timer slack of a process, real-time priorities, and huge pages rebuilt in other processes", Help: help,
 		},
 		{Name: "CAP_SYS_RESOURCE", OK: has(unix.CAP_SYS_RESOURCE), For: "limits above the hard limits of this session"},
-		{Name: "CAP_SYS_NICE", OK: has(unix.CAP_SYS_NICE), For: "real-time priorities, and huge pages rebuilt in other processes"},
 	}
 }
 

@@ -154,6 +154,9 @@ func (v *restoreVerb) daemon() error {
 	if err == nil {
 		dropLog(log)
 	}
+	if dir, dirErr := runtimeDir(); dirErr == nil {
+		sweepLogs(dir)
+	}
 	return err
 }
 

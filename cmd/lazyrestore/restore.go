@@ -46,7 +46,8 @@ func (c *command) restore() *cli.Command {
 			TSTP, WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed; the
 			message then has the status of the table. With --detach it returns as soon as the process runs, prints its pid and
 			uses the table; what the process and the pager then write to pipes of the command goes to a log,
-			/run/lazyrestore/PID.log, or $XDG_RUNTIME_DIR/lazyrestore/PID.log for users other than root.`,
+			/run/lazyrestore/PID.log, or $XDG_RUNTIME_DIR/lazyrestore/PID.log for users other than root. Once
+			the process has ended later restores remove it: if it is empty at once, else after a week.`,
 		Flags: slices.Concat(v.flags(), v.remote.cacheFlags(), v.remote.tlsFlags(), c.flagsWithProgress()),
 		Hints: map[string]string{
 			"-D": "the image is an argument: lazyrestore restore IMAGE", "--images-dir": "the image is an argument: lazyrestore restore IMAGE",

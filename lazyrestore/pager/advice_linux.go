@@ -80,7 +80,7 @@ func (se *session) loseIn(s *space, sg *segment) {
 // madvDontNeedLocked is MADV_DONTNEED_LOCKED of linux/mman.h.
 const madvDontNeedLocked = 24
 
-// settleTime bounds how long a look waits for a thread on its way into its sleep.
+// settleTime bounds how long a look at all processes waits for a thread on its way into its sleep.
 const settleTime = time.Millisecond
 
 // An advice is a call of madvise that a thread of the process is in.
@@ -105,22 +105,31 @@ func keptBy(calls []advice) (kept, removed page.Set) {
 	return kept, removed
 }
 
-// adviceCalls lists the calls of madvise that threads of pid are in. For a
+// adviceCalls lists the calls of madvise that threads of pid are in, as long as need: as
+// with leaves each was seen asleep once, or busy. For a
 // forked child, whose pid is not known (0), it lists those of all processes.
 // A thread has put its event into the queue a moment before it can be seen to
-// sleep, so as long as none is seen in a call that raises events, and some
-// run, it looks again. The error is that it could not look (see noRoom).
-func adviceCalls(pid int) ([]advice, error) {
+// sleep, and one that was woken looks for a moment as if it slept still: that another one is seen in
+// a call is no reason to look no further. Where it cannot be seen in time what all are in, the calls are
+// those that were. The error is that it could not look (see noRoom).
+func adviceCalls(pid int, p *patience, need func() bool) ([]advice, error) {
+	if pid != 0 {
+		l, err := lookAt(pid, p, need)
+		if !noRoom(err) {
+			err = nil
+		}
+		return l.advice, err
+	}
 	for end := time.Now().Add(settleTime); ; {
 		l := look{}
-		l.processes(pid)
+		l.everywhere()
 		if l.err != nil || l.raising || !l.running || time.Now().After(end) {
 			return l.calls, l.err
 		}
 	}
 }
 
-// A look is at what the threads of processes are doing.
+// A look is at what the threads of all processes are doing.
 type look struct {
 	calls   []advice
 	raising bool  // some thread is in a call that raises events
@@ -135,11 +144,7 @@ func (l *look) failed(err error) {
 	}
 }
 
-func (l *look) processes(pid int) {
-	if pid != 0 {
-		l.process(strconv.Itoa(pid))
-		return
-	}
+func (l *look) everywhere() {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
 		l.failed(err)
@@ -153,25 +158,24 @@ func (l *look) processes(pid int) {
 }
 
 func (l *look) process(pid string) {
-	dir := "/proc/" + pid + "/task"
+	dir := "/proc/" + pid + "/task/"
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
 		l.failed(err)
 		return
 	}
 	for _, t := range tasks {
-		b, err := os.ReadFile(dir + "/" + t.Name() + "/syscall")
+		c, asleep, err := callOf(dir + t.Name())
 		if err != nil {
 			l.failed(err)
 			continue
 		}
-		l.thread(string(b))
+		l.thread(c, asleep)
 	}
 }
 
-// thread takes in a line of /proc/PID/task/TID/syscall.
-func (l *look) thread(line string) {
-	c, asleep := parseCall(line)
+// thread takes in what a thread is in.
+func (l *look) thread(c sysCall, asleep bool) {
 	if !asleep {
 		l.running = true
 		return
@@ -207,11 +211,11 @@ func (c *sysCall) advice() (advice, bool) {
 
 // faultsPending reports whether the next message of the uffd is a fault: they
 // are read before all events.
-func faultsPending(fd int) bool {
+func faultsPending(fd int) (bool, error) {
 	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
 	if err != nil {
-		return false
+		return false, err
 	}
 	_, rest, ok := strings.Cut(string(b), "pending:\t")
-	return ok && !strings.HasPrefix(rest, "0\n")
+	return ok && !strings.HasPrefix(rest, "0\n"), nil
 }

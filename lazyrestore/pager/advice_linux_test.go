@@ -46,7 +46,7 @@ func TestLookAtThreads(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var l look
-			l.thread(c.line)
+			l.thread(parseCall(c.line))
 			if diff := cmp.Diff(look{calls: c.calls, raising: c.raising, running: c.running}, l, cmp.AllowUnexported(look{}, advice{})); diff != "" {
 				t.Error(diff)
 			}

@@ -48,18 +48,28 @@ var errUnsure = errors.New("it is not known what all threads are in")
 // pid. Without an error none is missing: each thread was seen asleep once, or busy, or there is no need,
 // for all has been told. Beyond some yields it waits as long as p lets it.
 func leaves(pid int, p *patience, need func() bool) (calls []leave, err error) {
-	l := lookOut{dir: "/proc/" + strconv.Itoa(pid) + "/task/", ran: map[string]*runTime{}}
+	l, err := lookAt(pid, p, need)
+	if err != nil {
+		return nil, err
+	}
+	return l.calls, nil
+}
+
+// lookAt looks at all threads of pid. Without an error it has seen each asleep once, or busy, or has
+// seen nothing, for there is no need.
+func lookAt(pid int, p *patience, need func() bool) (l lookOut, err error) {
+	l = lookOut{dir: "/proc/" + strconv.Itoa(pid) + "/task/", ran: map[string]*runTime{}}
 	defer l.close()
 	if l.tasks, err = os.ReadDir(l.dir); err != nil {
-		return nil, err
+		return l, err
 	}
 	var end time.Time
 	for round := 0; need(); round++ {
 		switch left, err := l.again(round > lookYields); {
 		case err != nil: // asking again would be no better
-			return nil, err
+			return l, err
 		case left == 0:
-			return l.calls, nil
+			return l, nil
 		case round < lookYields:
 			thread.Yield()
 			continue
@@ -69,19 +79,20 @@ func leaves(pid int, p *patience, need func() bool) (calls []leave, err error) {
 			defer func() { p.spend(start, time.Now()) }()
 		}
 		if !time.Now().Before(end) {
-			return nil, errUnsure
+			return l, errUnsure
 		}
 		thread.Sleep(gatePause) // whom we wait for may need this processor
 	}
-	return nil, nil
+	return lookOut{}, nil
 }
 
 // A lookOut is for what the threads of a process are in.
 type lookOut struct {
-	dir   string
-	tasks []os.DirEntry // of those that were not seen asleep or busy
-	ran   map[string]*runTime
-	calls []leave
+	dir    string
+	tasks  []os.DirEntry // of those that were not seen asleep or busy
+	ran    map[string]*runTime
+	calls  []leave
+	advice []advice
 }
 
 // again looks at those that are left, and returns how many are. With long it counts how long they run.
@@ -104,6 +115,9 @@ func (l *lookOut) see(tid string, long bool) (bool, error) {
 		return false, err
 	case asleep:
 		l.calls = append(l.calls, c.leavesOf(tid)...)
+		if a, ok := c.advice(); ok {
+			l.advice = append(l.advice, a)
+		}
 		return true, nil
 	case !long:
 		return false, nil
@@ -145,8 +159,11 @@ func callOf(dir string) (c sysCall, asleep bool, err error) {
 	if err != nil {
 		return c, false, err
 	}
-	if c, asleep = parseCall(line); !asleep || c.leaves() == nil {
-		return c, asleep, nil
+	if c, asleep = parseCall(line); !asleep {
+		return c, false, nil
+	}
+	if _, advises := c.advice(); !advises && c.leaves() == nil {
+		return c, true, nil
 	}
 	stat, err := readLine(dir + "/stat")
 	if err != nil {

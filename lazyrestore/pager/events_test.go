@@ -1,7 +1,9 @@
 package pager
 
 import (
+	"math/rand/v2"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,6 +93,52 @@ func TestRemoveSharedWhileLazy(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Many threads drop and remove shared memory at once, while others compute: it is seen
+// who asked for what, and nothing is lost.
+func TestRemovalsByManyThreads(t *testing.T) {
+	const threads, each, rounds = 6, 256, 150
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: threads * each, Threads: threads, Kind: uffdtest.Shmem},
+		pager: Options{Background: None},
+	})
+	var wg sync.WaitGroup
+	for i, th := range s.Threads {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(7, uint64(i)))
+			var removed [each]bool
+			for range rounds {
+				from := rnd.IntN(each)
+				n := 1 + rnd.IntN(min(8, each-from))
+				advice := unix.MADV_DONTNEED
+				if rnd.IntN(2) == 0 {
+					advice = unix.MADV_REMOVE
+				}
+				if _, err := th.Madvise(s.Addr(i*each+from), uint64(n)*page.Size, advice).Result(); err != nil {
+					t.Error(err)
+					return
+				}
+				for k := from; k < from+n; k++ {
+					removed[k] = removed[k] || advice == unix.MADV_REMOVE
+				}
+			}
+			for k, gone := range removed {
+				want := s.want[(i*each+k)*page.Size:][:page.Size]
+				if gone {
+					want = make([]byte, page.Size)
+				}
+				if got, err := th.Sum(s.Addr(i*each+k), page.Size).Result(); err != nil || got != uffdtest.Sum(want) {
+					t.Errorf("thread %d, page %d, removed %v: sum %#x, %v", i, k, gone, got, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := s.pager.session.lost.err(); err != nil {
+		t.Error(err)
 	}
 }
 

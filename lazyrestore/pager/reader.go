@@ -217,9 +217,17 @@ func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
 		return nil, seenCalls{}
 	}
 	seen := seenCalls{looked: true}
-	if !faultsPending(s.u.Fd()) {
-		calls, err := adviceCalls(s.pid)
-		if err != nil && isChanging(s.u) { // else it is a fault
+	changing := func() bool { return isChanging(s.u) }
+	faults, err := faultsPending(s.u.Fd())
+	if err != nil {
+		faults = !changing()
+	}
+	if !faults {
+		if !changing() {
+			return nil, seen // it was a fault, that came or went in between
+		}
+		calls, err := adviceCalls(s.pid, &r.patience, changing)
+		if err != nil {
 			r.crowd(s, "a look at who raised it", err)
 			return nil, seen
 		}

@@ -317,7 +317,7 @@ func TestDamagedSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if code := run([]string{"x", "--no-default-config", "-D", images}, io.Discard, &out); code != 1 || !strings.Contains(out.String(), "pages-1.img at offset 8192: it ends before pages") {
+	if code := run([]string{"x", "--no-default-config", "-D", images}, io.Discard, &out); code != 1 || !strings.Contains(out.String(), "pages-1.img at offset 8192: 8192 bytes long, and its pagemap lists ") {
 		t.Errorf("exit status %d: %s", code, out.String())
 	}
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +95,36 @@ func TestFailedTakeOverHoldsNothing(t *testing.T) {
 		t.Errorf("open before:\n%s\nafterwards:\n%s", open[0], open[1])
 	}
 	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	tr.complete(t, start(t, tr.images, "--resume"))
+}
+
+// Who goes on has to have the images that were served, as they were: others would give
+// pages of another process, or of another time.
+func TestResumeWithOtherImages(t *testing.T) {
+	tr := plant(t, 2)
+	d := start(t, tr.images, "--background", "none")
+	tr.connect(t)
+	tr.send(t, 0)
+	tr.awaitFirst(t)
+	d.kill(t)
+	pages := filepath.Join(tr.images, "pages-1.img")
+	was, err := os.Stat(pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range [][]byte{tr.want[1], tr.want[0]} {
+		if err := os.WriteFile(pages, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		code := run([]string{"x", "--no-default-config", "-D", tr.images, "--resume"}, io.Discard, &out)
+		if code != 1 || !strings.Contains(out.String(), "not the images that the daemon before served") {
+			t.Fatalf("exit status %d: %s", code, out.String())
+		}
+	}
+	if err := os.Chtimes(pages, was.ModTime(), was.ModTime()); err != nil {
 		t.Fatal(err)
 	}
 	tr.complete(t, start(t, tr.images, "--resume"))

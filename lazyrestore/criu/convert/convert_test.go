@@ -222,17 +222,26 @@ func TestLazyPagesAreWhereImgfileSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, r := range m.Runs {
+		if r.Lazy && r.File != imgfile.Elsewhere {
+			t.Errorf("%v: in a file", r.Range)
+		}
+	}
+	pm, err := d.Pagemap(imgfile.OfTask(7))
+	if err != nil {
+		t.Fatal(err)
+	}
 	frames := im.NewFrameReader(ix)
 	defer frames.Close()
 	seen := 0
-	for _, r := range m.Runs {
-		if !r.Lazy {
+	for r, err := range pm.InImage("pagemap-7.img") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Flags&imgfile.Lazy == 0 {
 			continue
 		}
-		if r.File != imgfile.Elsewhere {
-			t.Errorf("%v: in a file", r.Range)
-		}
-		at := imgfile.ImageAddr(m.Files[0].ID, r.Whole)
+		at := r.At
 		run, ok := ix.Lookup(at)
 		if r.Start == 0x90_0000 {
 			if ok {

@@ -273,7 +273,7 @@ func (im *importer) copy(ctx context.Context, name string) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	f, err := os.Open(im.dir.File(name))
+	f, err := imgfile.OpenFile(im.dir.File(name))
 	if err != nil {
 		return err
 	}

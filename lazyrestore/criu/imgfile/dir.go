@@ -21,10 +21,6 @@ import (
 // that it builds on.
 const ParentLink = "parent"
 
-// maxChain is how many sets may build on one another: more is taken for a
-// link that leads back to itself.
-const maxChain = 1024
-
 // A Dir is a directory with an image set.
 type Dir struct {
 	path string // absolute
@@ -72,7 +68,7 @@ func (d *Dir) LinkParent(path string) error { return os.Symlink(path, d.File(Par
 
 // open opens a file of the set behind a reader of its records.
 func (d *Dir) open(name string, magic Magic) (*Reader, io.Closer, error) {
-	f, err := os.Open(d.File(name))
+	f, err := OpenFile(d.File(name))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -14,7 +13,7 @@ import (
 // Pagemap reads the pagemap of id. The error is fs.ErrNotExist where the set
 // has none.
 func (d *Dir) Pagemap(id MemoryID) (*Pagemap, error) {
-	f, err := os.Open(d.File(id.File()))
+	f, err := OpenFile(d.File(id.File()))
 	if err != nil {
 		return nil, err
 	}
@@ -30,6 +29,16 @@ type PagesFile struct {
 	Path  string
 	ID    uint32 // its number in its set
 	Depth int    // of the set: 0 is the one that was opened, 1 its parent
+	Size  int64  // what its pagemap says that it holds, in bytes
+}
+
+// CheckSize is an error for a file that does not hold exactly what its pagemap lists:
+// one of the two was cut, or they are not of one set.
+func (f PagesFile) CheckSize(n int64) error {
+	if n == f.Size {
+		return nil
+	}
+	return &DamagedError{File: f.Path, Offset: min(n, f.Size), Err: fmt.Errorf("%d bytes long, and its pagemap lists %d", n, f.Size)}
 }
 
 // A Run is adjacent pages of a memory that also lie together in one file.
@@ -38,9 +47,6 @@ type Run struct {
 	Lazy   bool  // the set that was opened says that they may come late
 	File   int   // which of Memory.Files holds them, or Elsewhere: a page server or an image of ours has them
 	Offset int64 // of the first page in that file, in bytes
-	// Whole is what Offset would be if the pages files of the set held the
-	// pages that are elsewhere, too: see ImageAddr.
-	Whole int64
 }
 
 // A Memory says where each page of a task or a shared memory object is, in an
@@ -58,10 +64,12 @@ type Memory struct {
 func (d *Dir) Memory(id MemoryID) (*Memory, error) {
 	m := &Memory{ID: id}
 	var want []Run // not found yet, ascending
+	below := map[string]bool{}
 	for set, depth := d, 0; ; depth++ {
-		if depth == maxChain {
-			return nil, &DamagedError{File: d.path, Err: fmt.Errorf("more than %d image sets build on one another", maxChain)}
+		if below[set.path] {
+			return nil, &DamagedError{File: set.File(ParentLink), Err: errors.New("the image sets build on one another in a circle")}
 		}
+		below[set.path] = true
 		pm, err := set.Pagemap(id)
 		switch {
 		case depth > 0 && errors.Is(err, fs.ErrNotExist):
@@ -112,7 +120,7 @@ func wholeOf(pm *Pagemap) []Run {
 func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error) {
 	name := set.File(m.ID.File())
 	file := len(m.Files)
-	var off, whole int64 // in the pages file; and if it held all
+	var off int64 // in the pages file
 	i := 0
 	for _, e := range pm.Entries {
 		for i < len(want) && want[i].End <= e.Start {
@@ -125,7 +133,6 @@ func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error)
 			}
 			part := *w
 			part.End = min(w.End, e.End)
-			part.Whole = whole + int64(part.Start-e.Start)
 			switch {
 			case e.Flags&Parent != 0:
 				rest = append(rest, part)
@@ -145,14 +152,11 @@ func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error)
 		if e.Flags&Present != 0 {
 			off += int64(e.Len())
 		}
-		if e.Flags&Parent == 0 {
-			whole += int64(e.Len())
-		}
 	}
 	if i < len(want) {
 		return nil, missing(name, want[i].Range)
 	}
-	m.Files = append(m.Files, PagesFile{set.File(PagesName(pm.PagesID)), pm.PagesID, file})
+	m.Files = append(m.Files, PagesFile{set.File(PagesName(pm.PagesID)), pm.PagesID, file, off})
 	return rest, nil
 }
 

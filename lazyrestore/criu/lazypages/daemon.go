@@ -50,7 +50,7 @@ type daemon struct {
 }
 
 // open reads the image set and makes a pager for it. Nobody is served yet.
-func open(opts Options, gather bool) (*daemon, error) {
+func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -64,10 +64,10 @@ func open(opts Options, gather bool) (*daemon, error) {
 		if d.WorkDir == "" {
 			d.WorkDir = d.dir.Path()
 		}
-		d.set, err = load(d.dir, opts.Image, opts.Server)
+		d.set, err = load(ctx, d.dir, opts.Image, opts.Server)
 	}
 	if err == nil {
-		d.state = newState(d.WorkDir, keeper.Pid())
+		d.state = newState(d.WorkDir, keeper.Pid(), d.set.sum())
 		d.pager, err = pager.New(d.set.image, pager.Options{
 			Background: opts.Background, Workers: opts.Workers, Keeper: keeper, Gather: gather, Logger: opts.Logger,
 		})
@@ -92,7 +92,7 @@ func open(opts Options, gather bool) (*daemon, error) {
 // or fs.ErrNotExist. A *pager.LostError means that pages could not be had, and
 // nothing is waited for any more.
 func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
-	d, err := open(opts, true)
+	d, err := open(ctx, opts, true)
 	if err != nil {
 		return pager.Stats{}, err
 	}
@@ -268,6 +268,9 @@ func (d *daemon) gatherOne(w *waker, conn int) error {
 			return err
 		}
 		return take(conn, 4)
+	}
+	if d.set.bare[pid] {
+		return fmt.Errorf("%w: task %d is no zombie, and %s has no %s: its pages would be zero", ErrProtocol, pid, d.dir.Path(), imgfile.OfTask(pid).File())
 	}
 	if err := d.state.coming(pid); err != nil {
 		return err

@@ -142,7 +142,7 @@ func (p *pages) ReadRange(ctx context.Context, _ string, b []byte, off int64, la
 		} else if err != nil {
 			return err
 		}
-		return nil
+		return f.stamp.Changed(f.f)
 	})
 }
 
@@ -184,7 +184,7 @@ func readNow(f *file, b []byte, off int64) error {
 			b, off = b[n:], off+int64(n)
 		}
 	}
-	return nil
+	return f.stamp.Changed(f.f)
 }
 
 // fetch reads from the page server.

@@ -29,11 +29,14 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	if err != nil {
 		return pager.Stats{}, err
 	}
-	d, err := open(opts, left.building())
+	d, err := open(ctx, opts, left.building())
 	if err != nil {
 		return pager.Stats{}, err
 	}
 	defer d.set.close()
+	if left.Images != d.state.Images {
+		return pager.Stats{}, errors.Join(fmt.Errorf("%s: %w", left.path, errOther), d.pager.Discard())
+	}
 	conn, err := d.takeOver(left)
 	if err != nil {
 		return pager.Stats{}, errors.Join(err, d.pager.Discard())
@@ -53,6 +56,9 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	}
 	return d.serve(ctx, func(*waker) (int, error) { return conn, nil })
 }
+
+// errOther is for who would go on with the pages of another process, or of another time.
+var errOther = errors.New("not the images that the daemon before served: others were named, or they were written to since; its tasks wait for a --resume with those")
 
 // takeOver takes what a keeper of the predecessor holds. conn is the
 // connection of criu restore, -1 if the tree was built already.

@@ -45,7 +45,7 @@ func comingTask(t *testing.T) (d *daemon, k *pager.Keeper, u *uffd.FD, conn int)
 		_ = unix.Close(fds[0])
 		_ = unix.Close(fds[1])
 	})
-	d = &daemon{pager: p, state: newState(t.TempDir(), ours.Pid())}
+	d = &daemon{pager: p, state: newState(t.TempDir(), ours.Pid(), "")}
 	d.state.Coming, d.state.Tasks = c.Pid, []int{1}
 	return d, k, c.FD, fds[0]
 }

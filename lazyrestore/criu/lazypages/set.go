@@ -1,10 +1,15 @@
 package lazypages
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +24,7 @@ const chunkBytes = 64 << 10
 // A set is an image set as the pager needs it.
 type set struct {
 	tasks map[int][]page.Mapping // by pid: what the image fills; zombies and tasks without lazy pages have none
+	bare  map[int]bool           // tasks without a pagemap: zombies
 	bytes uint64                 // of lazy pages
 	pages *pages                 // where they are, nil if an image of ours has them
 	image *image.Image
@@ -26,26 +32,20 @@ type set struct {
 
 // load reads the image set in dir. Its lazy pages are in img if that is not
 // nil, with the page server if server is not nil, and else in its files.
-func load(dir *imgfile.Dir, img *image.Image, server *Server) (*set, error) {
+func load(ctx context.Context, dir *imgfile.Dir, img *image.Image, server *Server) (*set, error) {
 	tasks, err := dir.Tasks()
 	if err != nil {
 		return nil, err
 	}
-	s := &set{tasks: make(map[int][]page.Mapping, len(tasks)), image: img}
+	s := &set{tasks: make(map[int][]page.Mapping, len(tasks)), bare: map[int]bool{}, image: img}
 	if img == nil {
 		s.pages = &pages{server: server, numbers: map[string]uint32{}}
+	} else if err := ofSet(img, dir); err != nil {
+		return nil, err
 	}
 	for _, t := range tasks {
-		m, err := dir.Memory(imgfile.OfTask(t.Pid))
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // a zombie
-			s.tasks[t.Pid] = nil
-			continue
-		case err != nil:
+		if err := s.task(ctx, dir, t.Pid); err != nil {
 			return nil, errors.Join(err, s.close())
-		}
-		if s.tasks[t.Pid], err = s.mapped(t.Pid, m); err != nil {
-			return nil, errors.Join(fmt.Errorf("task %d: %w", t.Pid, err), s.close())
 		}
 	}
 	if s.pages != nil {
@@ -56,6 +56,25 @@ func load(dir *imgfile.Dir, img *image.Image, server *Server) (*set, error) {
 	return s, nil
 }
 
+// task adds a task of the tree.
+func (s *set) task(ctx context.Context, dir *imgfile.Dir, pid int) error {
+	m, err := dir.Memory(imgfile.OfTask(pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		// Without a pagemap nobody would know which of its pages are not zero.
+		if _, noMM := os.Lstat(dir.File(fmt.Sprintf("mm-%d.img", pid))); errors.Is(noMM, fs.ErrNotExist) {
+			s.tasks[pid], s.bare[pid] = nil, true // a zombie
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if s.tasks[pid], err = s.mapped(ctx, pid, m); err != nil {
+		return fmt.Errorf("task %d: %w", pid, err)
+	}
+	return nil
+}
+
 func (s *set) close() error {
 	if s.pages == nil {
 		return nil
@@ -64,48 +83,69 @@ func (s *set) close() error {
 }
 
 // mapped is the mappings of a task's lazy pages to the pager's image.
-func (s *set) mapped(pid int, m *imgfile.Memory) ([]page.Mapping, error) {
-	var maps []page.Mapping
+func (s *set) mapped(ctx context.Context, pid int, m *imgfile.Memory) (maps []page.Mapping, err error) {
+	var have []page.Mapping
+	if s.pages == nil {
+		if have, err = inImage(ctx, s.image, m.ID); err != nil {
+			return nil, err
+		}
+	}
 	for _, r := range m.Runs {
 		if !r.Lazy {
 			continue
 		}
-		at, err := s.place(pid, m, r)
+		s.bytes += r.Len()
+		if s.pages == nil {
+			maps, err = cut(maps, have, r.Range)
+		} else {
+			var at page.Addr
+			at, err = s.pages.place(pid, m, r)
+			maps = join(maps, r.Range, at)
+		}
 		if err != nil {
 			return nil, err
 		}
-		s.bytes += r.Len()
-		if k := len(maps) - 1; k >= 0 && maps[k].End == r.Start && maps[k].ImageAddr(r.Start) == at {
-			maps[k].End = r.End
-			continue
-		}
-		maps = append(maps, page.Mapping{Range: r.Range, Image: at, PageSize: page.Size})
 	}
 	return maps, nil
 }
 
-// place is where the pager's image has the pages of r.
-func (s *set) place(pid int, m *imgfile.Memory, r imgfile.Run) (page.Addr, error) {
-	if s.pages == nil {
-		// The set says no longer that it has them; what it built on is part of it.
-		f := m.Files[max(r.File, 0)]
-		if f.Depth > 0 {
-			return 0, fmt.Errorf("pages %v are in %s, and not in the set that the compressed image was made of", r.Range, f.Path)
-		}
-		if f.ID > imgfile.MaxPagesID || r.Whole > imgfile.MaxPagesBytes-int64(r.Len()) {
-			return 0, fmt.Errorf("pages %v: %s has no place in an image of ours", r.Range, f.Path)
-		}
-		return imgfile.ImageAddr(f.ID, r.Whole), nil
+// sum is of what is served, and from where: the same for who goes on with it. Pages
+// files are told apart by when they were written, as nothing sums their bytes.
+func (s *set) sum() string {
+	h := sha256.New()
+	for _, pid := range slices.Sorted(maps.Keys(s.tasks)) {
+		fmt.Fprintln(h, pid, s.bare[pid], s.tasks[pid])
 	}
+	if s.pages == nil {
+		fmt.Fprintln(h, s.image.Digest())
+	} else {
+		for _, f := range s.pages.files {
+			fmt.Fprintln(h, f.size, f.stamp.Written())
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// join appends a mapping, or to the last one.
+func join(maps []page.Mapping, r page.Range, at page.Addr) []page.Mapping {
+	if k := len(maps) - 1; k >= 0 && maps[k].End == r.Start && maps[k].ImageAddr(r.Start) == at {
+		maps[k].End = r.End
+		return maps
+	}
+	return append(maps, page.Mapping{Range: r, Image: at, PageSize: page.Size})
+}
+
+// place is where the pager's image has the pages of r.
+func (p *pages) place(pid int, m *imgfile.Memory, r imgfile.Run) (page.Addr, error) {
 	// CRIU looks with the server for what the set itself has, and for what a
 	// set below has in that.
-	if s.pages.server != nil && (r.File == imgfile.Elsewhere || m.Files[r.File].Depth == 0) {
-		return s.pages.remote(pid, r.Range)
+	if p.server != nil && (r.File == imgfile.Elsewhere || m.Files[r.File].Depth == 0) {
+		return p.remote(pid, r.Range)
 	}
 	if r.File == imgfile.Elsewhere {
 		return 0, fmt.Errorf("pages %v are in no file of the set: whoever dumped it serves them (--page-server)", r.Range)
 	}
-	return s.pages.local(m.Files[r.File].Path, r)
+	return p.local(m.Files[r.File], r)
 }
 
 // A file is a pages file, or what a page server has of one task.
@@ -113,37 +153,49 @@ type file struct {
 	path string
 	f    *os.File // nil: with the page server
 	size int64    // in whole pages
+	// stamp is the file's when it was opened.
+	stamp imgfile.Stamp
 	// inMemory says that the file system is memory: no read ever waits for a
 	// disk, and the kernel does not take RWF_NOWAIT.
 	inMemory bool
 }
 
 // local is where the image has the pages of r, which lie in a pages file.
-func (p *pages) local(path string, r imgfile.Run) (page.Addr, error) {
-	n, ok := p.numbers[path]
+func (p *pages) local(from imgfile.PagesFile, r imgfile.Run) (page.Addr, error) {
+	n, ok := p.numbers[from.Path]
 	if !ok {
-		f, err := os.Open(path)
+		f, err := openPages(from)
 		if err != nil {
 			return 0, err
 		}
-		st, err := f.Stat()
-		if err != nil {
-			return 0, errors.Join(err, f.Close())
+		if n, err = p.add(f); err != nil {
+			return 0, errors.Join(err, f.f.Close())
 		}
-		var sfs unix.Statfs_t
-		if err := unix.Fstatfs(int(f.Fd()), &sfs); err != nil {
-			return 0, errors.Join(os.NewSyscallError("fstatfs", err), f.Close())
-		}
-		memory := sfs.Type == unix.TMPFS_MAGIC || sfs.Type == unix.RAMFS_MAGIC
-		if n, err = p.add(file{path, f, st.Size() &^ (page.Size - 1), memory}); err != nil {
-			return 0, errors.Join(err, f.Close())
-		}
-		p.numbers[path] = n
-	}
-	if size := p.files[n].size; r.Offset > size || int64(r.Len()) > size-r.Offset {
-		return 0, &imgfile.DamagedError{File: path, Offset: size, Err: fmt.Errorf("it ends before pages %v", r.Range)}
+		p.numbers[from.Path] = n
 	}
 	return imgfile.ImageAddr(n, r.Offset), nil
+}
+
+// openPages opens a pages file, which has to hold what its pagemap lists: one of the
+// two was cut, or is of another set, if not.
+func openPages(from imgfile.PagesFile) (file, error) {
+	f, err := imgfile.OpenFile(from.Path)
+	if err != nil {
+		return file{}, err
+	}
+	stamp, err := imgfile.StampOf(f)
+	if err == nil {
+		err = from.CheckSize(stamp.Size())
+	}
+	var sfs unix.Statfs_t
+	if err == nil {
+		err = os.NewSyscallError("fstatfs", unix.Fstatfs(int(f.Fd()), &sfs))
+	}
+	if err != nil {
+		return file{}, errors.Join(err, f.Close())
+	}
+	memory := sfs.Type == unix.TMPFS_MAGIC || sfs.Type == unix.RAMFS_MAGIC
+	return file{path: from.Path, f: f, size: from.Size, stamp: stamp, inMemory: memory}, nil
 }
 
 // add numbers a file.

@@ -22,6 +22,8 @@ const StateName = "lazy-pages.state"
 type state struct {
 	path string
 
+	// Images is the sum of what is served, see set.sum.
+	Images string `json:"images"`
 	// Keepers may hold the descriptors: the first of them that lives does.
 	Keepers []keeper `json:"keepers"`
 	// Coming is the task whose userfaultfd is being taken.
@@ -37,8 +39,8 @@ type keeper struct {
 	Connection int `json:"connection"`
 }
 
-func newState(dir string, pid int) *state {
-	return &state{path: filepath.Join(dir, StateName), Keepers: []keeper{{pid, -1}}}
+func newState(dir string, pid int, images string) *state {
+	return &state{path: filepath.Join(dir, StateName), Images: images, Keepers: []keeper{{pid, -1}}}
 }
 
 // building reports whether the tree is still being built.

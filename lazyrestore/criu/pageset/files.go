@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 )
 
 // maxFiles is how many pages files a set has open at most, but for those that
@@ -25,18 +27,42 @@ type file struct {
 	used    uint64 // when last; under files.mu
 }
 
-// read fills p from the file at path.
-func (fs *files) read(path string, p []byte, off int64) error {
-	f, err := fs.get(path)
+// An origin is a pages file as it was when the pagemap was read that is about it, or an
+// object of an image.
+type origin struct {
+	path  string
+	stamp imgfile.Stamp // of a file
+}
+
+// originOf looks at a pages file, which has to be as long as its pagemap says.
+func originOf(from imgfile.PagesFile) (*origin, error) {
+	f, err := imgfile.OpenFile(from.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	stamp, err := imgfile.StampOf(f)
+	if err != nil {
+		return nil, err
+	}
+	return &origin{from.Path, stamp}, from.CheckSize(stamp.Size())
+}
+
+// read fills p from a file.
+func (fs *files) read(from *origin, p []byte, off int64) error {
+	f, err := fs.get(from.path)
 	if err != nil {
 		return err
 	}
 	defer fs.put(f)
 	n, err := f.ReadAt(p, off)
 	if errors.Is(err, io.EOF) {
-		return shortened(path, off+int64(n))
+		return shortened(from.path, off+int64(n))
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return from.stamp.Changed(f.File)
 }
 
 // get opens a file, if it is not open.
@@ -45,7 +71,7 @@ func (fs *files) get(path string) (*file, error) {
 	defer fs.mu.Unlock()
 	f := fs.open[path]
 	if f == nil {
-		opened, err := os.Open(path)
+		opened, err := imgfile.OpenFile(path)
 		if err != nil {
 			return nil, err
 		}

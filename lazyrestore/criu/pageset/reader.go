@@ -59,15 +59,15 @@ func (r *Reader) Read(ctx context.Context, m *Memory, at page.Addr, p []byte, la
 // run fills p with the bytes of a run from in on.
 func (r *Reader) run(ctx context.Context, from *run, in page.Addr, p []byte, lane image.Lane) error {
 	switch {
-	case from.path == "":
+	case from.from == nil:
 		return r.image(ctx, from.image+in, p, lane)
 	case r.s.dir != nil:
-		return r.s.files.read(from.path, p, from.off+int64(in))
+		return r.s.files.read(from.from, p, from.off+int64(in))
 	}
-	if err := r.s.checkObject(ctx, from.path); err != nil {
+	if err := r.s.checkObject(ctx, from.from.path); err != nil {
 		return err
 	}
-	return r.s.im.Source().ReadRange(ctx, from.path, p, from.off+int64(in), lane)
+	return r.s.im.Source().ReadRange(ctx, from.from.path, p, from.off+int64(in), lane)
 }
 
 // image fills p from the frames of an image.

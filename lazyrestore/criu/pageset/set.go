@@ -62,7 +62,7 @@ type Memory struct {
 type run struct {
 	page.Range
 	lazy  bool
-	path  string    // the pages file, or the object of the image; "": frames of the image
+	from  *origin   // nil: frames of the image
 	off   int64     // of the first page there
 	image page.Addr // of the first page, in frames
 }
@@ -95,11 +95,17 @@ func (s *Set) fromFiles(_ context.Context, id imgfile.MemoryID) (*Memory, error)
 		return nil, err
 	}
 	m := &Memory{ID: id, runs: make([]run, 0, len(from.Runs))}
+	origins := make([]*origin, len(from.Files))
 	for _, r := range from.Runs {
 		if r.File == imgfile.Elsewhere {
 			continue // whoever dumped it has them
 		}
-		m.runs = append(m.runs, run{Range: r.Range, lazy: r.Lazy, path: from.Files[r.File].Path, off: r.Offset})
+		if origins[r.File] == nil {
+			if origins[r.File], err = originOf(from.Files[r.File]); err != nil {
+				return nil, err
+			}
+		}
+		m.runs = append(m.runs, run{Range: r.Range, lazy: r.Lazy, from: origins[r.File], off: r.Offset})
 	}
 	return m, nil
 }
@@ -117,23 +123,19 @@ func (s *Set) fromImage(ctx context.Context, id imgfile.MemoryID) (*Memory, erro
 	if err != nil {
 		return nil, err
 	}
-	if pm.PagesID > imgfile.MaxPagesID {
-		return nil, &imgfile.DamagedError{File: name, Err: fmt.Errorf("pages file %d", pm.PagesID)}
-	}
 	m := &Memory{ID: id, runs: make([]run, 0, len(pm.Entries))}
-	var off, whole int64
-	for _, e := range pm.Entries {
-		n := int64(e.Len())
+	object := &origin{path: imgfile.PagesName(pm.PagesID)}
+	var off int64
+	for e, err := range pm.InImage(name) {
 		switch {
-		case e.Flags&imgfile.Parent != 0 || n > imgfile.MaxPagesBytes-whole:
-			return nil, &imgfile.DamagedError{File: name, Err: fmt.Errorf("pages %v have no place in an image", e.Range)}
+		case err != nil:
+			return nil, err
 		case e.Flags&imgfile.Present != 0:
-			m.runs = append(m.runs, run{Range: e.Range, path: imgfile.PagesName(pm.PagesID), off: off})
-			off += n
+			m.runs = append(m.runs, run{Range: e.Range, from: object, off: off})
+			off += int64(e.Len())
 		default:
-			m.runs = append(m.runs, run{Range: e.Range, lazy: true, image: imgfile.ImageAddr(pm.PagesID, whole)})
+			m.runs = append(m.runs, run{Range: e.Range, lazy: true, image: e.At})
 		}
-		whole += n
 	}
 	return m, nil
 }

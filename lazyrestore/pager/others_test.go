@@ -170,3 +170,88 @@ func TestUserfaultfdsOfTheDead(t *testing.T) {
 		t.Errorf("Userfaultfds = %v, %v; want ErrNoPredecessor", fds, err)
 	}
 }
+
+// Whoever has the userfaultfds still open when all is resident, and they are closed here: memory is ordinary memory
+// then, also what has grown before and after, of children too.
+func TestPredecessorLivesOn(t *testing.T) {
+	const n = 64
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: n}}, false)
+	to := v.Start + 1<<30
+	v.Mremap(v.Start, n*page.Size, (n+8)*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to).Wait(t)
+	child, pid := v.Fork(t)
+	pid.Wait(t)
+	k, err := OpenLeft(v.keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	list, err := k.Userfaultfds()
+	if err != nil || len(list) != 2 {
+		t.Fatalf("the keeper has %v, %v", list, err)
+	}
+	for _, fd := range list {
+		own, err := k.Take(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Close(own) }()
+	}
+	v.killPager()
+	v.resume(t)
+	zero(t, v.Thread, to+n*page.Size, 8*page.Size)
+	for _, th := range []*uffdtest.Thread{v.Thread, child} {
+		v.checkAt(t, th, to, 0, n*page.Size)
+		th.Madvise(to, page.Size, unix.MADV_DONTNEED).Wait(t)
+		zero(t, th, to, page.Size)
+		th.Munmap(to, page.Size).Wait(t)
+	}
+	const from, old, size = page.Size, (n + 7) * page.Size, (n + 16) * page.Size
+	v.Mremap(to+from, old, size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to+1<<30).Wait(t)
+	zero(t, v.Thread, to+1<<30+old, size-old)
+	_, pid = v.Fork(t)
+	pid.Wait(t)
+}
+
+// What is still to be told of memory that is made ordinary is read, and no more: nobody waits, and what grew
+// or was moved meanwhile is ordinary too.
+func TestDisown(t *testing.T) {
+	uffdtest.Need(t, "uffd")
+	const n = 16
+	for name, do := range map[string]func(c *uffdtest.Child, th *uffdtest.Thread) *uffdtest.Reply{
+		"unmap": func(c *uffdtest.Child, th *uffdtest.Thread) *uffdtest.Reply { return th.Munmap(c.Addr(8), page.Size) },
+		"remove": func(c *uffdtest.Child, th *uffdtest.Thread) *uffdtest.Reply {
+			return th.Madvise(c.Addr(8), page.Size, unix.MADV_DONTNEED)
+		},
+		"move": func(c *uffdtest.Child, th *uffdtest.Thread) *uffdtest.Reply {
+			return th.Mremap(c.Addr(8), 8*page.Size, 16*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, c.Start+1<<30)
+		},
+		"fork": func(c *uffdtest.Child, th *uffdtest.Thread) *uffdtest.Reply {
+			_, pid := c.Fork(t)
+			return pid
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := uffdtest.Start(t, uffdtest.Options{Pages: n, Features: events, Threads: 2})
+			other, err := unix.FcntlInt(uintptr(c.FD.Fd()), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = unix.Close(other) }()
+			reply := do(c, c.Threads[1])
+			uffdtest.WaitMessage(t, c.FD)
+			fault := c.Load(c.Addr(2))
+			if err := disown(c.FD, c.Pid, &page.Set{}); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.FD.Close()
+			reply.Wait(t)
+			fault.Wait(t)
+			zero(t, c.Thread, c.Start, 8*page.Size)
+			if name == "move" {
+				zero(t, c.Thread, c.Start+1<<30, 16*page.Size)
+				c.Munmap(c.Start+1<<30, 16*page.Size).Wait(t)
+			}
+			c.Munmap(c.Start, 4*page.Size).Wait(t)
+		})
+	}
+}

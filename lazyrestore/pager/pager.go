@@ -186,6 +186,8 @@ type attachment struct {
 	fds     []*uffd.FD // of the world's spaces
 	target  Target
 	journal *journal
+	// inherited: they were taken over.
+	inherited bool
 }
 
 func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
@@ -205,7 +207,7 @@ func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
-	p.attached = &attachment{w, fds, target, j}
+	p.attached = &attachment{world: w, fds: fds, target: target, journal: j}
 	return nil
 }
 
@@ -290,7 +292,9 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 			continue
 		}
 		u := p.attached.fds[slices.IndexFunc(p.attached.fds, func(u *uffd.FD) bool { return u.Fd() == m.fd })]
-		spaces = append(spaces, newSpace(se.pages, m, u, u, nil))
+		s := newSpace(se.pages, m, u, u, nil)
+		s.inherited = p.attached.inherited
+		spaces = append(spaces, s)
 	}
 	se.spaces.Store(&spaces)
 	p.session = se

@@ -29,8 +29,9 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 //
 // A target with Pid 0 stands for whatever that keeper's pager served.
 //
-// A predecessor whose process lives on has to close its own userfaultfds: as long as one is open
-// after this has returned memory stays registered, and who forks or unmaps waits for nobody to read of it.
+// A predecessor whose process lives on should close its userfaultfds, but nobody waits because it does not:
+// what is let go of is unregistered. Only of children that had been forked before, what has grown in its place unseen is
+// not, since they cannot be looked at.
 //
 // Nothing is changed if the error wraps ErrNoPredecessor; else see Serve.
 func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
@@ -62,6 +63,7 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 	if err != nil {
 		return fmt.Errorf("pager: %w", p.putBack(k, w, taken, target, err))
 	}
+	p.attached.inherited = true
 	// From here on all that it kept is safe with us.
 	if err := k.kill(); err != nil {
 		return fmt.Errorf("pager: %w", err)

@@ -153,8 +153,8 @@ func (r *reader) giveBack() {
 
 // release lets go of s, whose pages are all resident, or whose process is
 // gone: the uffd is closed, which makes all of its memory ordinary memory again. One range after another would
-// for a moment part a mapping that has grown in two, which nothing tells, and the process could not mremap it. That
-// nobody else has a copy of the uffd open is for Resume's caller to see to.
+// for a moment part a mapping that has grown in two, which nothing tells, and the process could not mremap it. So only
+// where somebody else may have the uffd open that is done before.
 func (r *reader) release(s *space, resident bool) error {
 	r.watch.begin()
 	r.gate.shut()
@@ -178,6 +178,11 @@ func (r *reader) release(s *space, resident bool) error {
 	}
 	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool { return f.s == s })
 	r.later = slices.DeleteFunc(r.later, func(f fault) bool { return f.s == s })
+	if s.inherited && resident {
+		if err := disown(s.u, s.pid, &s.registered); err != nil {
+			r.log.Warn("memory may stay registered", "space", s.id, "error", err)
+		}
+	}
 	err := s.u.Close()
 	r.watch.did("let go")
 	r.log.Debug("let go", "space", s.id, "resident", resident)

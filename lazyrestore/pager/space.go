@@ -13,8 +13,9 @@ import (
 // the gate shut; who is inside the gate may read it.
 type space struct {
 	*model
-	u   *uffd.FD
-	mem memory
+	u         *uffd.FD
+	mem       memory
+	inherited bool // it was taken over: who had u before may have it still
 
 	// done has a bit for each stored page: it is there, or not wanted.
 	done  bitset

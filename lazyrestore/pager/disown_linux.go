@@ -1,0 +1,86 @@
+package pager
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
+	"github.com/lazyrestore/lazyrestore/uffd"
+)
+
+// disownTime is how long disown waits for threads that are about to tell of a change.
+const disownTime = time.Second
+
+// disown makes ordinary memory of all that u has registered in process pid, whose pages are all resident, and reads
+// what is still told, so that nobody waits for it. It is for a u that others may have open too, as who was
+// taken over from and lives on: as long as they have, closing it does nothing.
+//
+// Mappings are unregistered as a whole, also what has grown there, which nothing told: one that
+// is parted in two could not be moved. Of a process that cannot be looked at it is known where memory was registered.
+func disown(u *uffd.FD, pid int, known *page.Set) error {
+	for end := time.Now().Add(disownTime); ; {
+		some, err := unregister(u, pid)
+		if err != nil {
+			for r := range known.All() {
+				_ = u.Unregister(uint64(r.Start), r.Len()) // what is not there any more cannot be
+			}
+		}
+		// What was moved while it was looked is told only now.
+		if !some && !isChanging(u) {
+			return nil
+		}
+		if err := drain(u); err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return errUnsure
+		}
+		thread.Sleep(gatePause)
+	}
+}
+
+// unregister does so for what process pid has registered with u, and reports whether there was any. The error
+// is that it cannot be looked at.
+func unregister(u *uffd.FD, pid int) (some bool, err error) {
+	if pid == 0 {
+		return false, proc.ErrNoProcess // a forked child's is not known
+	}
+	smaps, err := proc.ReadSmaps(pid)
+	for _, v := range smaps.VMAs {
+		if !v.Flags.Has(proc.VMUffdMissing) {
+			continue
+		}
+		_, err := u.Register(uint64(v.Start), v.Len(), uffd.ModeMissing)
+		if errors.Is(err, unix.EBUSY) {
+			continue // with another one, which older kernels would unregister
+		}
+		some = true
+		if err == nil {
+			_ = u.Unregister(uint64(v.Start), v.Len()) // or it has changed, and is looked at again
+		}
+	}
+	return some, err
+}
+
+// drain reads what u tells. A child that was forked meanwhile misses nothing either, and its userfaultfd nobody else has.
+func drain(u *uffd.FD) error {
+	var buf [batch]uffd.Msg
+	for {
+		n, err := u.Read(buf[:])
+		for i := range buf[:n] {
+			if buf[i].Event() == uffd.EventFork {
+				_ = unix.Close(buf[i].Fork())
+			}
+		}
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}

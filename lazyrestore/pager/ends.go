@@ -93,7 +93,6 @@ func (p *Pager) allEnded() bool {
 // holdsLocked reports whether anyone who was attached, or is held, lives. Called
 // with mu held.
 func (p *Pager) holdsLocked() bool {
-	lives := func(u *uffd.FD) bool { return u.Fd() >= 0 && !hasEnded(u) }
 	if slices.ContainsFunc(p.held, lives) {
 		return true
 	}
@@ -107,7 +106,7 @@ func (p *Pager) holdsLocked() bool {
 }
 
 // Hold has the pager hold userfaultfds that it is not to serve, as those of processes
-// that were attached, until Discard closes them.
+// that were attached, until Discard closes them, or Serve: it returns only when those processes have ended.
 func (p *Pager) Hold(fds ...*uffd.FD) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,6 +121,26 @@ func (p *Pager) Holds() bool {
 	defer p.mu.Unlock()
 	return p.holdsLocked()
 }
+
+// awaitHeld waits until the processes have ended that are held and not served: what they miss would
+// be zeros. Nothing tells of it.
+func (p *Pager) awaitHeld(ctx context.Context) error {
+	for pause := time.Millisecond; p.holdsUnserved(); pause = min(2*pause, tick) {
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Pager) holdsUnserved() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.held, lives)
+}
+
+// lives reports whether u is open, and its process lives.
+func lives(u *uffd.FD) bool { return u.Fd() >= 0 && !hasEnded(u) }
 
 func (p *Pager) isOver() bool {
 	p.mu.Lock()

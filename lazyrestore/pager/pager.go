@@ -254,6 +254,9 @@ func (p *Pager) serve(ctx context.Context) error {
 		// The journal stays open, for a successor to find.
 		return fmt.Errorf("pager: %w", err)
 	}
+	if err := p.awaitHeld(ctx); err != nil {
+		return fmt.Errorf("pager: %w", err)
+	}
 	if err := p.end(); err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}

@@ -281,6 +281,7 @@ func (d *daemon) gatherOne(w *waker, conn int) error {
 	}
 	d.log.Debug("task", "pid", pid, "uffd", u.Fd(), "mappings", len(maps))
 	if err := d.pager.Attach(u, pager.Target{Pid: pid, PidFD: -1}, maps); err != nil {
+		d.pager.Hold(u) // until criu restore has ended it
 		return fmt.Errorf("task %d: %w", pid, err)
 	}
 	return d.state.came(pid)

@@ -1,14 +1,21 @@
 package lazypages
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
@@ -100,4 +107,72 @@ func TestOrphanMayBeTheLast(t *testing.T) {
 		t.Errorf("the state is %+v, %v; want our keeper, without a connection", next, err)
 	}
 	_ = up.orphan.Close()
+}
+
+// A task that cannot be attached is held until criu restore, who sees that, has ended it:
+// it never reads zeros, also where no other task is there.
+func TestTaskThatCannotBeAttached(t *testing.T) {
+	uffdtest.Need(t, "uffd")
+	c := uffdtest.Start(t, uffdtest.Options{Pages: 4})
+	mem, _ := imagetest.Write(t, image.WriterOptions{}, imagetest.Run{At: page.Addr(c.Start), P: make([]byte, c.Length)})
+	img, err := image.Open(t.Context(), mem, image.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := pager.New(img, pager.Options{Gather: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	criu, ours := socketpair(t)
+	m := page.Mapping{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: page.Addr(c.Start), PageSize: page.Size}
+	d := &daemon{
+		pager: p, state: newState(t.TempDir(), 0, ""), log: slog.New(slog.DiscardHandler),
+		set: &set{tasks: map[int][]page.Mapping{c.Pid: {m, m}}}, // twice in one place
+	}
+	if _, err := unix.Write(criu, binary.NativeEndian.AppendUint32(nil, uint32(c.Pid))); err != nil {
+		t.Fatal(err)
+	}
+	if err := uffd.SendFD(criu, c.FD, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.FD.Close()
+	served := make(chan error, 1)
+	go func() {
+		_, err := d.serve(t.Context(), func(*waker) (int, error) { return ours, nil })
+		served <- err
+	}()
+	if n, _, err := unix.Recvfrom(criu, make([]byte, 1), 0); n != 0 || err != nil { // what criu restore waits for
+		t.Errorf("the connection gives %d bytes, %v", n, err)
+	}
+	touch := c.Load(c.Addr(1))
+	if touch.Ready(20 * time.Millisecond) {
+		t.Error("a page that is missing was read")
+	}
+	select {
+	case err := <-served:
+		t.Errorf("the task lives, and Serve has returned: %v", err)
+	default:
+	}
+	c.Kill()
+	select {
+	case err := <-served:
+		if err == nil || errors.Is(err, context.Canceled) {
+			t.Errorf("Serve: %v, want why the task cannot be attached", err)
+		}
+	case <-time.After(uffdtest.Timeout):
+		t.Error("Serve does not return after its task is gone")
+	}
+}
+
+func socketpair(t *testing.T) (a, b int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fds[0]) })
+	if err := unix.SetNonblock(fds[1], true); err != nil {
+		t.Fatal(err)
+	}
+	return fds[0], fds[1]
 }

@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"errors"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -93,6 +94,33 @@ func TestRemoveSharedWhileLazy(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Zeros that nobody has asked for yet overwrite no guard region.
+func TestZerosSpareGuards(t *testing.T) {
+	const guard, guardInstall = 7, 102 // MADV_GUARD_INSTALL
+	for _, how := range []string{"stored to", "read"} {
+		t.Run(how, func(t *testing.T) {
+			s := serveChild(t, setting{
+				child: uffdtest.Options{Pages: 64},
+				pager: Options{Background: None},
+				zero:  func(n int) bool { return n < 32 },
+			})
+			if _, err := s.Madvise(s.Addr(guard), page.Size, guardInstall).Result(); err != nil {
+				uffdtest.NeedFunc(t, "guard regions", func() error { return err })
+			}
+			for _, n := range []int{1, 2, 3, 4, 5, 6, 8, 9, 10} { // in a row
+				if how == "read" {
+					s.Load(s.Addr(n)).Wait(t)
+				} else {
+					s.Store(s.Addr(n), byte(n)).Wait(t)
+				}
+			}
+			if _, err := s.Syscall(unix.SYS_RT_SIGPROCMASK, 0, s.Addr(guard), 0, 8).Result(); !errors.Is(err, unix.EFAULT) {
+				t.Errorf("a read of the guard: %v, want EFAULT", err)
+			}
+		})
 	}
 }
 

@@ -38,7 +38,13 @@ func (r *reader) zero(f fault, m page.Mapping, limit page.Addr) verdict {
 		var did int64
 		var err error
 		if f.write {
-			did, err = s.mem.CopyNow(uint64(f.addr), r.zeros[:n], 0)
+			// A copy overwrites a guard region, of which nothing is known here: it is of
+			// the page alone that was touched, which is none.
+			did, err = s.mem.CopyNow(uint64(f.addr), r.zeros[:page.Size], 0)
+			if did > 0 && n > page.Size {
+				more, _ := s.mem.ZeroNow(uint64(f.addr)+page.Size, n-page.Size, 0)
+				did += max(more, 0)
+			}
 		} else {
 			did, err = s.mem.ZeroNow(uint64(f.addr), n, 0)
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
@@ -54,5 +55,25 @@ func TestReadBeforeCommitted(t *testing.T) {
 	defer src.Close()
 	if report, err := image.Verify(t.Context(), src, image.VerifyOptions{}); err != nil || !report.OK() {
 		t.Errorf("the image: %+v, %v", report, err)
+	}
+}
+
+// Memory of which its pager does not know what it holds is in no image.
+func TestUnknownMemoryIsRefused(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	cmd := exec.Command("/bin/sleep", "100")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	frozen, err := native.Freeze(t.Context(), cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Release()
+	err = frozen.Capture(t.Context(), native.Owed{Unknown: []string{"1000-2000"}})
+	var refused *native.RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "memory 1000-2000: its pager does not know what it holds") {
+		t.Errorf("%v", err)
 	}
 }

@@ -27,6 +27,7 @@ type controlReply struct {
 	Image   string      `json:"image"`  // path of the image that pages come from
 	Digest  string      `json:"digest"` // of that image
 	Missing [][3]uint64 `json:"missing,omitempty"`
+	Unknown []string    `json:"unknown,omitempty"` // memory of which nobody knows what it holds
 	Stats   Stats       `json:"stats"`
 }
 

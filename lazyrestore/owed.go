@@ -22,6 +22,7 @@ type owed struct {
 	frame    int // whose plain data is in plain
 	plain    []byte
 	mappings []page.Mapping
+	unknown  []string
 	killed   bool // the pager: it does not say what is missing
 }
 
@@ -63,7 +64,7 @@ func (o *owed) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.mappings = reply.mappings()
+	o.mappings, o.unknown = reply.mappings(), reply.Unknown
 	return nil
 }
 

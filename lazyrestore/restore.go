@@ -478,6 +478,9 @@ func (p *Process) listen(r *restorer) {
 			for _, m := range p.missing() {
 				reply.Missing = append(reply.Missing, [3]uint64{uint64(m.Start), m.Len(), uint64(m.Image)})
 			}
+			for _, r := range p.pager.Unknown() {
+				reply.Unknown = append(reply.Unknown, r.String())
+			}
 		}
 		return reply
 	})

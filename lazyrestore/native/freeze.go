@@ -85,6 +85,7 @@ func (f *Frozen) Kill() error {
 // value stands for a process without one.
 type Owed struct {
 	Missing []page.Mapping // what it has not installed yet
+	Unknown []string       // memory of which it does not know what it holds
 	Killed  bool           // it says nothing: it was killed
 }
 
@@ -97,6 +98,10 @@ func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
 	}
 	if f.c.registered && len(owed.Missing) == 0 {
 		f.c.refuseAbandoned(owed.Killed)
+	}
+	for _, r := range owed.Unknown {
+		f.c.refused.add("memory "+r, "its pager does not know what it holds: it was taken away while it was missing, and not seen whether its content was to be kept",
+			"end the process (kill -9 "+strconv.Itoa(f.pid)+"), and restore its image again")
 	}
 	err := f.look(ctx, owed.Missing)
 	if err := context.Cause(ctx); err != nil {

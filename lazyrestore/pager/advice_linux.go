@@ -77,6 +77,24 @@ func (se *session) loseIn(s *space, sg *segment) {
 	}
 }
 
+// unknown calls f with the memory that s has lost by loseUnseen. The caller is inside the gate.
+func (se *session) unknown(s *space, f func(page.Range)) {
+	for _, m := range s.byProc {
+		for r := range se.unseen.Within(m.ImageRange()) {
+			se.pages.segments(r, func(k int, sg *segment) {
+				part := r.Intersect(se.pages.SegmentRange(k))
+				if sg != nil && !sg.lost() {
+					i, j := sg.numbers(part)
+					if s.lost.nextSet(i, j) == j {
+						return // it was there
+					}
+				}
+				f(cutImage(m, part).Range)
+			})
+		}
+	}
+}
+
 // madvDontNeedLocked is MADV_DONTNEED_LOCKED of linux/mman.h.
 const madvDontNeedLocked = 24
 

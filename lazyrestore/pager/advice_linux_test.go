@@ -114,6 +114,11 @@ func testUnseenRemoval(t *testing.T, at page.Addr) {
 			t.Errorf("page %d of the one to come is lost: %v", n, expected.isLost(n))
 		}
 	}
+	var unknown []page.Range
+	se.unknown(s, func(r page.Range) { unknown = append(unknown, r) })
+	if want := []page.Range{page.RangeOf(testBase, 6*page.Size)}; !slices.Equal(unknown, want) {
+		t.Errorf("nobody knows what %v holds, want %v", unknown, want)
+	}
 	if err := se.lost.err(); !errors.Is(err, errUnseenRemoval) {
 		t.Errorf("the loss is told as %v", err)
 	}

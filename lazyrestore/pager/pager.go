@@ -410,6 +410,27 @@ func (p *Pager) Remaining() []page.Mapping {
 	return list
 }
 
+// Unknown is memory of the process that Serve was given of which nobody knows what it
+// holds: shared memory that was missing when it was dropped, or removed, and not seen which.
+// Remaining has it too, and the image what it held before.
+func (p *Pager) Unknown() []page.Range {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	se := p.session
+	if se == nil || p.over {
+		return nil
+	}
+	se.gate.enter()
+	defer se.gate.leave()
+	var list []page.Range
+	for _, s := range *se.spaces.Load() {
+		if s.id == 0 && !s.ended.Load() {
+			se.unknown(s, func(r page.Range) { list = append(list, r) })
+		}
+	}
+	return list
+}
+
 // remainingTime is how long Remaining waits for parts of the index.
 const remainingTime = time.Second
 

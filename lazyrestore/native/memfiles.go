@@ -138,12 +138,20 @@ func (r *reopener) sameContent(s *SharedObject, id uint32) (bool, error) {
 	return same, err
 }
 
-const compareStep = 256 << 10
+// How much is compared at a time: little at first, for of a file that was written to
+// since that mostly tells, and the memory for more is taken while the process waits.
+const (
+	firstCompare = 4 << 10
+	compareStep  = 256 << 10
+)
 
 func equalIn(a io.ReaderAt, aOff int64, b io.ReaderAt, bOff, n int64) (bool, error) {
-	x, y := make([]byte, compareStep), make([]byte, compareStep)
-	for n > 0 {
-		step := min(n, compareStep)
+	var x, y []byte
+	for most := int64(firstCompare); n > 0; most = compareStep {
+		step := min(n, most)
+		if int64(len(x)) < step {
+			x, y = make([]byte, step), make([]byte, step)
+		}
 		if _, err := a.ReadAt(x[:step], aOff); err != nil {
 			return false, nil // it is shorter now
 		}
@@ -162,7 +170,7 @@ func allZeroIn(f io.ReaderAt, at, end int64) bool {
 	if at >= end {
 		return true
 	}
-	x := make([]byte, compareStep)
+	x := make([]byte, min(end-at, compareStep))
 	for at < end {
 		step := min(end-at, compareStep)
 		if _, err := f.ReadAt(x[:step], at); err != nil || !allZero(x[:step]) {

@@ -21,7 +21,11 @@ COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 # Without cgo and symbols the executable is static and starts 0.1 ms sooner.
 export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.buildVersion=$(VERSION) -X main.buildCommit=$(COMMIT)
-BUILD   = $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+BUILD   = $(GO) build -trimpath -ldflags
+
+# Where the restoring command is entered: it has its keeper before Go begins.
+ENTRY_amd64 = -E github.com/lazyrestore/lazyrestore/lazyrestore/pager.enter
+LDFLAGS_lazyrestore = $(ENTRY_$(shell $(GO) env GOARCH))
 
 # The verbs with executables of their own, as far as they are here.
 COMMANDS = $(notdir $(wildcard cmd/lazyrestore*))
@@ -41,7 +45,8 @@ all: build
 build: ## build the commands into bin/
 	@mkdir -p bin/.linked
 	@set -e; for c in $(COMMANDS); do \
-		$(BUILD) -o bin/.linked/$$c ./cmd/$$c; \
+		case $$c in lazyrestore) entry='$(LDFLAGS_lazyrestore)';; *) entry=;; esac; \
+		$(BUILD) "$(LDFLAGS) $$entry" -o bin/.linked/$$c ./cmd/$$c; \
 		cmp -s bin/.linked/$$c bin/$$c || $(INSTALL) -m 755 bin/.linked/$$c bin/$$c; \
 	done
 

@@ -187,8 +187,9 @@ func (r *restorer) openImage(ctx context.Context) (err error) {
 	return err
 }
 
-// startKeeper starts the keeper. That copies page tables, while nobody may touch
-// memory that is not there yet: it is done by the one who waits for the process.
+// startKeeper starts the keeper. Where none was there before Go began, that copies
+// page tables, while nobody may touch memory that is not there yet: it is done by the
+// one who waits for the process.
 func (r *restorer) startKeeper() (err error) {
 	if r.st.LazyBytes == 0 {
 		return nil

@@ -5,11 +5,16 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
+
+// entered says whether the keeper that was there before Go began has been given
+// to somebody.
+var entered atomic.Bool
 
 // A Keeper is a child that shares this process's table of file descriptors
 // and does nothing but hold it. If this process is killed, every uffd is still
@@ -19,13 +24,15 @@ import (
 //
 // The keeper is a few instructions of its own (keeper_linux_amd64.s) and has
 // no memory but those and one page: starting one costs a copy of this
-// process's page tables, so it is quickest while the heap is small. It is in a
+// process's page tables, so it is quickest while the heap is small, and quickest of all
+// where the executable is linked with -E and the name of function enter: with "restore" as its
+// first argument it then has a keeper before Go begins. It is in a
 // session of its own and blocks all signals. When this process is gone it
 // closes the standard descriptors, unless they are of memory, and it ends once no process lives that has
 // a uffd here. Descriptors that this process opens later are held too.
 type Keeper struct {
-	pid  int
-	self int // a pidfd of this process, which tells the keeper of its end
+	pid   int
+	ended bool
 }
 
 // keeperName is what ps(1) shows of a keeper; the kernel allows 15 bytes.
@@ -33,12 +40,13 @@ const keeperName = "lazyrest-keeper"
 
 // A keeper's page, with the offsets that its code has.
 const (
-	keeperPoll   = 0  // struct pollfd: a pidfd of the pager
-	keeperSecond = 16 // struct timespec: one second
-	keeperProbe  = 32 // struct uffdio_writeprotect: of a page that nobody has
-	keeperComm   = 64 // its name
-	keeperHoles  = 80 // ranges to unmap: start and length
-	holes        = 4
+	keeperParent  = 0  // the pager's id
+	keeperSignals = 8  // sigset: what tells that a thread of it has ended
+	keeperSecond  = 16 // struct timespec: one second
+	keeperProbe   = 32 // struct uffdio_writeprotect: of a page that nobody has
+	keeperComm    = 64 // its name
+	keeperHoles   = 80 // ranges to unmap: start and length
+	holes         = 4
 	// tlsBelow and tlsAbove bound where glibc has its rseq area: up to 2.40
 	// after the thread pointer, then before it.
 	tlsBelow = 64 << 10
@@ -53,17 +61,18 @@ const (
 // StartKeeper starts a keeper. Its descriptors are those of this process, so
 // one is enough for all that this process serves.
 func StartKeeper() (*Keeper, error) {
-	self, err := unix.PidfdOpen(os.Getpid(), 0)
-	if err != nil {
-		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("pidfd_open", err))
+	if pid := enteredKeeper(); pid > 0 && !entered.Swap(true) {
+		if ended, err := unix.Wait4(pid, nil, unix.WNOHANG|unix.WALL, nil); ended == 0 && err == nil {
+			return &Keeper{pid: pid}, nil
+		}
 	}
 	b, err := unix.Mmap(-1, 0, page.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("mmap", err))
 	}
 	defer func() { _ = unix.Munmap(b) }()
-	order32.PutUint32(b[keeperPoll:], uint32(self))
-	order32.PutUint16(b[keeperPoll+4:], unix.POLLIN)
+	order64.PutUint64(b[keeperParent:], uint64(os.Getpid()))
+	order64.PutUint64(b[keeperSignals:], 1<<(unix.SIGUSR1-1))
 	order64.PutUint64(b[keeperSecond:], 1)
 	order64.PutUint64(b[keeperProbe:], probeAddr)
 	order64.PutUint64(b[keeperProbe+8:], page.Size)
@@ -89,7 +98,7 @@ func StartKeeper() (*Keeper, error) {
 	if pid < 0 {
 		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("clone", unix.Errno(-pid)))
 	}
-	return &Keeper{pid, self}, nil
+	return &Keeper{pid: pid}, nil
 }
 
 // keeperHolesOf is all memory but the keeper's code, its page b, and what
@@ -121,7 +130,7 @@ func (k *Keeper) Pid() int { return k.pid }
 // Close ends the keeper and waits until it has ended. The descriptors stay
 // open here. A second call does nothing.
 func (k *Keeper) Close() error {
-	if k.self < 0 {
+	if k.ended {
 		return nil
 	}
 	if err := unix.Kill(k.pid, unix.SIGKILL); err != nil {
@@ -136,8 +145,7 @@ func (k *Keeper) Close() error {
 		if err != nil {
 			return fmt.Errorf("end the keeper: %w", os.NewSyscallError("wait4", err))
 		}
-		_ = unix.Close(k.self)
-		k.self = -1
+		k.ended = true
 		return nil
 	}
 }

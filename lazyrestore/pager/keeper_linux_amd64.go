@@ -10,6 +10,21 @@ import (
 //go:noescape
 func cloneKeeper(page, maxFD uintptr) (pid uintptr)
 
+// keeper is what the child does, which never returns.
+//
+//go:noescape
+func keeper() //nolint:unused // assembler goes there
+
+// enter is where an executable may be entered, before Go begins; see Keeper.
+//
+//go:noescape
+func enter() //nolint:unused // the linker is told of it
+
+// enteredKeeper is the id of the keeper that enter has started; 0 or below: none.
+//
+//go:noescape
+func enteredKeeper() (pid int)
+
 // keeperCode is where the child's code begins and ends.
 //
 //go:noescape

@@ -4,22 +4,44 @@
 // protection (struct uffdio_writeprotect, linux/userfaultfd.h).
 #define SYS_close 3
 #define SYS_munmap 11
+#define SYS_rt_sigprocmask 14
 #define SYS_ioctl 16
+#define SYS_getpid 39
 #define SYS_clone 56
 #define SYS_exit_group 231
+#define SYS_getppid 110
 #define SYS_setsid 112
+#define SYS_rt_sigtimedwait 128
 #define SYS_prctl 157
+#define SYS_arch_prctl 158
 #define SYS_ppoll 271
 #define UFFDIO_WRITEPROTECT 0xc018aa06
+#define PR_SET_PDEATHSIG 1
 #define PR_SET_NAME 15
+#define ARCH_GET_FS 0x1003
 #define CLONE_FILES 0x400
+#define SIG_SETMASK 2
+#define SIGUSR1 10
 
-// Offsets in the page that the keeper keeps (keeperPage in keeper_linux.go).
-#define PAGE_POLL 0
+// Offsets in the page that the keeper keeps (keeper_linux.go); the last ones are
+// those of enter alone.
+#define PAGE_PARENT 0
+#define PAGE_SIGNALS 8
 #define PAGE_SECOND 16
 #define PAGE_PROBE 32
 #define PAGE_NAME 64
 #define PAGE_HOLES 80
+#define PAGE_ALL 144
+#define PAGE_MASK 152
+#define PAGE_FS 160
+#define PAGE_PID 168
+#define PAGE_SIZE 176
+
+// Memory is unmapped by pages, up to the end of what a process may have.
+#define PAGE_DOWN $~4095
+#define USER_END $0x7ffffffff000
+#define MAX_FD $0x10000
+#define PROBE_ADDR 0x7fffffffe000
 
 // The errors that the probe tells apart, as the kernel returns them.
 #define EBADF -9
@@ -29,13 +51,8 @@
 
 // func cloneKeeper(page uintptr, maxFD uintptr) (pid uintptr)
 //
-// In the caller it returns clone's result. In the child, which shares the
-// caller's descriptors and has a copy of its memory, it never returns and
-// touches neither the stack nor anything of Go's: first it gives all memory
-// back but this code, the page and what the kernel may write to for it.
-//
-// R12 is the page, R13 the descriptor looked at, R14 the end of descriptors,
-// R15 whether a served process still lives, BX the end of open descriptors.
+// In the caller it returns clone's result. The child, which shares the
+// caller's descriptors and has a copy of its memory, is a keeper.
 TEXT ·cloneKeeper(SB), NOSPLIT, $0-24
 	MOVQ	page+0(FP), R12
 	MOVQ	maxFD+8(FP), R14
@@ -50,8 +67,18 @@ TEXT ·cloneKeeper(SB), NOSPLIT, $0-24
 	JEQ	child
 	MOVQ	AX, pid+16(FP)
 	RET
-
 child:
+	JMP	·keeper(SB)
+
+// func keeper()
+//
+// What a keeper does, with all signals blocked. It never returns and
+// touches neither the stack nor anything of Go's: first it gives all memory
+// back but this code, the page and what the kernel may write to for it.
+//
+// R12 is the page, R13 the descriptor looked at, R14 the end of descriptors,
+// R15 whether a served process still lives, BX the end of open descriptors.
+TEXT ·keeper(SB), NOSPLIT|NOFRAME, $0-0
 	// A name to be known by, and a session of its own, so that what ends the
 	// pager's process group or terminal does not end the keeper.
 	MOVQ	$PR_SET_NAME, DI
@@ -59,6 +86,13 @@ child:
 	MOVQ	$SYS_prctl, AX
 	SYSCALL
 	MOVQ	$SYS_setsid, AX
+	SYSCALL
+
+	// The kernel is to tell of the end of the thread that is the parent, and, as
+	// the next one of its process becomes that then, of theirs.
+	MOVQ	$PR_SET_PDEATHSIG, DI
+	MOVQ	$SIGUSR1, SI
+	MOVQ	$SYS_prctl, AX
 	SYSCALL
 
 	// The holes to unmap: start and length each.
@@ -73,18 +107,22 @@ unmap:
 	DECQ	R15
 	JNE	unmap
 
-	// While the pager lives: wait for its end, without a timeout.
+	// While the pager lives: wait for a signal that says that it may have
+	// ended. What comes between the look and the wait stays pending.
 wait:
-	MOVQ	R12, DI
-	MOVQ	$1, SI
-	XORQ	DX, DX
-	XORQ	R10, R10
-	MOVQ	$8, R8
-	MOVQ	$SYS_ppoll, AX
+	MOVQ	$SYS_getppid, AX
 	SYSCALL
-	CMPQ	AX, $1
-	JNE	wait
+	CMPQ	AX, PAGE_PARENT(R12)
+	JNE	gone
+	LEAQ	PAGE_SIGNALS(R12), DI
+	XORQ	SI, SI
+	XORQ	DX, DX
+	MOVQ	$8, R10
+	MOVQ	$SYS_rt_sigtimedwait, AX
+	SYSCALL
+	JMP	wait
 
+gone:
 	// The pager is gone, and the descriptors are ours alone. Nobody shall
 	// wait for the end of its output because of us. If the pager had closed
 	// one of them, its number may be that of a uffd, which is kept.
@@ -157,10 +195,102 @@ leave:
 
 // func keeperCode() (start, end uintptr)
 //
-// The bounds of cloneKeeper's code.
+// The bounds of keeper's code.
 TEXT ·keeperCode(SB), NOSPLIT, $0-16
-	LEAQ	·cloneKeeper(SB), AX
+	LEAQ	·keeper(SB), AX
 	MOVQ	AX, start+0(FP)
 	LEAQ	·keeperCode(SB), AX
 	MOVQ	AX, end+8(FP)
+	RET
+
+// The page of the keeper that enter starts.
+DATA entered<>+PAGE_SIGNALS(SB)/8, $(1<<(SIGUSR1-1))
+DATA entered<>+PAGE_SECOND(SB)/8, $1
+DATA entered<>+PAGE_PROBE(SB)/8, $PROBE_ADDR
+DATA entered<>+(PAGE_PROBE+8)(SB)/8, $4096
+DATA entered<>+PAGE_NAME(SB)/8, $"lazyrest"
+DATA entered<>+(PAGE_NAME+8)(SB)/8, $"-keeper\x00"
+DATA entered<>+PAGE_ALL(SB)/8, $-1
+GLOBL entered<>(SB), NOPTR, $PAGE_SIZE
+
+// func enter()
+//
+// Where an executable is entered that is linked with -E and this function's
+// name: it starts a keeper if the first argument is "restore", and goes on to
+// where Go begins. There is next to no memory yet to be copied.
+TEXT ·enter(SB), NOSPLIT|NOFRAME, $0-0
+	MOVQ	DX, R15	// what the loader of shared libraries wants called at the end
+	CMPQ	0(SP), $2
+	JLT	begin
+	MOVQ	16(SP), AX
+	MOVQ	$0x0065726f74736572, CX	// "restore" and its end
+	CMPQ	0(AX), CX
+	JNE	begin
+
+	// A C library that is there already may have memory that the kernel writes to.
+	LEAQ	entered<>(SB), R12
+	MOVQ	$ARCH_GET_FS, DI
+	LEAQ	PAGE_FS(R12), SI
+	MOVQ	$SYS_arch_prctl, AX
+	SYSCALL
+	CMPQ	PAGE_FS(R12), $0
+	JNE	begin
+
+	MOVQ	$SYS_getpid, AX
+	SYSCALL
+	MOVQ	AX, PAGE_PARENT(R12)
+
+	// The holes: below the code, from there to the page, and what is above.
+	LEAQ	·keeper(SB), AX
+	ANDQ	PAGE_DOWN, AX
+	MOVQ	AX, (PAGE_HOLES+8)(R12)
+	LEAQ	·keeperCode+4095(SB), AX
+	ANDQ	PAGE_DOWN, AX
+	MOVQ	AX, (PAGE_HOLES+16)(R12)
+	MOVQ	R12, CX
+	ANDQ	PAGE_DOWN, CX
+	SUBQ	AX, CX
+	MOVQ	CX, (PAGE_HOLES+24)(R12)
+	LEAQ	(PAGE_SIZE+4095)(R12), AX
+	ANDQ	PAGE_DOWN, AX
+	MOVQ	AX, (PAGE_HOLES+32)(R12)
+	MOVQ	USER_END, CX
+	SUBQ	AX, CX
+	MOVQ	CX, (PAGE_HOLES+40)(R12)
+
+	MOVQ	$SIG_SETMASK, DI
+	LEAQ	PAGE_ALL(R12), SI
+	LEAQ	PAGE_MASK(R12), DX
+	MOVQ	$8, R10
+	MOVQ	$SYS_rt_sigprocmask, AX
+	SYSCALL
+	MOVQ	MAX_FD, R14
+	MOVQ	$CLONE_FILES, DI
+	XORQ	SI, SI
+	XORQ	DX, DX
+	XORQ	R10, R10
+	XORQ	R8, R8
+	MOVQ	$SYS_clone, AX
+	SYSCALL
+	TESTQ	AX, AX
+	JEQ	child
+	MOVQ	AX, PAGE_PID(R12)	// or an error, which is negative
+	MOVQ	$SIG_SETMASK, DI
+	LEAQ	PAGE_MASK(R12), SI
+	XORQ	DX, DX
+	MOVQ	$8, R10
+	MOVQ	$SYS_rt_sigprocmask, AX
+	SYSCALL
+begin:
+	MOVQ	R15, DX
+	JMP	_rt0_amd64_linux(SB)
+child:
+	JMP	·keeper(SB)
+
+// func enteredKeeper() (pid int)
+//
+// The keeper that enter has started; 0 or below: none.
+TEXT ·enteredKeeper(SB), NOSPLIT, $0-8
+	MOVQ	entered<>+PAGE_PID(SB), AX
+	MOVQ	AX, pid+0(FP)
 	RET

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An executable that is linked as the Makefile has it has its keeper before Go
+// begins, and has it for restores alone. The keeper shares what is opened later, has next
+// to no memory, and ends when the command is killed.
+func TestEnteredKeeper(t *testing.T) {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := regexp.MustCompile(`-E \S+\.enter\b`).Find(makefile)
+	if entry == nil {
+		t.Fatal("the Makefile does not say where the executable is entered")
+	}
+	dir := t.TempDir()
+	bin, sock := filepath.Join(dir, "lazyrestore"), filepath.Join(dir, "sock")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", string(entry), "-o", bin, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	// A page server that does not answer: the command waits for it.
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	waiting := func(args ...string) (*exec.Cmd, net.Conn) {
+		cmd := exec.CommandContext(t.Context(), bin, append(args, "unix://"+sock+"/image")...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		return cmd, conn
+	}
+	other, conn := waiting("inspect")
+	if list := children(t, other.Process.Pid); len(list) > 0 {
+		t.Errorf("lazyrestore inspect has children: %v", list)
+	}
+	conn.Close()
+	_ = other.Wait()
+
+	cmd, conn := waiting("restore")
+	defer conn.Close()
+	list := children(t, cmd.Process.Pid)
+	if len(list) != 1 {
+		t.Fatalf("the command has children %v, want its keeper", list)
+	}
+	awaitKeeper(t, list[0])
+	ours, theirs := descriptors(t, strconv.Itoa(cmd.Process.Pid)), descriptors(t, list[0])
+	if !bytes.Contains(ours, []byte("socket:")) || !bytes.Equal(ours, theirs) {
+		t.Errorf("the command has open:\n%s\nits keeper:\n%s", ours, theirs)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	// The keeper has the connection too, for as long as it lives.
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Errorf("the keeper has not ended with the command: %v", err)
+	}
+}
+
+func children(t *testing.T, pid int) []string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "task", strconv.Itoa(pid), "children"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(b))
+}
+
+// mapped are mappings, but that of the kernel which all processes have.
+var mapped = regexp.MustCompile(`(?m)^[0-7][0-9a-f]+-.*$`)
+
+// awaitKeeper waits until a process has its keeper's name and no memory but two
+// pieces of the executable.
+func awaitKeeper(t *testing.T, pid string) {
+	t.Helper()
+	var comm, maps []byte
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		var err, err2 error
+		comm, err = os.ReadFile(filepath.Join("/proc", pid, "comm"))
+		maps, err2 = os.ReadFile(filepath.Join("/proc", pid, "maps"))
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		if string(comm) == "lazyrest-keeper\n" && len(mapped.FindAll(maps, -1)) == 2 {
+			return
+		}
+	}
+	t.Fatalf("process %s is %q and has mapped:\n%s", pid, comm, maps)
+}
+
+// descriptors lists what a process has open.
+func descriptors(t *testing.T, pid string) []byte {
+	t.Helper()
+	dir := filepath.Join("/proc", pid, "fd")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	for _, e := range entries {
+		link, _ := os.Readlink(filepath.Join(dir, e.Name()))
+		out = append(out, e.Name()+" "+link+"\n"...)
+	}
+	return out
+}

@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -331,6 +332,51 @@ func TestAfterFrames(t *testing.T) {
 		rep, err := image.Verify(t.Context(), mem, image.VerifyOptions{})
 		if err != nil || len(rep.Problems) != 1 || rep.Problems[0].Object != name {
 			t.Errorf("%v: %v, %v", spec, rep.Problems, err)
+		}
+	}
+}
+
+// A flaky is a source that knows its digest, and gives the manifest with a bit turned
+// over bad times.
+type flaky struct {
+	*imagetest.Mem
+	digest   string
+	bad      int
+	rejected int
+}
+
+func (f *flaky) Digest() string { return f.digest }
+
+func (f *flaky) ReadRange(ctx context.Context, object string, p []byte, off int64, lane image.Lane) error {
+	if err := f.Mem.ReadRange(ctx, object, p, off, lane); err != nil {
+		return err
+	}
+	if object == image.ManifestObject && f.bad > 0 {
+		f.bad--
+		i := bytes.IndexByte(p, '"') + 1 // in a name, or a value: it may well be read
+		p[i] ^= 1
+	}
+	return nil
+}
+
+func (f *flaky) Reject(object string, off, n int64, err error) {
+	if object == image.ManifestObject && off == 0 && errors.Is(err, image.ErrDamaged) {
+		f.rejected++
+	}
+}
+
+// A manifest that was damaged on its way is not believed, pinned or not, and read anew.
+func TestManifestOfAnotherDigest(t *testing.T) {
+	mem, res := small(t, chunk.Spec{Codec: chunk.LZ4})
+	for _, digest := range []string{"", res.Digest} {
+		f := &flaky{Mem: mem, digest: res.Digest, bad: 2}
+		im, err := image.Open(t.Context(), f, image.OpenOptions{Digest: digest})
+		if err != nil || im.Digest() != res.Digest || f.rejected != 2 {
+			t.Errorf("damaged twice: %v, rejected %d times", err, f.rejected)
+		}
+		f = &flaky{Mem: mem, digest: res.Digest, bad: 100}
+		if _, err := image.Open(t.Context(), f, image.OpenOptions{Digest: digest}); !errors.Is(err, image.ErrDamaged) {
+			t.Errorf("damaged always: %v", err)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 )
@@ -42,11 +43,11 @@ var (
 // Open reads and checks the image's manifest, and nothing else. Errors are
 // ErrDamaged, ErrVersion, or the source's own.
 func Open(ctx context.Context, src Source, opts OpenOptions) (*Image, error) {
-	b, err := readManifest(ctx, src)
+	im := &Image{src: src}
+	b, err := im.readManifest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	im := &Image{src: src, digest: digestOf(b)}
 	if opts.Digest != "" {
 		want, err := ParseDigest(opts.Digest)
 		if err != nil {
@@ -63,6 +64,42 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Image, error) {
 	im.codec, _ = chunk.ParseCodec(im.manifest.Codec) // ParseManifest knows it
 	im.pages = PagesObject(im.codec)
 	return im, nil
+}
+
+const (
+	// manifestTries is how often a manifest is read that is not the one of which the
+	// source has the digest, manifestPause how long after the first time.
+	manifestTries = 4
+	manifestPause = 25 * time.Millisecond
+)
+
+// readManifest reads the manifest, which is the one that the source has if that knows
+// it, and notes its digest.
+func (im *Image) readManifest(ctx context.Context) ([]byte, error) {
+	var damage error
+	for try := 0; ; try++ {
+		b, err := readManifest(ctx, im.src)
+		if err == nil {
+			im.digest = digestOf(b)
+			said, ok := im.src.(Digester)
+			if !ok || said.Digest() == "" || said.Digest() == im.digest {
+				return b, nil
+			}
+			damage = damaged(ManifestObject, 0, "%w: it is %s, and the source has %s", errWrongSum, im.digest, said.Digest())
+			im.reject(ManifestObject, 0, int64(len(b)), damage)
+		}
+		if damage == nil {
+			return nil, err
+		}
+		if try == manifestTries-1 {
+			return nil, damage
+		}
+		select {
+		case <-time.After(manifestPause << try):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 func readManifest(ctx context.Context, src Source) ([]byte, error) {

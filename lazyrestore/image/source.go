@@ -42,6 +42,12 @@ type Rejecter interface {
 	Reject(object string, off, n int64, err error)
 }
 
+// A Digester is a Source that knows the digest of the image before its manifest is
+// read, and "" if not: a manifest with another one was damaged on its way.
+type Digester interface {
+	Digest() string
+}
+
 // An Immediate is a Source that can say at once whether it has some bytes in
 // memory. ReadNow fills p and reports true, or reports false where that would
 // mean to wait; an error is one of ReadRange's.

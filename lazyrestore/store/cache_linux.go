@@ -63,6 +63,7 @@ var (
 	_ image.Immediate = (*Cache)(nil)
 	_ image.Prompt    = (*Cache)(nil)
 	_ image.Rejecter  = (*Cache)(nil)
+	_ image.Digester  = (*Cache)(nil)
 )
 
 // OpenCache opens the cache in directory root, which is made if need be, for
@@ -147,6 +148,14 @@ func isStill(path string, st *unix.Stat_t) bool {
 // Size is image.Source's.
 func (c *Cache) Size(ctx context.Context, object string) (int64, error) {
 	return c.under.Size(ctx, object)
+}
+
+// Digest is image.Digester's: that of the source, if it says one.
+func (c *Cache) Digest() string {
+	if under, ok := c.under.(image.Digester); ok {
+		return under.Digest()
+	}
+	return ""
 }
 
 // ReadRange is image.Source's.

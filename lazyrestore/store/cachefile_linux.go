@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -22,9 +23,12 @@ type cached struct {
 	data int // file of size bytes, with holes
 	have int // its map, a byte for each block
 
+	// useless: what is damaged could not be noted as missing, and would come again.
+	useless atomic.Bool
+
 	mu      sync.Mutex
-	edges   map[int64]edge // guarded by mu: blocks of which this process has written a part
-	fetched []uint64       // guarded by mu: a bit for each block that this process has marked
+	edges   map[int64]edge   // guarded by mu: blocks of which this process has written a part
+	fetched map[int64]uint64 // guarded by mu: of 64 blocks each, a bit for each that this process has marked
 }
 
 // An edge is the part of a block that was written, from its begin or to its
@@ -32,9 +36,11 @@ type cached struct {
 type edge struct{ from, to int64 }
 
 func openCached(dir int, name string, size int64) (*cached, error) {
-	o := &cached{size: size, edges: make(map[int64]edge)}
-	blocks := (size + cacheBlock - 1) / cacheBlock
-	o.fetched = make([]uint64, (blocks+63)/64)
+	o := &cached{size: size, edges: make(map[int64]edge), fetched: make(map[int64]uint64)}
+	blocks := size / cacheBlock // of as many as a server says
+	if size%cacheBlock != 0 {
+		blocks++
+	}
 	var err error
 	if o.have, err = sized(dir, name+mapSuffix, blocks, nil); err != nil {
 		return nil, err
@@ -80,11 +86,11 @@ func sized(dir int, name string, size int64, other func() error) (int, error) {
 func (o *cached) close() error { return errors.Join(unix.Close(o.data), unix.Close(o.have)) }
 
 func (o *cached) within(p []byte, off int64) bool {
-	return off >= 0 && int64(len(p)) <= math.MaxInt64-off && off+int64(len(p)) <= o.size
+	return !o.useless.Load() && off >= 0 && int64(len(p)) <= math.MaxInt64-off && off+int64(len(p)) <= o.size
 }
 
 // blockEnd is where block b ends.
-func (o *cached) blockEnd(b int64) int64 { return min((b+1)*cacheBlock, o.size) }
+func (o *cached) blockEnd(b int64) int64 { return b*cacheBlock + min(cacheBlock, o.size-b*cacheBlock) }
 
 // missing is the smallest range that holds all of the bytes from up to to that
 // are not here; empty if there are none.
@@ -220,7 +226,9 @@ func (o *cached) forget(off, n int64) (fetched bool) {
 		return true
 	}
 	first, last := off/cacheBlock, (end-1)/cacheBlock
-	_ = full(unix.Pwrite, o.have, make([]byte, last-first+1), first)
+	if err := full(unix.Pwrite, o.have, make([]byte, last-first+1), first); err != nil {
+		o.useless.Store(true)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for b := first; b <= last; b++ {

@@ -80,6 +80,7 @@ var (
 	_ image.Source    = (*Client)(nil)
 	_ image.Immediate = (*Client)(nil)
 	_ image.Rejecter  = (*Client)(nil)
+	_ image.Digester  = (*Client)(nil)
 )
 
 // Open opens an image. It returns when a server has said what the image holds,

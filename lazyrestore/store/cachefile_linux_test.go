@@ -1,0 +1,71 @@
+package store
+
+import (
+	"math"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// An object is as large as a server says, and costs memory for what is fetched of it.
+func TestCachedObjectOfAnySize(t *testing.T) {
+	dir, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	for _, size := range []int64{0, 1, 1 << 40, 1 << 50, math.MaxInt64} {
+		o, err := openCached(dir, "object", size)
+		if err != nil {
+			continue // no file is that large here
+		}
+		if end := o.blockEnd((size - 1) / cacheBlock); size > 0 && end != size {
+			t.Errorf("the last block of %d bytes ends at %d", size, end)
+		}
+		if err := o.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What is damaged in a cache whose disk has become read-only is not given again.
+func TestDamageThatCannotBeNoted(t *testing.T) {
+	dir, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	o, err := openCached(dir, "object", 3*cacheBlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.write(make([]byte, o.size), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.close(); err != nil {
+		t.Fatal(err)
+	}
+	if o, err = openCached(dir, "object", 3*cacheBlock); err != nil {
+		t.Fatal(err)
+	}
+	if p := make([]byte, cacheBlock); !o.within(p, 0) || !o.readNow(p, 0) {
+		t.Fatal("what was kept is not here")
+	}
+	readOnly, err := unix.Openat(dir, "object"+mapSuffix, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Close(o.have); err != nil {
+		t.Fatal(err)
+	}
+	o.have = readOnly
+	if fetched := o.forget(0, 10); fetched {
+		t.Error("it was fetched by another process")
+	}
+	if o.within(make([]byte, cacheBlock), 0) {
+		t.Error("the damage would be given again")
+	}
+	if err := o.close(); err != nil {
+		t.Error(err)
+	}
+}

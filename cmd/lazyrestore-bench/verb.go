@@ -98,9 +98,7 @@ func (v *benchVerb) flags() []cli.Flag {
 
 func (v *benchVerb) run(args []string) error {
 	if v.list {
-		for _, figure := range harness.Figures() {
-			fmt.Fprintf(v.Stdout, "%-17s %s\n", figure.Name, figure.Title)
-		}
+		v.printList()
 		return nil
 	}
 	v.opts.Extra, v.opts.Codecs, v.opts.Chunks = words(v.also), words(v.codecs), words(v.chunks)
@@ -225,6 +223,24 @@ func (v *benchVerb) measure(ctx context.Context, env *harness.Env, figures []*ha
 		return verb.Status(verb.Failed)
 	}
 	return nil
+}
+
+// printList prints what figures there are.
+func (v *benchVerb) printList() {
+	type figure struct {
+		Name  string `json:"name"`
+		Title string `json:"title"`
+	}
+	var list struct {
+		Figures []figure `json:"figures"`
+	}
+	for _, f := range harness.Figures() {
+		list.Figures = append(list.Figures, figure{f.Name, f.Title})
+		v.Print(fmt.Sprintf("%-17s %s\n", f.Name, f.Title))
+	}
+	if v.JSON {
+		v.PrintJSON(list)
+	}
 }
 
 // words are the parts of a list with commas; none of an empty one.

@@ -29,7 +29,7 @@ type exporter struct {
 func exportVerb(c *verb.Command) *cli.Command {
 	v := &exporter{Command: c}
 	flags := []cli.Flag{{
-		Name: "image-digest", Arg: "SHA256", Value: cli.String(&v.digest),
+		Name: "image-digest", Arg: "SHA256", Value: verb.Digest(&v.digest),
 		Usage: "Refuse an image with another digest: with it, every byte that is exported is the one that was written",
 	}}
 	return &cli.Command{

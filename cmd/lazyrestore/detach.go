@@ -127,7 +127,7 @@ func (v *restoreVerb) daemon() error {
 	log := os.NewFile(uintptr(v.report+1), "log")
 	syscall.CloseOnExec(v.report)
 	syscall.CloseOnExec(v.report + 1)
-	v.Stderr = log
+	v.Stderr, v.JSON = log, false // the command that launched it prints the object
 	v.opts.Logger = v.Logger(log)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()

@@ -200,11 +200,26 @@ func TestDetachedRestore(t *testing.T) {
 
 	// The pid is taken now.
 	again := lazyrestoreCommand(t, "restore", "-d", "--json", img)
-	out, _ = again.Output()
-	var f verb.Failure
-	if err := json.Unmarshal(out, &f); err != nil {
-		t.Fatalf("printed %q: %v", out, err)
+	object, err := os.Create(filepath.Join(t.TempDir(), "object")) // not a pipe: both processes have it
+	if err != nil {
+		t.Fatal(err)
 	}
+	if err := unix.Flock(int(object.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	again.Stdout = object
+	again.Run()
+	object.Close()
+	reopened, err := os.Open(object.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reopened.Close()
+	if err := unix.Flock(int(reopened.Fd()), unix.LOCK_EX); err != nil { // both have ended
+		t.Fatal(err)
+	}
+	var f verb.Failure
+	readJSON(t, object.Name(), &f)
 	if code := again.ProcessState.ExitCode(); code != verb.Refused || f.Code != verb.Refused {
 		t.Errorf("a taken pid: exit code %d, JSON %+v; want %d", code, f, verb.Refused)
 	}

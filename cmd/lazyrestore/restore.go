@@ -79,7 +79,7 @@ func (v *restoreVerb) flags() []cli.Flag {
 			Value: cli.Word(&o.OnLost, lazyrestore.OnLostWait, lazyrestore.OnLostKill, lazyrestore.OnLostPoison),
 			Usage: "What becomes of the process when its pages cannot be had: it waits for them, is killed, or gets SIGBUS where it touches them; the last two after 30 seconds",
 		},
-		{Name: "image-digest", Arg: "DIGEST", Value: cli.String(&o.Digest), Usage: "Refuse an image whose digest, as checkpoint printed it, is another"},
+		{Name: "image-digest", Arg: "DIGEST", Value: verb.Digest(&o.Digest), Usage: "Refuse an image whose digest, as checkpoint printed it, is another"},
 		{
 			Name: "changed-files", Arg: "refuse|warn", Choices: []string{"refuse", "warn"},
 			Value: cli.Word(&o.ChangedFiles, lazyrestore.ChangedRefuse, lazyrestore.ChangedWarn),
@@ -133,8 +133,6 @@ func (v *restoreVerb) check() error {
 	v.opts.Source = v.remote.source()
 	foreground := !v.detach && !v.opts.DryRun && v.report == 0
 	switch {
-	case v.image == "":
-		return &cli.UsageError{Problem: "IMAGE is empty", Hint: "name the directory that checkpoint wrote, or tcp://HOST:PORT/NAME"}
 	case foreground && v.JSON:
 		return &cli.UsageError{
 			Problem: "--json would write into the output of the process",

@@ -212,7 +212,7 @@ func (r *reopener) compare(was *Mapped, is *unix.Stat_t, how use) {
 	case is.Size > was.Size && how == onlyRead:
 		r.changed(was.Path, fmt.Sprintf("it is longer than it was: %d bytes instead of %d", is.Size, was.Size), "")
 	case is.Size > was.Size:
-		r.warnings = append(r.warnings, fmt.Sprintf("%s has grown from %d to %d bytes; the program goes on at its old offset", was.Path, was.Size, is.Size))
+		r.warnings = append(r.warnings, fmt.Sprintf("%s has grown from %d to %d bytes; the program goes on at its old offset, or at the end if it appends", was.Path, was.Size, is.Size))
 	case sameTime:
 	case how == isWritten:
 		r.warnings = append(r.warnings, was.Path+": it was written after the checkpoint; the program finds it as it is now")

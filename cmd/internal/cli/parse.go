@@ -1,6 +1,9 @@
 package cli
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A UsageError is a command line that cannot be understood. Hint is what the
 // user may have meant, or where help is; it is never empty.
@@ -120,6 +123,8 @@ func (c *Command) count(rest []string) error {
 			problem = c.Args + " is missing"
 		}
 		return &UsageError{Problem: problem, Hint: "usage: " + c.UsageLine()}
+	case c.MaxArgs >= 0 && slices.Contains(rest, ""):
+		return &UsageError{Problem: "an argument is empty: a variable that is not set?", Hint: "usage: " + c.UsageLine()}
 	case c.MaxArgs >= 0 && len(rest) > c.MaxArgs:
 		return &UsageError{
 			Problem: "one argument too many: " + quoted(rest[c.MaxArgs]),

@@ -140,9 +140,9 @@ func overview(m *cli.Manual) string {
 	d.macro("El")
 	d.exit(m.Exit)
 	d.macro("Sh SEE ALSO")
-	names := make([]string, len(m.Pages))
-	for i, p := range m.Pages {
-		names[i] = m.Program + "-" + p.Name
+	var names []string
+	for _, p := range slices.Concat(m.Pages, m.Others) {
+		names = append(names, m.Program+"-"+p.Name)
 	}
 	slices.Sort(names)
 	d.macro("Xr " + strings.Join(names, " 1 ,\n.Xr ") + " 1")

@@ -51,13 +51,17 @@ func TestFollower(t *testing.T) {
 	var w follower
 	defer w.forget()
 	for i := range followFirst {
-		if w.fd != 0 {
+		if w.cpu >= 0 && i > 0 {
 			t.Fatalf("looked for after %d faults", i)
 		}
+		w.served()
 		w.fault(fault{s: s, tid: uint32(os.Getpid())})
 	}
-	if w.fd == 0 || w.alone {
+	if w.fd == 0 || w.alone || w.cpu < 0 {
 		t.Fatalf("after %d faults: %+v", followFirst, w)
+	}
+	if w.served(); w.cpu >= 0 {
+		t.Error("gone to it, and again")
 	}
 	was := w.fd
 	w.fault(fault{s: s, tid: 1<<31 - 1})
@@ -69,6 +73,7 @@ func TestFollower(t *testing.T) {
 	}
 	for range followFirst {
 		w.fault(fault{s: s, tid: 1<<31 - 1}) // no such thread
+		w.served()
 	}
 	if w.fd == 0 || !w.alone {
 		t.Errorf("of a thread without a name: %+v", w)

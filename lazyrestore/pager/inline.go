@@ -38,13 +38,12 @@ func (r *reader) serve() {
 		r.finish(f, retry) // nobody knows what is where
 		return
 	}
-	r.watch.begin()
-	r.place(f)
-	// When the page is there: a look at where the thread runs is half a fault, a move
-	// several.
 	if r.pace.lull > 0 && !r.streaming.Load() { // in a stream both have work at once
 		r.follower.fault(f)
 	}
+	r.watch.begin()
+	r.place(f)
+	r.follower.served()
 }
 
 // place serves a fault by what is to be at its address, or hands it on.

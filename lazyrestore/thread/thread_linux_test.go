@@ -67,21 +67,27 @@ func TestBehind(t *testing.T) {
 	})
 }
 
-// A thread that has been moved may still run wherever it might before.
+// A thread that has been moved is there, and may still run wherever it might before.
 func TestMoveTo(t *testing.T) {
 	lock(t, func() {
 		var before, after unix.CPUSet
 		if err := unix.SchedGetaffinity(0, &before); err != nil {
 			t.Fatal(err)
 		}
+		arrived := false // it may be moved away before it is seen there
 		for cpu := range len(before) * 64 {
+			from := processor()
 			if cpu > 64 && !before.IsSet(cpu) {
 				continue
 			}
 			MoveTo(cpu)
+			arrived = arrived || before.Count() == 1 || before.IsSet(cpu) && cpu != from && processor() == cpu
 			if err := unix.SchedGetaffinity(0, &after); err != nil || after != before {
 				t.Fatalf("after a move to %d: %v, %v, not %v", cpu, after, err, before)
 			}
+		}
+		if !arrived {
+			t.Error("it never arrived")
 		}
 	})
 }

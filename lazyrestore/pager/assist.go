@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
 // What the reader does between faults: it installs, a piece at a time, the
@@ -129,14 +130,18 @@ func (r *reader) assistRest() bool {
 		if e.s == nil {
 			continue
 		}
-		if e.plain == nil && !r.load(e, e.frame) {
+		base, end := r.frameNumbers(e.frame)
+		to := min(end, e.next+r.piece())
+		plain, first := e.plain, base
+		if plain == nil {
+			plain, first = r.ofRest(e, base, to)
+		}
+		if plain == nil {
 			e.s.order.giveBack(e.frame)
 			e.s, e.frame = nil, -1
 			return true
 		}
-		base, end := r.frameNumbers(e.frame)
-		to := min(end, e.next+r.piece())
-		if !r.assistInto(e.s, e.plain, base, e.next, to) {
+		if !r.assistInto(e.s, plain, first, e.next, to) {
 			return true
 		}
 		if e.next = to; to == end {
@@ -145,6 +150,21 @@ func (r *reader) assistRest() bool {
 		return true
 	}
 	return false
+}
+
+// ofRest reads what e has not been fetched of, for its pages up to number to: no
+// more than those where the source gives pages one by one, all of it where not.
+// plain begins with page number first; nil: it is not to be had without waiting.
+func (r *reader) ofRest(e *rest, base, to int) (plain []byte, first int) {
+	plain, ok, err := r.frames.ReadPartNow(e.frame, (e.next-base)<<page.Shift, (to-e.next)<<page.Shift)
+	if ok && err == nil {
+		r.stats.fetched.Add(uint64(len(plain)))
+		return plain, e.next
+	}
+	if !r.load(e, e.frame) {
+		return nil, 0
+	}
+	return e.plain, base
 }
 
 // assistOffer installs a piece of the oldest offer everywhere.

@@ -73,8 +73,11 @@ func (se *session) fill(ctx context.Context, k int) {
 			continue
 		}
 		if k >= spare && se.giveWay() {
-			// The reader and the application need a processor each.
-			thread.Sleep(time.Duration(pause))
+			// The reader and the application need a processor each. It sleeps by way of
+			// Go, which gives its place (the P) away: Go takes that from who sleeps in
+			// system calls for 10 ms, and as long as it finds such, its thread that looks
+			// for them wakes each 70 µs.
+			_ = sleep(ctx, time.Duration(pause))
 			pause = min(2*pause, longestPause)
 			continue
 		}
@@ -197,12 +200,12 @@ func (w *filler) reclaim(ctx context.Context, o *offer) {
 		return
 	}
 	// The reader does not wake who waits here: by way of Go's scheduler that takes
-	// it, and who runs on its processor, longer than serving a fault.
+	// it, and who runs on its processor, longer than serving a fault. (See fill for why
+	// it sleeps so.)
 	for pause := offerPause; !o.done.Load(); pause = min(2*pause, time.Duration(demandRecent)) {
-		if ctx.Err() != nil {
+		if sleep(ctx, pause) != nil {
 			return // the reader may still look at it, so it stays out
 		}
-		thread.Sleep(pause)
 	}
 	o.out = false
 	for frame := o.first; frame < o.first+o.n; frame++ {

@@ -110,6 +110,7 @@ func (r *reader) run() error {
 			// is done ahead, and nothing waited for but asleep.
 			if spin > 0 && r.almostBuilt() {
 				thread.Yield()
+				r.turns.breathe(r.now())
 				continue
 			}
 			if err := r.rest(); err != nil {

@@ -69,16 +69,19 @@ func (b *Behind) Yield(waited bool) {
 	if waited {
 		attr.Policy = unix.SCHED_IDLE
 	}
-	if unix.SchedSetAttr(0, &attr, 0) == nil {
-		b.yielding = waited
+	if unix.SchedSetAttr(0, &attr, 0) != nil {
+		return
+	}
+	if b.yielding = waited; waited {
+		Yield() // who waits for its processor already is not about to wake
 	}
 }
 
-// MoveTo has the thread go to a processor, where it may run there. It may be
-// moved away again at once.
+// MoveTo has the thread go to a processor, if it is on another one and may run there.
+// It may be moved away again at once.
 func MoveTo(cpu int) {
 	var all, one unix.CPUSet
-	if unix.SchedGetaffinity(0, &all) != nil || !all.IsSet(cpu) {
+	if cpu == processor() || unix.SchedGetaffinity(0, &all) != nil || !all.IsSet(cpu) {
 		return
 	}
 	one.Set(cpu)

@@ -24,15 +24,23 @@ func (b *buffers) get(n int) []byte {
 		return make([]byte, n)
 	}
 	size := 1 << bits.Len(uint(n-1))
+	if p := b.again(size); p != nil {
+		return p[:n]
+	}
+	return fresh(size)[:n]
+}
+
+// again is memory of size bytes that was used before; nil if there is none.
+func (b *buffers) again(size int) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i, p := range slices.Backward(b.free) {
 		if cap(p) == size {
 			b.free = slices.Delete(b.free, i, i+1)
-			return p[:n]
+			return p
 		}
 	}
-	return make([]byte, size)[:n]
+	return nil
 }
 
 // put takes back what get gave. What was not used for longest makes way: blocks grow.

@@ -58,6 +58,8 @@ type conn struct {
 	limit    int    // requests in flight
 	longest  int    // bytes that are asked for in one READ
 	idle     time.Duration
+	began    time.Time     // when the greeting was sent
+	trip     time.Duration // until it was answered
 	opened   bool
 	proved   bool // it has answered something
 	leaving  bool
@@ -84,6 +86,7 @@ func (k *conn) greeting(dst []byte) []byte {
 	hello.Fields = hello.Fields.Append(wire.TagAgent, []byte("lazyrestore"))
 	dst = hello.Append(dst)
 	k.last++
+	k.began = time.Now()
 	return wire.Open{Image: imageID, Name: k.lane.client.addr.Image}.Append(dst, k.last)
 }
 
@@ -114,7 +117,7 @@ func (k *conn) add(dst []byte, r *request) []byte {
 		k.last++
 	}
 	r.from(k.server)
-	r.on, r.id, r.to = k, k.last, r.n+min(r.size-r.n, k.longest)
+	r.on, r.id, r.to, r.sent = k, k.last, r.n+min(r.size-r.n, k.longest), time.Now()
 	k.inflight[r.id] = r
 	return r.append(dst, imageID, k.lane.background)
 }
@@ -192,6 +195,7 @@ func (k *conn) hello() error {
 	}
 	k.lane.mu.Lock()
 	defer k.lane.mu.Unlock()
+	k.trip = time.Since(k.began)
 	k.limit = int(min(h.Limits.Requests, mostRequests))
 	k.longest = int(min(h.Limits.Read, math.MaxInt32))
 	if h.IdleTime > 0 {

@@ -116,6 +116,9 @@ func (l *lane) finish(k *conn, id uint32, err error) {
 	l.mu.Lock()
 	r := k.inflight[id]
 	delete(k.inflight, id)
+	if r != nil {
+		r.full = time.Since(r.sent) > 2*k.trip
+	}
 	leave := k.leaving && len(k.inflight) == 0
 	more := len(l.waiting) > 0
 	l.mu.Unlock()

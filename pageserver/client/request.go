@@ -1,6 +1,8 @@
 package client
 
 import (
+	"time"
+
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
 
@@ -22,6 +24,8 @@ type request struct {
 	had    int    // bytes that had come when a connection was lost that brought some
 	lost   int    // connections lost in a row without one more byte
 	id     uint32 // on its connection
+	sent   time.Time
+	full   bool // it took longer than two round trips: more at a time would not come any sooner
 	server *server
 	begins int      // where in p its bytes begin
 	before []origin // of what is before them, others'

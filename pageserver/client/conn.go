@@ -293,6 +293,7 @@ func quoted(text string) string {
 func (k *conn) leave() {
 	l := k.lane
 	l.mu.Lock()
+	again := k.leaving
 	k.leaving = true
 	l.client.servers.failed(k.server, errLeaving)
 	if l.conn == k {
@@ -302,6 +303,9 @@ func (k *conn) leave() {
 		}
 	}
 	empty := len(k.inflight) == 0
+	if !empty && !again {
+		l.leaving = append(l.leaving, k)
+	}
 	l.mu.Unlock()
 	if empty {
 		k.close(errLeaving)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -328,6 +329,71 @@ func TestImpostors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server that leaves with requests in flight, and falls silent, is given up as any
+// other that does; and so is it where the client is closed.
+func TestServerThatLeavesInSilence(t *testing.T) {
+	noLeaks(t)
+	root := t.TempDir()
+	want := content(6, 300_000)
+	put(t, root, "img", storetest.Objects{"pages.lz4": want})
+	good := serve(t, root, "127.0.0.1:0")
+	digest, err := image.ParseDigest(digestOf(t, root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := hex.DecodeString(strings.TrimPrefix(digest, "sha256:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply := wire.Opened{Image: 1, Digest: [32]byte(sum), Objects: []wire.Object{{Name: "pages.lz4", Size: 300_000}}}
+	asked := make(chan struct{}, 1)
+	bad := impostor(t, func(conn net.Conn) {
+		b := make([]byte, 4096)
+		for _, say := range [][]byte{append(serverHello(0), reply.Append(nil, 1)...), wire.AppendGoaway(nil, "bye")} {
+			if _, err := conn.Read(b); err != nil {
+				return
+			}
+			_, _ = conn.Write(say)
+		}
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	t.Run("lost", func(t *testing.T) {
+		c := open(t, address("img", bad, good.addr), client.Options{Timeout: 200 * time.Millisecond, Logger: testLog(t)})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		p := make([]byte, 1000)
+		if err := c.ReadRange(ctx, "pages.lz4", p, 0, image.Demand); err != nil || !bytes.Equal(p, want[:1000]) {
+			t.Errorf("%v, or other bytes", err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("closed", func(t *testing.T) {
+		c := open(t, address("img", bad), client.Options{Timeout: time.Minute, Logger: testLog(t)})
+		done := make(chan error, 1)
+		go func() { done <- c.ReadRange(t.Context(), "pages.lz4", make([]byte, 1000), 0, image.Demand) }()
+		<-asked
+		closed := make(chan error, 1)
+		go func() { closed <- c.Close() }()
+		select {
+		case err := <-closed:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("it is not closed")
+		}
+		if err := <-done; !errors.Is(err, client.ErrClosed) {
+			t.Errorf("the read: %v", err)
+		}
+	})
 }
 
 func digestOf(t *testing.T, root string) string {

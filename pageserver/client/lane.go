@@ -20,6 +20,7 @@ type lane struct {
 
 	mu      sync.Mutex
 	conn    *conn      // guarded by mu: nil while there is none
+	leaving []*conn    // guarded by mu: of servers that leave, with requests in flight
 	waiting []*request // guarded by mu: not sent, or to be sent again
 	closed  bool       // guarded by mu
 }
@@ -157,6 +158,7 @@ func (l *lane) lost(k *conn, err error) {
 	if l.conn == k {
 		l.conn = nil
 	}
+	l.leaving = slices.DeleteFunc(l.leaving, func(o *conn) bool { return o == k })
 	k.filling = nil
 	if k.opened && !l.closed {
 		l.client.servers.failed(k.server, err)
@@ -221,14 +223,22 @@ func (l *lane) run(ctx context.Context) {
 	}
 }
 
-// watch looks whether the server still answers, and lets it know that we live.
+// watch looks whether servers still answer, those that leave too, and lets them know
+// that we live.
 func (l *lane) watch() {
 	l.mu.Lock()
-	k := l.conn
-	if k == nil {
-		l.mu.Unlock()
-		return
+	all := slices.Clone(l.leaving)
+	if l.conn != nil {
+		all = append(all, l.conn)
 	}
+	l.mu.Unlock()
+	for _, k := range all {
+		l.watchOne(k)
+	}
+}
+
+func (l *lane) watchOne(k *conn) {
+	l.mu.Lock()
 	silent := time.Since(time.Unix(0, k.heard.Load()))
 	var out []byte
 	var listen, lost bool
@@ -236,7 +246,7 @@ func (l *lane) watch() {
 	case len(k.inflight) > 0:
 		lost = silent > l.client.opts.Timeout
 		listen = silent > l.client.opts.Timeout/2
-	case k.opened && silent > k.idle/3:
+	case k.opened && !k.leaving && silent > k.idle/3:
 		out = k.add(nil, &request{ping: true, done: make(chan struct{})})
 	}
 	l.mu.Unlock()
@@ -333,9 +343,12 @@ func (l *lane) connect(ctx context.Context, s *server) error {
 func (l *lane) close() {
 	l.mu.Lock()
 	l.closed = true
-	k := l.conn
+	all := slices.Clone(l.leaving)
+	if l.conn != nil {
+		all = append(all, l.conn)
+	}
 	l.mu.Unlock()
-	if k != nil {
+	for _, k := range all {
 		k.close(ErrClosed)
 		<-k.gone
 	}

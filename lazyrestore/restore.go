@@ -225,11 +225,12 @@ func (r *restorer) prepare(ctx context.Context) error {
 	if err := checkMemory(r.st); err != nil {
 		return err
 	}
-	if r.opts.DryRun {
-		return nil
-	}
 	if r.st.LazyBytes == 0 {
 		return nil
+	}
+	if r.opts.DryRun {
+		_, err := r.im.LoadIndex(ctx) // the pager would: that the frames are there is part of it
+		return err
 	}
 	opts := pager.Options{
 		Workers: r.opts.Workers, OnLost: r.opts.OnLost.pager(), HugePages: r.st.Huge, Logger: r.opts.Logger,

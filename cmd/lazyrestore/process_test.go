@@ -277,4 +277,24 @@ func TestDryRunStartsNothing(t *testing.T) {
 		t.Errorf("process %d runs", pid)
 		end(t, pid)
 	}
+
+	// What the pager would not serve is not found fit either.
+	for _, object := range []string{"pages.zst", "pages.idx"} {
+		path := filepath.Join(img, object)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, int64(len(text)/2)); err != nil {
+			t.Fatal(err)
+		}
+		out, _ := lazyrestoreCommand(t, "restore", "-n", "--json", img).Output()
+		var f verb.Failure
+		if err := json.Unmarshal(out, &f); err != nil || f.Code != verb.Damaged {
+			t.Errorf("half of %s is there: printed %q, %v", object, out, err)
+		}
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -68,7 +68,11 @@ func (c *command) checkpoint() *cli.Command {
 			is committed, unless --leave-running lets it run on.
 
 			If anything fails the process runs on unharmed and no image is left behind. What an image cannot hold is refused
-			(exit code 3), all of it in one message.`,
+			(exit code 3), all of it in one message.
+
+			The object of --json has image, digest, frozen_ms (for how long the process stood still), total_ms, memory_bytes,
+			zero_bytes, stored_bytes, lazy_bytes, eager_bytes, threads, mappings, and warnings if there are any. That of any verb
+			that failed has error, code, status, and where there are some hint and reasons.`,
 		Flags: slices.Concat(flags, v.remote.tlsFlags(), c.flagsWithProgress()),
 		Hints: map[string]string{
 			"-t": "the pid is an argument: lazyrestore checkpoint PID", "--tree": "the pid is an argument: lazyrestore checkpoint PID",

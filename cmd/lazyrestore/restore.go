@@ -47,7 +47,12 @@ func (c *command) restore() *cli.Command {
 			message then has the status of the table. With --detach it returns as soon as the process runs, prints its pid and
 			uses the table; what the process and the pager then write to pipes of the command goes to a log,
 			/run/lazyrestore/PID.log, or $XDG_RUNTIME_DIR/lazyrestore/PID.log for users other than root. Once
-			the process has ended later restores remove it: if it is empty at once, else after a week.`,
+			the process has ended later restores remove it: if it is empty at once, else after a week.
+
+			The JSON object has pid, inner_pid (with --pid-ns), ttfi_us (until the first thread ran), mappings, threads,
+			lazy_bytes, eager_bytes, and warnings if there are any. That of --stats has faults, what they waited (fault_p50_us,
+			fault_p99_us, fault_max_us; stages has its parts), fetched_bytes, received_bytes (from servers), cached_bytes,
+			installed_bytes, missing_bytes, resident_ms and outage_ms.`,
 		Flags: slices.Concat(v.flags(), v.remote.cacheFlags(), v.remote.tlsFlags(), c.flagsWithProgress()),
 		Hints: map[string]string{
 			"-D": "the image is an argument: lazyrestore restore IMAGE", "--images-dir": "the image is an argument: lazyrestore restore IMAGE",

@@ -58,7 +58,7 @@ func (r *reasons) taken(pid int) {
 		why = "its process has ended, but process " + named(s.PPid) + ", its parent, has not waited for it (a zombie)"
 		help = "have the parent wait for it, or end the parent, or restore with --pid-ns"
 	default:
-		why = "process " + named(pid) + " has it"
+		why = "another process has it (" + s.Name + ")"
 	}
 	r.add("process id "+strconv.Itoa(pid), why, help)
 }

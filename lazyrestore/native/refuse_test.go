@@ -197,7 +197,7 @@ func TestTakenID(t *testing.T) {
 		id        int
 		why, help string
 	}{
-		{"a process", os.Getpid(), "^process " + me + " has it$", "wait until"},
+		{"a process", os.Getpid(), `^another process has it \(.+\)$`, "wait until"},
 		{"a thread", tids[len(tids)-1], "^a thread of process " + me + " has it$", "wait until"},
 		{"a zombie", cmd.Process.Pid, "has ended, but process " + me + ", its parent, has not waited", "have the parent wait"},
 		{"nobody any more", 1<<22 + 1, "^another process has it$", "wait until"},

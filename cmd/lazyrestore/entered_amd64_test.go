@@ -11,8 +11,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // An executable that is linked as the Makefile has it has its keeper before Go
@@ -70,10 +73,24 @@ func TestEnteredKeeper(t *testing.T) {
 	if !bytes.Contains(ours, []byte("socket:")) || !bytes.Equal(ours, theirs) {
 		t.Errorf("the command has open:\n%s\nits keeper:\n%s", ours, theirs)
 	}
-	if err := cmd.Process.Kill(); err != nil {
+	keeper, err := strconv.Atoi(list[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What it sends at its end tells an orphan from one whose pager lives.
+	if stat, err := proc.ReadStat(keeper); err != nil || stat.ExitSignal != 0 {
+		t.Errorf("the keeper is to send signal %d at its end (%v)", stat.ExitSignal, err)
+	}
+	if err := errors.Join(syscall.Kill(keeper, syscall.SIGSTOP), cmd.Process.Kill()); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
+	if stat, err := proc.ReadStat(keeper); err != nil || stat.ExitSignal != int(syscall.SIGCHLD) {
+		t.Errorf("the keeper that is left is to send signal %d at its end (%v)", stat.ExitSignal, err)
+	}
+	if err := syscall.Kill(keeper, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 	// The keeper has the connection too, for as long as it lives.
 	if _, err := io.Copy(io.Discard, conn); err != nil {
 		t.Errorf("the keeper has not ended with the command: %v", err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -52,23 +51,11 @@ func isKeeper(pid int) bool {
 	return err == nil && stat.Comm == keeperName
 }
 
-// isOrphan reports whether the pager whose keeper k is is gone. It is k's parent, and k has a pidfd of it.
+// isOrphan reports whether the pager whose keeper k is is gone, which is its parent. A keeper is made to
+// send no signal when it ends; the kernel has it send SIGCHLD once it is given to another process, whoever that is.
 func (k *Leftover) isOrphan() bool {
 	stat, err := proc.ReadStat(k.pid)
-	if err != nil || stat.Comm != keeperName {
-		return false
-	}
-	parent := "Pid:\t" + strconv.Itoa(stat.PPID)
-	lives := false
-	err = proc.EachFD(k.pid, func(fd int, link []byte) error {
-		if !bytes.Contains(link, []byte("pidfd")) {
-			return nil
-		}
-		info, err := proc.ReadFDInfo(k.pid, fd)
-		lives = lives || slices.Contains(info.Unknown, parent)
-		return err
-	})
-	return err == nil && !lives
+	return err == nil && stat.Comm == keeperName && stat.ExitSignal == int(unix.SIGCHLD)
 }
 
 // holdsNoneBut reports whether the keeper has userfaultfds, and all of them are among those of this process.

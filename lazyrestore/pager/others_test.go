@@ -2,18 +2,22 @@ package pager
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -144,6 +148,101 @@ func TestKeepersOfOthersStay(t *testing.T) {
 	if !k.isOrphan() {
 		t.Error("the keeper's pager is gone, and it is said to live")
 	}
+}
+
+// onThreadThatEnds has a thread call f that ends then, and returns its id.
+func onThreadThatEnds(f func()) int {
+	tid := make(chan int)
+	go func() {
+		runtime.LockOSThread() // it ends with this
+		if id := unix.Gettid(); id != os.Getpid() {
+			f()
+			tid <- id
+			return
+		}
+		tid <- onThreadThatEnds(f) // the first one of a process does not
+		runtime.UnlockOSThread()
+	}()
+	return <-tid
+}
+
+// A keeper is an orphan once the process of its pager is gone, not when the thread is that made it,
+// and also where this process takes orphans in, as a service manager or the init of a container does.
+func TestOrphans(t *testing.T) {
+	var k *Keeper
+	tid := onThreadThatEnds(func() {
+		var err error
+		if k, err = StartKeeper(); err != nil {
+			t.Error(err)
+		}
+	})
+	if k == nil {
+		return
+	}
+	defer func() { _ = k.Close() }()
+	for deadline := time.Now().Add(uffdtest.Timeout); unix.Tgkill(os.Getpid(), tid, 0) == nil; {
+		if time.Now().After(deadline) {
+			t.Fatal("the thread lives on")
+		}
+	}
+	l, err := OpenLeft(k.Pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if l.isOrphan() {
+		t.Error("the keeper's thread is gone, and its process is said to be")
+	}
+
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	v.killPager()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	taken := &Keeper{pid: v.keeper}
+	o, err := OpenLeft(v.keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if stat, err := proc.ReadStat(v.keeper); err != nil || stat.PPID != os.Getpid() {
+		t.Errorf("the orphan was not taken in: its parent is %d, %v", stat.PPID, err)
+	}
+	if !o.isOrphan() {
+		t.Error("this process has taken the keeper in, and is said to be its pager")
+	}
+	if err := taken.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of two pagers of one process both keepers hold all that is open here: who takes over from a third
+// leaves that of the other alone.
+func TestKeeperOfAnotherPagerHere(t *testing.T) {
+	a := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
+	a.killPager()
+	first := a.newPager(t)
+	if err := first.TakeOver(a.keeper, Target{Pid: a.Pid, PidFD: -1}); err != nil {
+		t.Fatal(err)
+	}
+	b := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
+	b.killPager()
+	b.resume(t)
+	b.check(t, b.Thread)
+	// Killed it would be no more than a child that nobody has waited for.
+	if pid, err := unix.Wait4(first.opts.Keeper.Pid(), nil, unix.WALL|unix.WNOHANG, nil); pid != 0 || err != nil {
+		t.Errorf("the keeper of another pager is ended (%v)", err)
+		first.opts.Keeper.ended = true
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), uffdtest.Timeout)
+	defer cancel()
+	if err := first.ServeAttached(ctx); err != nil {
+		t.Fatal(err)
+	}
+	a.check(t, a.Thread)
 }
 
 // A keeper that ends before it is looked into is none.

@@ -337,11 +337,12 @@ func TestAfterFrames(t *testing.T) {
 }
 
 // A flaky is a source that knows its digest, and gives the manifest with a bit turned
-// over bad times.
+// over bad times, and then, if lost, nothing.
 type flaky struct {
 	*imagetest.Mem
 	digest   string
 	bad      int
+	lost     error
 	rejected int
 }
 
@@ -355,8 +356,9 @@ func (f *flaky) ReadRange(ctx context.Context, object string, p []byte, off int6
 		f.bad--
 		i := bytes.IndexByte(p, '"') + 1 // in a name, or a value: it may well be read
 		p[i] ^= 1
+		return nil
 	}
-	return nil
+	return f.lost
 }
 
 func (f *flaky) Reject(object string, off, n int64, err error) {
@@ -377,6 +379,10 @@ func TestManifestOfAnotherDigest(t *testing.T) {
 		f = &flaky{Mem: mem, digest: res.Digest, bad: 100}
 		if _, err := image.Open(t.Context(), f, image.OpenOptions{Digest: digest}); !errors.Is(err, image.ErrDamaged) {
 			t.Errorf("damaged always: %v", err)
+		}
+		f = &flaky{Mem: mem, digest: res.Digest, bad: 1, lost: errors.New("lost")}
+		if _, err := image.Open(t.Context(), f, image.OpenOptions{Digest: digest}); !errors.Is(err, f.lost) || errors.Is(err, image.ErrDamaged) {
+			t.Errorf("damaged, then lost: %v", err)
 		}
 	}
 }

@@ -76,23 +76,20 @@ const (
 // readManifest reads the manifest, which is the one that the source has if that knows
 // it, and notes its digest.
 func (im *Image) readManifest(ctx context.Context) ([]byte, error) {
-	var damage error
 	for try := 0; ; try++ {
 		b, err := readManifest(ctx, im.src)
-		if err == nil {
-			im.digest = digestOf(b)
-			said, ok := im.src.(Digester)
-			if !ok || said.Digest() == "" || said.Digest() == im.digest {
-				return b, nil
-			}
-			damage = damaged(ManifestObject, 0, "%w: it is %s, and the source has %s", errWrongSum, im.digest, said.Digest())
-			im.reject(ManifestObject, 0, int64(len(b)), damage)
-		}
-		if damage == nil {
+		if err != nil {
 			return nil, err
 		}
+		im.digest = digestOf(b)
+		said, ok := im.src.(Digester)
+		if !ok || said.Digest() == "" || said.Digest() == im.digest {
+			return b, nil
+		}
+		err = damaged(ManifestObject, 0, "%w: it is %s, and the source has %s", errWrongSum, im.digest, said.Digest())
+		im.reject(ManifestObject, 0, int64(len(b)), err)
 		if try == manifestTries-1 {
-			return nil, damage
+			return nil, err
 		}
 		select {
 		case <-time.After(manifestPause << try):

@@ -41,7 +41,7 @@ func (v *restoreVerb) foreground() error {
 	meter := newMeter(v.Stderr, v.foregroundProgress())
 	s, err := v.start(ctx, meter.report())
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w (%w)", err, cause)
 		}
 		if jsonFile != nil {

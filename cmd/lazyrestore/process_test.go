@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -296,5 +297,32 @@ func TestDryRunStartsNothing(t *testing.T) {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A restore that a signal ends before its process runs says so once.
+func TestInterruptedRestore(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "sock")
+	l, err := net.Listen("unix", sock) // a page server that does not answer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := lazyrestoreCommand(t, "restore", "unix://"+sock+"/image")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := exitCode(cmd.Wait()); code != 125 || strings.Count(stderr.String(), "interrupted by SIGTERM") != 1 {
+		t.Errorf("exit code %d, want 125; it said: %s", code, stderr.String())
 	}
 }

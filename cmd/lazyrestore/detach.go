@@ -109,8 +109,7 @@ func (v *restoreVerb) reported(text []byte, log string) error {
 	}
 	v.warn(*r.Result)
 	// Under the pid it is found, and the next restore of it takes its place.
-	named := filepath.Join(filepath.Dir(log), strconv.Itoa(r.Result.PID)+".log")
-	if err := os.Rename(log, named); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := nameLog(log, r.Result.PID); err != nil && !errors.Is(err, os.ErrNotExist) {
 		v.Note("warning: " + err.Error())
 	}
 	if v.JSON {

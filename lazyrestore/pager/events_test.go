@@ -100,21 +100,41 @@ func TestRemoveSharedWhileLazy(t *testing.T) {
 // Zeros that nobody has asked for yet overwrite no guard region.
 func TestZerosSpareGuards(t *testing.T) {
 	const guard, guardInstall = 7, 102 // MADV_GUARD_INSTALL
-	for _, how := range []string{"stored to", "read"} {
-		t.Run(how, func(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		kind           uffdtest.Kind
+		store, emptied bool // emptied: by the program, not in the image
+	}{
+		{name: "stored to", store: true},
+		{name: "read"},
+		{name: "emptied, stored to", emptied: true, store: true},
+		{name: "emptied, read", emptied: true},
+		{name: "shared, stored to", kind: uffdtest.Shmem, store: true},
+		{name: "shared, read", kind: uffdtest.Shmem},
+		{name: "shared, emptied, stored to", kind: uffdtest.Shmem, emptied: true, store: true},
+		{name: "shared, emptied, read", kind: uffdtest.Shmem, emptied: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			s := serveChild(t, setting{
-				child: uffdtest.Options{Pages: 64},
+				child: uffdtest.Options{Pages: 64, Kind: c.kind},
 				pager: Options{Background: None},
-				zero:  func(n int) bool { return n < 32 },
+				zero:  func(n int) bool { return n < 32 && !c.emptied },
 			})
+			if c.emptied {
+				advice := unix.MADV_DONTNEED
+				if c.kind == uffdtest.Shmem {
+					advice = unix.MADV_REMOVE
+				}
+				s.Madvise(s.Start, 32*page.Size, advice).Wait(t)
+			}
 			if _, err := s.Madvise(s.Addr(guard), page.Size, guardInstall).Result(); err != nil {
 				uffdtest.NeedFunc(t, "guard regions", func() error { return err })
 			}
 			for _, n := range []int{1, 2, 3, 4, 5, 6, 8, 9, 10} { // in a row
-				if how == "read" {
-					s.Load(s.Addr(n)).Wait(t)
-				} else {
+				if c.store {
 					s.Store(s.Addr(n), byte(n)).Wait(t)
+				} else {
+					s.Load(s.Addr(n)).Wait(t)
 				}
 			}
 			if _, err := s.Syscall(unix.SYS_RT_SIGPROCMASK, 0, s.Addr(guard), 0, 8).Result(); !errors.Is(err, unix.EFAULT) {

@@ -25,6 +25,7 @@ type layout struct {
 	// covers it can begin.
 	longest uint64
 	shared  bool // there is shared memory among it, or was
+	emptied bool // shared memory of it may be mapped still, and hold zeros
 }
 
 // newLayout checks maps and makes a layout of them. Private memory must not
@@ -106,6 +107,13 @@ func (l *layout) gap(a page.Addr, r page.Range) page.Range {
 		r.Start = max(r.Start, l.byProc[i-1].End)
 	}
 	return r
+}
+
+// mayShare reports whether there may be shared memory at a, which no mapping holds: what
+// was emptied, or what a mapping has grown by.
+func (l *layout) mayShare(a page.Addr) bool {
+	i := l.search(a)
+	return l.emptied || i > 0 && l.byProc[i-1].Shared
 }
 
 // places calls f with each mapping, cut to what lies in the image range r.
@@ -207,5 +215,5 @@ func (l *layout) move(from, to page.Addr, n uint64) {
 }
 
 func (l *layout) clone() layout {
-	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest, l.shared}
+	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest, l.shared, l.emptied}
 }

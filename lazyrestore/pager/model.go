@@ -213,11 +213,13 @@ func (w *world) remove(m *model, e event) {
 		if !gone.Shared {
 			continue
 		}
+		m.emptied = true
 		for _, other := range w.spaces {
 			var also []page.Range
 			other.places(gone.ImageRange(), func(p page.Mapping) { also = append(also, p.Range) })
 			for _, r := range also {
 				other.forget(r)
+				other.emptied = true
 			}
 		}
 	}

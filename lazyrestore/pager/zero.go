@@ -34,6 +34,9 @@ func (r *ramp) next(a page.Addr, pageSize uint64) uint64 {
 func (r *reader) zero(f fault, m page.Mapping, limit page.Addr) verdict {
 	s := f.s
 	n := min(s.ramp.next(f.addr, page.Size), uint64(limit-f.addr))
+	if m.Shared || m.Empty() && s.mayShare(f.addr) {
+		n = page.Size // in shared memory zeros too overwrite a guard region
+	}
 	for {
 		var did int64
 		var err error

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,9 +97,6 @@ func (se *session) unknown(s *space, f func(page.Range)) {
 // madvDontNeedLocked is MADV_DONTNEED_LOCKED of linux/mman.h.
 const madvDontNeedLocked = 24
 
-// settleTime bounds how long a look at all processes waits for a thread on its way into its sleep.
-const settleTime = time.Millisecond
-
 // An advice is a call of madvise that a thread of the process is in.
 type advice struct {
 	page.Range
@@ -123,91 +119,19 @@ func keptBy(calls []advice) (kept, removed page.Set) {
 	return kept, removed
 }
 
-// adviceCalls lists the calls of madvise that threads of pid are in, as long as need: as
-// with leaves each was seen asleep once, or busy. For a
-// forked child, whose pid is not known (0), it lists those of all processes.
-// A thread has put its event into the queue a moment before it can be seen to
-// sleep, and one that was woken looks for a moment as if it slept still: that another one is seen in
-// a call is no reason to look no further. Where it cannot be seen in time what all are in, the calls are
-// those that were. The error is that it could not look (see noRoom).
-func adviceCalls(pid int, p *patience, need func() bool) ([]advice, error) {
-	if pid != 0 {
-		l, err := lookAt(pid, p, need)
-		if !noRoom(err) {
-			err = nil
-		}
-		return l.advice, err
-	}
-	for end := time.Now().Add(settleTime); ; {
-		l := look{}
-		l.everywhere()
-		if l.err != nil || l.raising || !l.running || time.Now().After(end) {
-			return l.calls, l.err
-		}
-	}
-}
-
-// A look is at what the threads of all processes are doing.
-type look struct {
-	calls   []advice
-	raising bool  // some thread is in a call that raises events
-	running bool  // of some thread it is not known what it is in
-	err     error // there was no room to look at all of them
-}
-
-// failed notes err, unless it is that somebody has gone meanwhile.
-func (l *look) failed(err error) {
+// lookBefore looks, before something is read of s that it has to tell, who is about to drop or remove
+// shared memory. Without ok nothing is to be read after it: there was no room to look, or what was to be told
+// was not told in the end, and of what may be told since nothing was seen. Where it cannot be seen in
+// time what all are in, it has what was seen.
+func (r *reader) lookBefore(s *space, need func() bool) (seen seenCalls, ok bool) {
+	l, err := lookAt(s.pid, &r.patience, need)
 	if noRoom(err) {
-		l.err = err
+		r.crowd(s, "a look at who raised it", err)
+		return seen, false
 	}
-}
-
-func (l *look) everywhere() {
-	all, err := os.ReadDir("/proc")
-	if err != nil {
-		l.failed(err)
-		return
-	}
-	for _, p := range all {
-		if _, err := strconv.Atoi(p.Name()); err == nil {
-			l.process(p.Name())
-		}
-	}
-}
-
-func (l *look) process(pid string) {
-	dir := "/proc/" + pid + "/task/"
-	tasks, err := os.ReadDir(dir)
-	if err != nil {
-		l.failed(err)
-		return
-	}
-	for _, t := range tasks {
-		c, asleep, err := callOf(dir + t.Name())
-		if err != nil {
-			l.failed(err)
-			continue
-		}
-		l.thread(c, asleep)
-	}
-}
-
-// thread takes in what a thread is in.
-func (l *look) thread(c sysCall, asleep bool) {
-	if !asleep {
-		l.running = true
-		return
-	}
-	switch c.nr {
-	case unix.SYS_MADVISE, unix.SYS_PROCESS_MADVISE:
-		if a, ok := c.advice(); ok {
-			l.raising = true
-			l.calls = append(l.calls, a)
-		}
-	case unix.SYS_MUNMAP, unix.SYS_MREMAP, unix.SYS_MMAP, unix.SYS_BRK, unix.SYS_SHMDT,
-		unix.SYS_FORK, unix.SYS_VFORK, unix.SYS_CLONE, unix.SYS_CLONE3:
-		l.raising = true
-	}
+	seen.looked = true
+	seen.kept, seen.removed = keptBy(l.advice)
+	return seen, !l.idle
 }
 
 // advice is that of a call of madvise(2), or of one of

@@ -2,6 +2,7 @@ package pager
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"testing"
 
@@ -19,35 +20,39 @@ func numbered(from, to page.Addr) page.Range {
 func TestLookAtThreads(t *testing.T) {
 	everywhere := page.Range{End: 1 << 63}
 	for _, c := range []struct {
-		name, line       string
-		calls            []advice
-		raising, running bool
+		name, line string
+		calls      []advice
+		running    bool
 	}{
 		{name: "it runs", line: "running\n", running: true},
 		{name: "no call", line: "-1 0x7ffc 0x7f00\n"},
 		{name: "gone", line: ""},
 		{name: "read", line: "0 0x3 0x1000 0x1000 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
-		{name: "munmap", line: "11 0x1000 0x1000 0x0 0x0 0x0 0x0 0x7ffc 0x7f00\n", raising: true},
+		{name: "munmap", line: "11 0x1000 0x1000 0x0 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
 		{
 			name: "madvise dontneed", line: "28 0x1000 0x1001 0x4 0x0 0x0 0x0 0x7ffc 0x7f00\n",
-			calls: []advice{{numbered(1, 3), unix.MADV_DONTNEED}}, raising: true,
+			calls: []advice{{numbered(1, 3), unix.MADV_DONTNEED}},
 		},
 		{
 			name: "its upper half does not count", line: "28 0x1000 0x1000 0xffffffff00000009 0x0 0x0 0x0 0x7ffc 0x7f00\n",
-			calls: []advice{{numbered(1, 2), unix.MADV_REMOVE}}, raising: true,
+			calls: []advice{{numbered(1, 2), unix.MADV_REMOVE}},
 		},
 		{name: "populate raises nothing", line: "28 0x1000 0x1000 0x16 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
 		{name: "no memory", line: "28 0x1000 0x0 0x4 0x0 0x0 0x0 0x7ffc 0x7f00\n"},
 		{
 			name: "process_madvise", line: "440 0x3 0x7ffc 0x1 0x4 0x0 0x0 0x7ffc 0x7f00\n",
-			calls: []advice{{everywhere, unix.MADV_DONTNEED}}, raising: true,
+			calls: []advice{{everywhere, unix.MADV_DONTNEED}},
 		},
 		{name: "short", line: "28 0x1000 0x1000\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var l look
-			l.thread(parseCall(c.line))
-			if diff := cmp.Diff(look{calls: c.calls, raising: c.raising, running: c.running}, l, cmp.AllowUnexported(look{}, advice{})); diff != "" {
+			call, asleep := parseCall(c.line)
+			if asleep == c.running {
+				t.Errorf("asleep is %v", asleep)
+			}
+			var l lookOut
+			l.take(call, "7")
+			if diff := cmp.Diff(c.calls, l.advice, cmp.AllowUnexported(advice{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -167,5 +172,21 @@ func TestJudgeRemovals(t *testing.T) {
 				t.Errorf("kept is %v", e.kept)
 			}
 		})
+	}
+}
+
+// After a look in which there was nothing to be told any more nothing is read: who has asked
+// for what comes then was not seen.
+func TestLookInVain(t *testing.T) {
+	r := &reader{}
+	for _, pid := range []int{os.Getpid(), 0} {
+		s := &space{model: &model{pid: pid}}
+		if _, ok := r.lookBefore(s, func() bool { return false }); ok {
+			t.Errorf("process %d: something is read after it", pid)
+		}
+	}
+	s := &space{model: &model{pid: 1<<31 - 1}} // gone
+	if seen, ok := r.lookBefore(s, func() bool { return true }); !ok || !seen.looked {
+		t.Errorf("of a process that is gone: %+v, %v", seen, ok)
 	}
 }

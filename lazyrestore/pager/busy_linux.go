@@ -2,6 +2,7 @@ package pager
 
 import (
 	"encoding/binary"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -29,10 +30,10 @@ type runTime struct {
 	steps       int
 }
 
-// newRunTime begins to count for the thread tid, whose directory is dir.
-func newRunTime(dir, tid string) (*runTime, error) {
-	t := &runTime{counter: -1, schedstat: dir + tid + "/schedstat"}
-	n, err := strconv.Atoi(tid)
+// newRunTime begins to count for the thread whose directory is dir.
+func newRunTime(dir string) (*runTime, error) {
+	t := &runTime{counter: -1, schedstat: dir + "/schedstat"}
+	n, err := strconv.Atoi(path.Base(dir))
 	if err != nil {
 		return nil, err
 	}

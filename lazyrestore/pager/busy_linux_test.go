@@ -34,7 +34,7 @@ func TestRunTime(t *testing.T) {
 		t.Run("counts "+strconv.FormatBool(counts), func(t *testing.T) {
 			times := map[string]*runTime{}
 			for _, tid := range []string{busy, idle} {
-				r, err := newRunTime("/proc/self/task/", tid)
+				r, err := newRunTime("/proc/self/task/" + tid)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +38,9 @@ const (
 	// All looks together wait one part in lookShare of the time, and up to maxLooks at once.
 	lookShare = 2
 	maxLooks  = 2 * time.Second
+	// settleTime is how long a look at all processes waits, out of no budget: most of their threads have nothing to tell, and
+	// many may wait for a processor.
+	settleTime = time.Millisecond
 	// maxCalls is how many calls have room in the journal.
 	maxCalls = 40
 )
@@ -55,51 +59,91 @@ func leaves(pid int, p *patience, need func() bool) (calls []leave, err error) {
 	return l.calls, nil
 }
 
-// lookAt looks at all threads of pid. Without an error it has seen each asleep once, or busy, or has
-// seen nothing, for there is no need.
+// lookAt looks at all threads of pid, or, where that is not known (0), of all processes but this one. Without
+// an error it has seen each asleep once, or busy, or nothing was to be told any more, and it is idle. That one is seen
+// in a call is no reason to look no further: a thread has put its event into the queue a moment before it can be seen
+// to sleep, and one that was woken looks for a moment as if it slept still. With an error it has what was seen.
 func lookAt(pid int, p *patience, need func() bool) (l lookOut, err error) {
-	l = lookOut{dir: "/proc/" + strconv.Itoa(pid) + "/task/", ran: map[string]*runTime{}}
+	l = lookOut{ran: map[string]*runTime{}, all: pid == 0}
 	defer l.close()
-	if l.tasks, err = os.ReadDir(l.dir); err != nil {
-		return l, err
+	if l.all {
+		err = l.listAll()
+	} else {
+		err = l.list(strconv.Itoa(pid))
 	}
+	if err == nil {
+		err = l.look(p, need)
+	}
+	return l, err
+}
+
+// A lookOut is for what the threads of a process, or of all, are in.
+type lookOut struct {
+	all    bool
+	tasks  []string // directories of those that were not seen asleep or busy
+	ran    map[string]*runTime
+	calls  []leave
+	advice []advice
+	idle   bool // nothing was to be told any more: what comes later was not looked for
+}
+
+func (l *lookOut) list(pid string) error {
+	dir := "/proc/" + pid + "/task/"
+	tasks, err := os.ReadDir(dir)
+	for _, t := range tasks {
+		l.tasks = append(l.tasks, dir+t.Name())
+	}
+	return err
+}
+
+// listAll lists the threads of all processes, as far as there is room for that.
+func (l *lookOut) listAll() error {
+	all, err := os.ReadDir("/proc")
+	for _, p := range all {
+		if pid, e := strconv.Atoi(p.Name()); e != nil || pid == os.Getpid() {
+			continue
+		}
+		if e := l.list(p.Name()); noRoom(e) {
+			err = e
+		}
+	}
+	return err
+}
+
+// look looks at the tasks until all were seen, as long as need and patience last.
+func (l *lookOut) look(p *patience, need func() bool) error {
 	var end time.Time
 	for round := 0; need(); round++ {
 		switch left, err := l.again(round > lookYields); {
 		case err != nil: // asking again would be no better
-			return l, err
+			return err
 		case left == 0:
-			return l, nil
+			return nil
 		case round < lookYields:
 			thread.Yield()
 			continue
 		case round == lookYields:
 			start := time.Now()
-			end = start.Add(p.left(start))
-			defer func() { p.spend(start, time.Now()) }()
+			if end = start.Add(settleTime); !l.all {
+				end = start.Add(p.left(start))
+				defer func() { p.spend(start, time.Now()) }()
+			}
 		}
 		if !time.Now().Before(end) {
-			return l, errUnsure
+			return errUnsure
 		}
 		thread.Sleep(gatePause) // whom we wait for may need this processor
 	}
-	return lookOut{}, nil
+	l.calls, l.advice, l.idle = nil, nil, true
+	return nil
 }
 
-// A lookOut is for what the threads of a process are in.
-type lookOut struct {
-	dir    string
-	tasks  []os.DirEntry // of those that were not seen asleep or busy
-	ran    map[string]*runTime
-	calls  []leave
-	advice []advice
-}
-
-// again looks at those that are left, and returns how many are. With long it counts how long they run.
+// again looks at those that are left, and returns how many are. With long it counts how long they run. Of
+// all processes those that it may not look at are nobody.
 func (l *lookOut) again(long bool) (left int, err error) {
-	l.tasks = slices.DeleteFunc(l.tasks, func(t os.DirEntry) bool {
-		seen, e := l.see(t.Name(), long)
-		if errors.Is(e, unix.ENOENT) || errors.Is(e, unix.ESRCH) {
+	l.tasks = slices.DeleteFunc(l.tasks, func(task string) bool {
+		seen, e := l.see(task, long)
+		if errors.Is(e, unix.ENOENT) || errors.Is(e, unix.ESRCH) || l.all && e != nil && !noRoom(e) {
 			return true // gone
 		}
 		err = cmp.Or(err, e)
@@ -108,24 +152,29 @@ func (l *lookOut) again(long bool) (left int, err error) {
 	return len(l.tasks), err
 }
 
-func (l *lookOut) see(tid string, long bool) (bool, error) {
-	c, asleep, err := callOf(l.dir + tid)
+func (l *lookOut) see(task string, long bool) (bool, error) {
+	c, asleep, err := callOf(task)
 	switch {
 	case err != nil:
 		return false, err
 	case asleep:
-		l.calls = append(l.calls, c.leavesOf(tid)...)
-		if a, ok := c.advice(); ok {
-			l.advice = append(l.advice, a)
-		}
+		l.take(c, path.Base(task))
 		return true, nil
 	case !long:
 		return false, nil
-	case l.ran[tid] == nil:
-		l.ran[tid], err = newRunTime(l.dir, tid)
+	case l.ran[task] == nil:
+		l.ran[task], err = newRunTime(task)
 		return false, err
 	default:
-		return l.ran[tid].isBusy()
+		return l.ran[task].isBusy()
+	}
+}
+
+// take notes what the thread tid sleeps in.
+func (l *lookOut) take(c sysCall, tid string) {
+	l.calls = append(l.calls, c.leavesOf(tid)...)
+	if a, ok := c.advice(); ok {
+		l.advice = append(l.advice, a)
 	}
 }
 

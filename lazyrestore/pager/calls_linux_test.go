@@ -95,22 +95,53 @@ func TestLooksThatFail(t *testing.T) {
 		}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := lookOut{dir: t.TempDir() + "/", ran: map[string]*runTime{}}
+			task := filepath.Join(t.TempDir(), "999999999") // nobody's
+			if err := os.Mkdir(task, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.make(task); err != nil {
+				t.Fatal(err)
+			}
+			l := lookOut{tasks: []string{task}, ran: map[string]*runTime{}}
 			defer l.close()
-			const tid = "999999999" // nobody's
-			if err := os.Mkdir(l.dir+tid, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := c.make(l.dir + tid); err != nil {
-				t.Fatal(err)
-			}
-			var err error
-			if l.tasks, err = os.ReadDir(l.dir); err != nil {
-				t.Fatal(err)
-			}
 			if left, err := l.again(true); (err != nil) != c.failed || !c.failed && left > 0 {
 				t.Errorf("%d are left: %v", left, err)
 			}
 		})
+	}
+}
+
+// A look goes on until all were seen, though one was seen in a call, whether at one process or at all.
+func TestLooksGoOn(t *testing.T) {
+	for _, all := range []bool{false, true} {
+		write := func(task, call string) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(task, "syscall"), []byte(call), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := lookOut{all: all, ran: map[string]*runTime{}}
+		for _, call := range []string{"28 0x1000 0x1000 0x4 0x0 0x0 0x0 0x7ffc 0x7f00\n", "running\n"} {
+			task := t.TempDir()
+			write(task, call)
+			if err := os.WriteFile(filepath.Join(task, "stat"), []byte("7 (a) D 1 7 7 0 -1\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l.tasks = append(l.tasks, task)
+		}
+		late, rounds := l.tasks[1], 0
+		need := func() bool {
+			if rounds++; rounds == 3 { // it has come to sleep
+				write(late, "28 0x8000 0x1000 0x9 0x0 0x0 0x0 0x7ffc 0x7f00\n")
+			}
+			return true
+		}
+		if err := l.look(&patience{}, need); err != nil || rounds != 3 {
+			t.Errorf("all %v: %v in round %d", all, err, rounds)
+		}
+		want := []advice{{numbered(1, 2), unix.MADV_DONTNEED}, {numbered(8, 9), unix.MADV_REMOVE}}
+		if diff := cmp.Diff(want, l.advice, cmp.AllowUnexported(advice{})); diff != "" {
+			t.Error(diff)
+		}
 	}
 }

@@ -227,12 +227,10 @@ func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
 		if !changing() {
 			return nil, seen // it was a fault, that came or went in between
 		}
-		calls, err := adviceCalls(s.pid, &r.patience, changing)
-		if err != nil {
-			r.crowd(s, "a look at who raised it", err)
+		var ok bool
+		if seen, ok = r.lookBefore(s, changing); !ok {
 			return nil, seen
 		}
-		seen.kept, seen.removed = keptBy(calls)
 	}
 	kept := slices.Collect(seen.kept.All())
 	for len(kept) > maxKeptCalls { // a successor would not know of them

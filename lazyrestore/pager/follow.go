@@ -35,6 +35,7 @@ type follower struct {
 	tid    uint32
 	faults int    // of that thread, in a row
 	fd     int    // its stat file; 0 if there is none
+	due    bool   // it is to be opened once the fault has been served
 	alone  bool   // the file is that of a process, whose only thread is meant
 	buf    []byte // for what it holds
 	cpu    int    // to which the reader is to go; -1 if it is not
@@ -48,6 +49,7 @@ func (w *follower) fault(f fault) {
 	}
 	w.faults++
 	w.cpu = -1
+	w.due = w.fd == 0 && w.faults%followFaults == followFirst/2
 	if w.fd == 0 || w.faults%followFaults != followFirst {
 		return
 	}
@@ -61,14 +63,16 @@ func (w *follower) fault(f fault) {
 }
 
 // served goes where the thread is whose fault has been served, if it was looked for.
-// It opens the file for that some faults before: that takes as long as serving one.
+// It opens the file for that some faults before: that takes as long as serving one. Faults that were not
+// noted, those of a stream, are served too.
 func (w *follower) served() {
 	switch {
 	case w.s == nil:
 	case w.cpu >= 0:
 		thread.MoveTo(w.cpu)
 		w.cpu = -1
-	case w.fd == 0 && w.faults%followFaults == followFirst/2:
+	case w.due:
+		w.due = false
 		w.open(w.s.pid)
 	}
 }

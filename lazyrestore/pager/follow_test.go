@@ -64,6 +64,9 @@ func TestFollower(t *testing.T) {
 		t.Error("gone to it, and again")
 	}
 	was := w.fd
+	if w.due {
+		t.Error("its file is to be opened again")
+	}
 	w.fault(fault{s: s, tid: 1<<31 - 1})
 	if w.fd != 0 || w.faults != 1 {
 		t.Errorf("after one of another thread: %+v", w)
@@ -77,5 +80,23 @@ func TestFollower(t *testing.T) {
 	}
 	if w.fd == 0 || !w.alone {
 		t.Errorf("of a thread without a name: %+v", w)
+	}
+}
+
+// A file that cannot be opened is tried for once, not after each fault of a stream, which it is not told of.
+func TestFollowerTriesOnce(t *testing.T) {
+	s := &space{model: &model{pid: 1<<31 - 1}} // no such process
+	var w follower
+	defer w.forget()
+	for range followFirst / 2 {
+		w.served()
+		w.fault(fault{s: s, tid: 1})
+	}
+	if w.served(); w.fd != 0 || w.due {
+		t.Fatalf("of no process: %+v", w)
+	}
+	s.pid = os.Getpid()
+	if w.served(); w.fd != 0 {
+		t.Error("tried for again, though no fault was told")
 	}
 }

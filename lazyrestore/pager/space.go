@@ -38,6 +38,8 @@ type space struct {
 	earlyFirst [2]page.Range // see firstUnsettled
 	earlySince int64         // since when it is that; 0: all is settled
 	hidden     bool          // what calls its threads are in may not be read
+	sharedNext int           // no page of shared memory with a lower number is missing
+	sharedHere bool          // none is
 	lastWake   page.Addr
 	wakes      int
 }
@@ -123,6 +125,28 @@ func (s *space) missingBytes(t *table) uint64 {
 		n += min(mapped, uint64(end-first)*uint64(t.ChunkSize()))
 	}
 	return n
+}
+
+// missesShared reports whether shared memory is missing, or what cannot be told yet may be. What is there
+// once stays so for whoever asks this: if it is removed it is no longer in the layout. The caller is the reader.
+func (s *space) missesShared(t *table) bool {
+	if s.sharedHere {
+		return false
+	}
+	all, missing := page.Range{Start: page.ImageShared, End: ^page.Addr(page.Size - 1)}, false
+	t.segments(all, func(_ int, sg *segment) {
+		switch {
+		case missing:
+		case sg == nil, sg.lost():
+			missing = true
+		default:
+			i, j := sg.numbers(all)
+			s.sharedNext = s.done.nextClear(max(i, s.sharedNext), j)
+			missing = s.sharedNext < j
+		}
+	})
+	s.sharedHere = !missing
+	return missing
 }
 
 // settle notes that the pages numbered from i up to j need no more.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -87,9 +88,19 @@ func (c *capture) holders() error {
 func named(pid int) string {
 	name := strconv.Itoa(pid)
 	if b, err := proc.ReadFile(pid, "comm"); err == nil {
-		name += " (" + strings.TrimSpace(string(b)) + ")"
+		name += " (" + printable(strings.TrimSuffix(string(b), "\n")) + ")"
 	}
 	return name
+}
+
+// printable is a name that a process gave itself, for a message that may go to a terminal.
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, name)
 }
 
 // processes is the beginning of a sentence about the processes in pids.

@@ -34,6 +34,7 @@ int main(void) {
 }
 `
 
+// Such a process is none that has ended: neither its state nor who has its id says so.
 func TestRefusesExitedLeader(t *testing.T) {
 	uffdtest.Need(t, "ptrace", "cmd:gcc")
 	bin := filepath.Join(t.TempDir(), "leader")
@@ -61,5 +62,10 @@ func TestRefusesExitedLeader(t *testing.T) {
 	}
 	if !errors.Is(err, proc.ErrLeaderExited) {
 		t.Errorf("%v, want %v", err, proc.ErrLeaderExited)
+	}
+	var r reasons
+	r.taken(cmd.Process.Pid)
+	if why, want := r.list[0].Why, "another process has it (leader)"; why != want {
+		t.Errorf("its id is taken: %q, want %q", why, want)
 	}
 }

@@ -54,11 +54,17 @@ func (r *reasons) taken(pid int) {
 	case err != nil:
 	case s.Tgid != pid:
 		why = "a thread of process " + named(s.Tgid) + " has it"
-	case s.State == 'Z' || s.State == 'X':
+	case s.State != 'Z' && s.State != 'X', s.Threads > 1: // its first thread may have ended
+		why = "another process has it (" + printable(s.Name) + ")"
+	case s.PPid == 0:
+		why = "its process has ended, but its parent, which is not in this pid namespace, has not waited for it (a zombie)"
+		help = "restore with --pid-ns"
+	default:
 		why = "its process has ended, but process " + named(s.PPid) + ", its parent, has not waited for it (a zombie)"
 		help = "have the parent wait for it, or end the parent, or restore with --pid-ns"
-	default:
-		why = "another process has it (" + s.Name + ")"
+		if s.PPid == 1 {
+			help = "restore with --pid-ns"
+		}
 	}
 	r.add("process id "+strconv.Itoa(pid), why, help)
 }

@@ -210,3 +210,12 @@ func TestTakenID(t *testing.T) {
 		}
 	}
 }
+
+// A name that a process gave itself has no effect on the terminal that shows it.
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{"sleep": "sleep", "Web Content": "Web Content", "é (x)": "é (x)", "a\x1b[2Jb\nc\x7f": "a?[2Jb?c?", "\xff\u202ex": "??x"} {
+		if got := printable(in); got != want {
+			t.Errorf("printable(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

@@ -49,7 +49,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 		return nil, err
 	}
 	if err := frozen.Capture(ctx, native.Owed{Missing: owed.mappings, Unknown: owed.unknown, Killed: owed.killed}); err != nil {
-		return nil, explainCapture(pid, err)
+		return nil, explainCapture(err)
 	}
 	res := &CheckpointResult{Image: opts.Dir, Threads: frozen.Threads(), Mappings: frozen.Mappings(), Warnings: frozen.Warnings()}
 	if opts.DryRun {

@@ -50,14 +50,12 @@ func explainFreeze(pid int, err error) error {
 }
 
 // explainCapture does it for the errors of a capture.
-func explainCapture(pid int, err error) error {
-	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+func explainCapture(err error) error {
+	var hidden *native.HiddenError
+	if !errors.As(err, &hidden) {
 		return err
 	}
-	return &FacilityError{
-		Facility: "the right to see all of process " + strconv.Itoa(pid), Err: err,
-		Hint: "lazyrestore check says what this user lacks",
-	}
+	return &FacilityError{Facility: "the right to see all of a process", Err: err, Hint: "lazyrestore check says what this user lacks"}
 }
 
 // explainRebuild does it for the errors of a rebuild.

@@ -27,7 +27,11 @@ func probeFacilities() []facility {
 	list = append(list, probeCalls()...)
 	list = append(list, probePtrace()...)
 	list = append(list, probeNamespaces()...)
-	return append(list, probeCapabilities()...)
+	scope, err := readWord(ptraceScope)
+	if err != nil {
+		scope = "0" // Yama is not there
+	}
+	return append(list, probeCapabilities(readFile("/proc/self/status"), scope)...)
 }
 
 func kernelRelease() string {
@@ -135,25 +139,48 @@ func ignore(err, expected error) error {
 // probePtrace traces a child of ours.
 func probePtrace() []facility {
 	trace := facility{Name: "ptrace", Checkpoint: true, Restore: true, For: "stopping a process, its registers, running system calls in it"}
+	slack := facility{Name: "timer slack", Checkpoint: true, For: "the timer slack of a process", Help: "CAP_SYS_NICE is needed"}
+	files := facility{
+		Name: "map_files", Checkpoint: true, For: "the files that a process has mapped (/proc/PID/map_files)",
+		Help: "CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN is needed, and not of a user namespace of a container's own",
+	}
 	rseq := facility{Name: "restartable sequences", Checkpoint: true, For: "programs of glibc 2.35 and later (PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13)"}
-	if scope, err := readWord("/proc/sys/kernel/yama/ptrace_scope"); err == nil && scope != "0" {
+	if scope, err := readWord(ptraceScope); err == nil && scope != "0" {
 		trace.Help = "kernel.yama.ptrace_scope is " + scope + ": only root, or who has CAP_SYS_PTRACE, may trace processes that are not its children"
 	}
-	errTrace, errRseq := tryTrace()
-	return []facility{result(trace, errTrace), result(rseq, errRseq)}
+	errTrace, errRseq, errSlack := tryTrace()
+	return []facility{result(trace, errTrace), result(rseq, errRseq), result(slack, errSlack), result(files, tryMapFiles())}
 }
 
-// tryTrace starts a child, stops it and asks for its registers and its
-// restartable sequences.
-func tryTrace() (trace, rseq error) {
+// ptraceScope says whom one may trace who lacks CAP_SYS_PTRACE: with 0 all processes of one's own
+// user, with 1 one's descendants alone.
+const ptraceScope = "/proc/sys/kernel/yama/ptrace_scope"
+
+// tryMapFiles follows a link to a file that we have mapped.
+func tryMapFiles() error {
+	const dir = "/proc/self/map_files"
+	links, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	if len(links) == 0 {
+		return &fs.PathError{Op: "read", Path: dir, Err: fs.ErrNotExist}
+	}
+	_, err = os.Stat(dir + "/" + links[0].Name())
+	return err
+}
+
+// tryTrace starts a child, reads its timer slack, stops it and asks for its registers
+// and its restartable sequences.
+func tryTrace() (trace, rseq, slack error) {
 	cmd := exec.Command("/proc/self/exe", waitVerb)
 	cmd.Args[0] = os.Args[0]
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		return err, err
+		return err, err, err
 	}
 	if err := cmd.Start(); err != nil {
-		return err, err
+		return err, err, err
 	}
 	defer cmd.Wait()
 	defer stdin.Close()
@@ -161,22 +188,23 @@ func tryTrace() (trace, rseq error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	pid := cmd.Process.Pid
+	_, slack = proc.ReadTimerSlack(pid)
 	if err := unix.PtraceSeize(pid); err != nil {
-		return err, err
+		return err, err, slack
 	}
 	defer unix.PtraceDetach(pid)
 	if err := unix.PtraceInterrupt(pid); err != nil {
-		return err, err
+		return err, err, slack
 	}
 	var status unix.WaitStatus
 	if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil {
-		return err, err
+		return err, err, slack
 	}
 	var regs unix.PtraceRegs
 	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
-		return err, err
+		return err, err, slack
 	}
-	return nil, tryRseqConfiguration(pid)
+	return nil, tryRseqConfiguration(pid), slack
 }
 
 // probeNamespaces makes the namespaces that a restored process may get.
@@ -211,25 +239,29 @@ func tryTimeNamespace() error {
 	return <-tried
 }
 
-// probeCapabilities says which privileges this command has.
-func probeCapabilities() []facility {
-	held, err := proc.ParseStatus(readFile("/proc/self/status"))
+// probeCapabilities says which privileges this command has, by its status, and where Yama
+// has that scope. What they allow is tried where that can be; a user namespace's go less far.
+func probeCapabilities(status []byte, scope string) []facility {
+	held, err := proc.ParseStatus(status)
 	has := func(number uint) bool { return err == nil && held.CapEff&(1<<number) != 0 }
-	restore := has(unix.CAP_CHECKPOINT_RESTORE) || has(unix.CAP_SYS_ADMIN)
 	// Not of the executable: a capability of a file does not reach the process that is restored.
 	const help = "run as root, or give the user the capability as an ambient one: setpriv(1), pam_cap(8), AmbientCapabilities= of systemd"
+	trace := facility{
+		Name: "CAP_SYS_PTRACE", OK: has(unix.CAP_SYS_PTRACE), Checkpoint: scope != "0", Restore: true,
+		For: "processes of others, and programs that fork while they are not loaded", Help: help,
+	}
+	if trace.Checkpoint && !trace.OK {
+		trace.Found = "kernel.yama.ptrace_scope is " + scope + ": without it, processes of the same user cannot be traced either"
+	}
 	return []facility{
+		trace,
 		{
-			Name: "CAP_SYS_PTRACE", OK: has(unix.CAP_SYS_PTRACE), Restore: true,
-			For: "processes of others, and programs that fork while they are not loaded", Help: help,
+			Name: "CAP_CHECKPOINT_RESTORE", OK: has(unix.CAP_CHECKPOINT_RESTORE) || has(unix.CAP_SYS_ADMIN), Restore: true,
+			For: "the old pids (CAP_SYS_ADMIN does too)", Help: help,
 		},
 		{
-			Name: "CAP_CHECKPOINT_RESTORE", OK: restore, Checkpoint: true, Restore: true,
-			For: "the files that a process has mapped, and the old pids (CAP_SYS_ADMIN does too)", Help: help,
-		},
-		{
-			Name: "CAP_SYS_NICE", OK: has(unix.CAP_SYS_NICE), Checkpoint: true,
-			For: "the timer slack of a process, real-time priorities, and huge pages rebuilt in other processes", Help: help,
+			Name: "CAP_SYS_NICE", OK: has(unix.CAP_SYS_NICE),
+			For: "real-time priorities, and huge pages rebuilt in other processes", Help: help,
 		},
 		{Name: "CAP_SYS_RESOURCE", OK: has(unix.CAP_SYS_RESOURCE), For: "limits above the hard limits of this session"},
 	}

@@ -99,7 +99,7 @@ func (c *capture) identity() error {
 		return err
 	}
 	if st.TimerSlack, err = proc.ReadTimerSlack(c.pid); err != nil {
-		return err
+		return hidden(err)
 	}
 	if filter, err := proc.ReadCoreFilter(c.pid); err == nil {
 		st.CoreFilter = filter + 1

@@ -128,7 +128,7 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 	link := mapFile(c.pid, v.Range)
 	var st unix.Stat_t
 	if err := unix.Stat(link, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", link, err)
+		return hidden(fmt.Errorf("stat %s: %w", link, err))
 	}
 	gone := st.Nlink == 0 || v.Deleted
 	switch {

@@ -1,8 +1,11 @@
 package native
 
 import (
+	"errors"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
@@ -35,6 +38,25 @@ func (e *RefusedError) Error() string {
 		b.WriteString(r.Why)
 	}
 	return b.String()
+}
+
+// HiddenError says that there is something of a process which the kernel shows only to
+// those who may do more than trace it.
+type HiddenError struct {
+	Err error // what was tried, and what the kernel said
+}
+
+func (e *HiddenError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error.
+func (e *HiddenError) Unwrap() error { return e.Err }
+
+// hidden is the error of a read that takes a capability.
+func hidden(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return &HiddenError{err}
+	}
+	return err
 }
 
 // reasons collects what stands against the work.

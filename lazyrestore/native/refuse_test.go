@@ -2,6 +2,7 @@ package native
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -217,5 +218,16 @@ func TestPrintable(t *testing.T) {
 		if got := printable(in); got != want {
 			t.Errorf("printable(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// What may be hidden is told from all else that is not permitted.
+func TestHidden(t *testing.T) {
+	var h *HiddenError
+	if err := hidden(fmt.Errorf("stat x: %w", unix.EPERM)); !errors.As(err, &h) || !errors.Is(err, unix.EPERM) {
+		t.Errorf("%v is not hidden", err)
+	}
+	if err := hidden(unix.ENOENT); errors.As(err, &h) {
+		t.Errorf("%v is hidden", err)
 	}
 }

@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // publish has the subject's image served under a name, and restored from there.
@@ -241,4 +244,36 @@ func (l *lockedLog) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// A cache on a disk that takes nothing is gone without, and that is said.
+func TestCacheWithoutRoom(t *testing.T) {
+	uffdtest.Need(t, "root")
+	s := start(t, "look")
+	s.checkpoint(plainest)
+	root, disk := t.TempDir(), t.TempDir()
+	s.publish(root, "img", newSite(t, root))
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "mode=0700,nr_inodes=1"); err != nil { // one is its own
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+	opts := filling
+	for _, cache := range []string{disk, filepath.Join(disk, "cache")} {
+		var log lockedLog
+		opts.Source.Cache, opts.Logger = cache, slog.New(slog.NewTextHandler(&log, nil))
+		s.restore(opts)
+		if err := s.proc.WaitPager(); err != nil {
+			t.Fatal(err)
+		}
+		s.endRestored()
+		if !strings.Contains(log.String(), "without the cache") {
+			t.Errorf("cache in %s: the log is %q", cache, log.String())
+		}
+	}
+	if err := unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	s.restore(opts)
+	s.release()
+	s.well()
 }

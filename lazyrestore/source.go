@@ -23,7 +23,8 @@ type SourceOptions struct {
 	// names of hosts nor TLS.
 	Dial client.Dialer
 	// Cache is a directory in which what page servers give is kept for later
-	// restores; none if empty. CacheSize bounds it, in bytes; 0 is 16 GiB.
+	// restores; none if empty. One on a disk that is full or read-only is gone
+	// without, as the log says. CacheSize bounds it, in bytes; 0 is 16 GiB.
 	Cache     string
 	CacheSize int64
 }
@@ -59,7 +60,14 @@ func openSource(ctx context.Context, name string, opts SourceOptions, remote cli
 	case opts.Cache == "":
 		return c, nil
 	}
+	if remote.Logger == nil {
+		remote.Logger = slog.New(slog.DiscardHandler)
+	}
 	cached, err := store.OpenCache(opts.Cache, c.Digest(), c, store.CacheOptions{Limit: opts.CacheSize, Logger: remote.Logger})
+	if errors.Is(err, store.ErrNoRoom) {
+		remote.Logger.Warn("the image is taken without the cache", "cache", opts.Cache, "error", err)
+		return c, nil
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

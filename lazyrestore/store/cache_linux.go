@@ -21,6 +21,9 @@ import (
 // DefaultCacheLimit is how large a cache grows.
 const DefaultCacheLimit = 16 << 30
 
+// ErrNoRoom is returned for a cache that cannot take an image: without it all works too.
+var ErrNoRoom = errors.New("nothing can be kept there")
+
 // CacheOptions say how a Cache works. The zero value does.
 type CacheOptions struct {
 	Limit  int64        // of all images in the directory, in bytes; DefaultCacheLimit if zero
@@ -68,7 +71,8 @@ var (
 
 // OpenCache opens the cache in directory root, which is made if need be, for
 // the image of that digest ("sha256:" and 64 hex digits), which under gives. It
-// takes under over, unless it fails.
+// takes under over, unless it fails. The error wraps ErrNoRoom where there is no room for
+// one more image, or none can be written.
 func OpenCache(root, digest string, under image.Source, opts CacheOptions) (*Cache, error) {
 	if opts.Limit == 0 {
 		opts.Limit = DefaultCacheLimit
@@ -81,7 +85,7 @@ func OpenCache(root, digest string, under image.Source, opts CacheOptions) (*Cac
 		return nil, fmt.Errorf("open cache %s: %w", root, err)
 	}
 	if err := os.Mkdir(root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("make cache: %w", err)
+		return nil, fmt.Errorf("make cache: %w", noRoom(err))
 	}
 	if err := onlyOurs(root); err != nil {
 		return nil, err
@@ -92,9 +96,19 @@ func OpenCache(root, digest string, under image.Source, opts CacheOptions) (*Cac
 		objects: make(map[string]*cached),
 	}
 	if c.dir, err = enterCached(c.path); err != nil {
-		return nil, fmt.Errorf("open cache: %w", err)
+		return nil, fmt.Errorf("open cache: %w", noRoom(err))
 	}
 	return c, nil
+}
+
+// noRoom makes errors of a full or read-only disk into ErrNoRoom.
+func noRoom(err error) error {
+	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", ErrNoRoom, err)
+		}
+	}
+	return err
 }
 
 // onlyOurs refuses a directory that others can write to: it is to hold the
@@ -200,7 +214,7 @@ func (c *Cache) ReadNow(object string, p []byte, off int64) (bool, error) {
 		return false, nil
 	}
 	ok, err := under.ReadNow(object, p, off)
-	if ok && o != nil {
+	if ok && o != nil && o.within(p, off) {
 		c.keep(o, p, off)
 	}
 	return ok, err

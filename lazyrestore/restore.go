@@ -192,7 +192,7 @@ func (r *restorer) openImage(ctx context.Context) (err error) {
 // one who waits for the process.
 func (r *restorer) startKeeper() (err error) {
 	if r.st.LazyBytes == 0 {
-		return nil
+		return pager.DropKeeper()
 	}
 	defer r.opts.Trace.Begin(0, "start the keeper")()
 	r.keeper, err = pager.StartKeeper()

@@ -15,7 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // An executable that is linked as the Makefile has it has its keeper before Go
@@ -95,6 +98,71 @@ func TestEnteredKeeper(t *testing.T) {
 	if _, err := io.Copy(io.Discard, conn); err != nil {
 		t.Errorf("the keeper has not ended with the command: %v", err)
 	}
+	withoutMemory(t, bin)
+}
+
+// withoutMemory restores a process that has no memory to be served: its restore keeps
+// no keeper.
+func withoutMemory(t *testing.T, bin string) {
+	t.Helper()
+	uffdtest.Need(t, "uffd", "ptrace", "root", "cmd:gcc")
+	bare := filepath.Join(t.TempDir(), "bare")
+	gcc := exec.Command("gcc", "-static", "-nostdlib", "-x", "assembler", "-o", bare, "-")
+	// madvise(stack, MADV_DONTNEED), a line, and pause for ever
+	gcc.Stdin = strings.NewReader(`.globl _start
+_start:	mov %rsp, %rdi; and $-4096, %rdi; mov $0x8000, %esi; mov $4, %edx; mov $28, %eax; syscall
+	mov $1, %edi; lea line(%rip), %rsi; mov $5, %edx; mov $1, %eax; syscall
+1:	mov $34, %eax; syscall
+	jmp 1b
+line:	.ascii "here\n"
+`)
+	if out, err := gcc.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := unix.CloseRange(3, 1<<20, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bare)
+	cmd.Env, cmd.SysProcAttr = []string{}, &syscall.SysProcAttr{Setsid: true}
+	line, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	if _, err := io.ReadFull(line, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	pid, img := cmd.Process.Pid, filepath.Join(t.TempDir(), "img")
+	out, err := lazyrestoreCommand(t, "checkpoint", "--json", "-D", img, strconv.Itoa(pid)).Output()
+	if err != nil || !bytes.Contains(out, []byte(`"lazy_bytes": 0,`)) {
+		t.Fatalf("checkpoint: %v\n%s", err, out)
+	}
+	_ = cmd.Wait()
+
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	restore := exec.CommandContext(t.Context(), bin, "restore", "--json-fd", "3", img)
+	restore.ExtraFiles, restore.Stderr = []*os.File{write}, testWriter{t}
+	if err := restore.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	if _, err := io.Copy(io.Discard, read); err != nil {
+		t.Error(err)
+	}
+	for _, child := range children(t, restore.Process.Pid) {
+		if child != strconv.Itoa(pid) {
+			t.Errorf("the restore has child %s beside process %d", child, pid)
+		}
+	}
+	end(t, pid)
+	_ = restore.Wait()
 }
 
 func children(t *testing.T, pid int) []string {

@@ -61,10 +61,8 @@ const (
 // StartKeeper starts a keeper. Its descriptors are those of this process, so
 // one is enough for all that this process serves.
 func StartKeeper() (*Keeper, error) {
-	if pid := enteredKeeper(); pid > 0 && !entered.Swap(true) {
-		if ended, err := unix.Wait4(pid, nil, unix.WNOHANG|unix.WALL, nil); ended == 0 && err == nil {
-			return &Keeper{pid: pid}, nil
-		}
+	if k := takeEntered(); k != nil {
+		return k, nil
 	}
 	b, err := unix.Mmap(-1, 0, page.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -99,6 +97,27 @@ func StartKeeper() (*Keeper, error) {
 		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("clone", unix.Errno(-pid)))
 	}
 	return &Keeper{pid: pid}, nil
+}
+
+// DropKeeper ends the keeper that was there before Go began, if it is still there and
+// nobody has it: for whoever serves nothing.
+func DropKeeper() error {
+	if k := takeEntered(); k != nil {
+		return k.Close()
+	}
+	return nil
+}
+
+// takeEntered is the keeper that was there before Go began, for the first who asks.
+func takeEntered() *Keeper {
+	pid := enteredKeeper()
+	if pid <= 0 || entered.Swap(true) {
+		return nil
+	}
+	if ended, err := unix.Wait4(pid, nil, unix.WNOHANG|unix.WALL, nil); ended != 0 || err != nil {
+		return nil
+	}
+	return &Keeper{pid: pid}
 }
 
 // keeperHolesOf is all memory but the keeper's code, its page b, and what

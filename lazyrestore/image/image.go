@@ -44,15 +44,18 @@ var (
 // ErrDamaged, ErrVersion, or the source's own.
 func Open(ctx context.Context, src Source, opts OpenOptions) (*Image, error) {
 	im := &Image{src: src}
+	var want string
+	if opts.Digest != "" {
+		var err error
+		if want, err = ParseDigest(opts.Digest); err != nil {
+			return nil, err
+		}
+	}
 	b, err := im.readManifest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if opts.Digest != "" {
-		want, err := ParseDigest(opts.Digest)
-		if err != nil {
-			return nil, err
-		}
+	if want != "" {
 		if want != im.digest {
 			return nil, damaged(ManifestObject, 0, "%w: it is %s, not %s", errNotPinned, im.digest, want)
 		}

@@ -29,3 +29,12 @@ func TestReadWhole(t *testing.T) {
 		}
 	}
 }
+
+// Something else than a digest is found before anything is read.
+func TestOpenWithNoDigest(t *testing.T) {
+	for _, digest := range []string{"sha256:", "sha256:12", "md5"} {
+		if _, err := image.Open(t.Context(), new(imagetest.Mem), image.OpenOptions{Digest: digest}); err == nil || errors.Is(err, image.ErrDamaged) {
+			t.Errorf("%q: %v", digest, err)
+		}
+	}
+}

@@ -17,7 +17,7 @@ func (v digestValue) String() string { return *v.p }
 func (v digestValue) Set(s string) error {
 	digest, err := image.ParseDigest(s)
 	if err != nil {
-		return errors.New("a digest is sha256: and 64 hex digits, as checkpoint and inspect print it")
+		return errors.New("a digest is 64 hex digits, with sha256: before them, as checkpoint and inspect print it, or without")
 	}
 	*v.p = digest
 	return nil

@@ -18,7 +18,7 @@ import (
 
 // ErrNotEmpty is returned for an image that would replace something: its path
 // is taken by anything but an empty directory.
-var ErrNotEmpty = errors.New("exists and is not an empty directory: remove it, or name another")
+var ErrNotEmpty = errors.New("exists and is not an empty directory")
 
 var (
 	errMount    = errors.New("is a mount point, which cannot be replaced: name a directory in it")
@@ -101,7 +101,7 @@ func checkFree(parent int, name string) error {
 	case err != nil:
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return ErrNotEmpty
+		return taken(parent, name)
 	case st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
 		return errMount
 	}
@@ -113,11 +113,20 @@ func checkFree(parent int, name string) error {
 	defer dir.Close()
 	if _, err := dir.Readdirnames(1); !errors.Is(err, io.EOF) {
 		if err == nil {
-			return ErrNotEmpty
+			return taken(parent, name)
 		}
 		return err
 	}
 	return nil
+}
+
+// taken is the error of a name at which there is something, with advice to remove that
+// only if it is an image.
+func taken(parent int, name string) error {
+	if unix.Faccessat(parent, filepath.Join(name, image.ManifestObject), unix.F_OK, 0) == nil {
+		return fmt.Errorf("%w: remove this image, or name another", ErrNotEmpty)
+	}
+	return fmt.Errorf("%w: name another", ErrNotEmpty)
 }
 
 // Create makes the file of an object.
@@ -180,7 +189,7 @@ func (s *Staging) commit() error {
 	// refuses, so that there is no race with whoever puts something there.
 	err := unix.Renameat(s.parent, s.tmp, s.parent, s.name)
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTDIR) {
-		return ErrNotEmpty
+		return taken(s.parent, s.name)
 	}
 	return err
 }

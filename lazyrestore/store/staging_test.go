@@ -97,6 +97,9 @@ func TestTaken(t *testing.T) {
 		{"file", func(path string) error { return os.WriteFile(path, nil, 0o600) }},
 		{"directory", func(path string) error { return os.MkdirAll(filepath.Join(path, "x"), 0o700) }},
 		{"link", func(path string) error { return os.Symlink(filepath.Dir(path), path) }},
+		{"image", func(path string) error {
+			return errors.Join(os.MkdirAll(path, 0o700), os.WriteFile(filepath.Join(path, "manifest.json"), nil, 0o600))
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -110,6 +113,8 @@ func TestTaken(t *testing.T) {
 			}
 			if _, err := store.CreateDir(path); !errors.Is(err, store.ErrNotEmpty) || !strings.Contains(err.Error(), path) {
 				t.Errorf("CreateDir: %v", err)
+			} else if removable := strings.Contains(err.Error(), "remove"); removable != (tt.name == "image") {
+				t.Errorf("the advice is: %v", err)
 			}
 			// Taken only after the writing began: Commit finds out, and nothing stays.
 			if err := late.Commit(); !errors.Is(err, store.ErrNotEmpty) {

@@ -123,7 +123,7 @@ func (c *Command) count(rest []string) error {
 			problem = c.Args + " is missing"
 		}
 		return &UsageError{Problem: problem, Hint: "usage: " + c.UsageLine()}
-	case c.MaxArgs >= 0 && slices.Contains(rest, ""):
+	case slices.Contains(rest, ""):
 		return &UsageError{Problem: "an argument is empty: a variable that is not set?", Hint: "usage: " + c.UsageLine()}
 	case c.MaxArgs >= 0 && len(rest) > c.MaxArgs:
 		return &UsageError{

@@ -161,7 +161,10 @@ func servePages(t *testing.T, images string, secure *tls.Config) string {
 	if secure != nil {
 		l = tls.NewListener(l, secure)
 	}
-	set := pageset.OfFiles(dir)
+	set, err := pageset.OfFiles(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- pageserver.Serve(ctx, l, set, pageserver.Options{}) }()

@@ -134,7 +134,11 @@ func play(t *testing.T, address string, d pagexfer.Dialect, dir string, step int
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	p := &player{t: t, conn: conn, out: bufio.NewWriterSize(conn, 1<<20), d: d, set: pageset.OfFiles(set), step: step}
+	files, err := pageset.OfFiles(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &player{t: t, conn: conn, out: bufio.NewWriterSize(conn, 1<<20), d: d, set: files, step: step}
 	defer p.set.Close()
 	for _, id := range ids {
 		pm, err := set.Pagemap(id)

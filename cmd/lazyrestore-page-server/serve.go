@@ -158,7 +158,10 @@ func openSet(ctx context.Context, dir string) (*pageset.Set, func(), error) {
 	if len(ids) == 0 {
 		return nil, nil, fmt.Errorf("%s: %w", dir, errNoImages)
 	}
-	set := pageset.OfFiles(d)
+	set, err := pageset.OfFiles(d)
+	if err != nil {
+		return nil, nil, err
+	}
 	return set, func() { set.Close() }, nil
 }
 

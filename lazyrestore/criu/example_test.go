@@ -70,7 +70,10 @@ func Example_pageServer() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	set := pageset.OfFiles(dir)
+	set, err := pageset.OfFiles(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer set.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:7000")
 	if err != nil {

@@ -427,7 +427,11 @@ func TestPagesetOfBoth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, s := range map[string]*pageset.Set{"files": pageset.OfFiles(d), "image": ofImage} {
+	ofFiles, err := pageset.OfFiles(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range map[string]*pageset.Set{"files": ofFiles, "image": ofImage} {
 		m, err := s.Memory(context.Background(), imgfile.OfTask(7))
 		if err != nil {
 			t.Fatal(err)

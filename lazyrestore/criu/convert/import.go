@@ -38,7 +38,10 @@ func Import(ctx context.Context, dir *imgfile.Dir, w *image.Writer) (image.Manif
 	if _, err := os.Lstat(dir.File(image.ManifestObject)); err == nil {
 		return none, unfit(dir.Path(), "it is an image of ours")
 	}
-	set := pageset.OfFiles(dir)
+	set, err := pageset.OfFiles(dir)
+	if err != nil {
+		return none, err
+	}
 	defer set.Close()
 	im := &importer{dir: dir, w: w, set: set, pages: set.NewReader(), free: make(chan []byte, pieces), took: map[string]bool{}}
 	defer im.pages.Close()

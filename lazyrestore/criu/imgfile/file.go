@@ -57,18 +57,44 @@ func StampOf(f *os.File) (Stamp, error) {
 	return Stamp{st.Dev, st.Ino, st.Size, st.Mtim}, nil
 }
 
-// Size is the length of the file in bytes.
-func (s Stamp) Size() int64 { return s.size }
-
 // Written is when the file was written to last, in nanoseconds.
 func (s Stamp) Written() int64 { return s.mtime.Nano() }
+
+// errChanged names what writes to a set that is there.
+var errChanged = errors.New("it was written to after it was opened, as by another criu dump into the directory, or by criu restore --auto-dedup: pages and pagemaps may no longer be of one time")
 
 // Changed is an error if f is not as it was when it had the stamp. Called after a read,
 // it says whether what was read is what the pagemap of that time is about.
 func (s Stamp) Changed(f *os.File) error {
 	now, err := StampOf(f)
 	if err == nil && now != s {
-		err = &DamagedError{File: f.Name(), Err: errors.New("it was written to after it was opened: its pages are no longer those of the pagemap")}
+		err = &DamagedError{File: f.Name(), Err: errChanged}
 	}
 	return err
+}
+
+// Stamps are those of files by their paths, each of the time when it was read first.
+type Stamps map[string]Stamp
+
+// Changed is an error if one of the files is another than it was, or is gone.
+func (s Stamps) Changed() error {
+	for path, was := range s {
+		if err := was.changedAt(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changedAt is Changed for whatever file is at a path by now.
+func (s Stamp) changedAt(path string) error {
+	f, err := OpenFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &DamagedError{File: path, Err: errChanged}
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return s.Changed(f)
 }

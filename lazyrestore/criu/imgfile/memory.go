@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -18,7 +19,16 @@ func (d *Dir) Pagemap(id MemoryID) (*Pagemap, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return ReadPagemap(bufio.NewReaderSize(f, 64<<10), f.Name())
+	stamp, err := StampOf(f)
+	if err != nil {
+		return nil, err
+	}
+	pm, err := ReadPagemap(bufio.NewReaderSize(f, 64<<10), f.Name())
+	if err != nil {
+		return nil, err
+	}
+	pm.file, pm.stamp = f.Name(), stamp
+	return pm, nil
 }
 
 // Elsewhere is the File of a Run whose pages no file of the chain holds.
@@ -30,15 +40,31 @@ type PagesFile struct {
 	ID    uint32 // its number in its set
 	Depth int    // of the set: 0 is the one that was opened, 1 its parent
 	Size  int64  // what its pagemap says that it holds, in bytes
+
+	pagemap string
+	listed  Stamp // of the pagemap
 }
 
-// CheckSize is an error for a file that does not hold exactly what its pagemap lists:
-// one of the two was cut, or they are not of one set.
-func (f PagesFile) CheckSize(n int64) error {
-	if n == f.Size {
-		return nil
+// Open opens a pages file, which has to hold exactly what its pagemap lists: one of the
+// two was cut, or they are not of one set, if not. And the pagemap has to be the one that
+// was read: who dumps into a directory takes an old pagemap away before the pages change.
+func (f PagesFile) Open() (*os.File, Stamp, error) {
+	opened, err := OpenFile(f.Path)
+	if err != nil {
+		return nil, Stamp{}, err
 	}
-	return &DamagedError{File: f.Path, Offset: min(n, f.Size), Err: fmt.Errorf("%d bytes long, and its pagemap lists %d", n, f.Size)}
+	stamp, err := StampOf(opened)
+	if n := stamp.size; err == nil && n != f.Size {
+		err = &DamagedError{File: f.Path, Offset: min(n, f.Size), Err: fmt.Errorf("%d bytes long, and its pagemap lists %d", n, f.Size)}
+	}
+	if err == nil {
+		err = f.listed.changedAt(f.pagemap)
+	}
+	if err != nil {
+		opened.Close() // only read from
+		return nil, Stamp{}, err
+	}
+	return opened, stamp, nil
 }
 
 // A Run is adjacent pages of a memory that also lie together in one file.
@@ -55,6 +81,8 @@ type Memory struct {
 	ID    MemoryID
 	Files []PagesFile
 	Runs  []Run // ascending; pages in no run are zero
+	// Pagemaps are those of the chain: Changed says whether the memory is of one time.
+	Pagemaps Stamps
 }
 
 // Memory resolves where the pages of id are: those that are flagged as the
@@ -62,7 +90,7 @@ type Memory struct {
 // page that no set of the chain has is a DamagedError. The error is
 // fs.ErrNotExist where d has no pagemap for id.
 func (d *Dir) Memory(id MemoryID) (*Memory, error) {
-	m := &Memory{ID: id}
+	m := &Memory{ID: id, Pagemaps: Stamps{}}
 	var want []Run // not found yet, ascending
 	below := map[string]bool{}
 	for set, depth := d, 0; ; depth++ {
@@ -156,7 +184,10 @@ func (m *Memory) find(set *Dir, pm *Pagemap, want []Run) (rest []Run, err error)
 	if i < len(want) {
 		return nil, missing(name, want[i].Range)
 	}
-	m.Files = append(m.Files, PagesFile{set.File(PagesName(pm.PagesID)), pm.PagesID, file, off})
+	m.Files = append(m.Files, PagesFile{set.File(PagesName(pm.PagesID)), pm.PagesID, file, off, pm.file, pm.stamp})
+	if pm.file != "" {
+		m.Pagemaps[pm.file] = pm.stamp
+	}
 	return rest, nil
 }
 

@@ -67,6 +67,9 @@ const maxAddr = page.ImageShared
 type Pagemap struct {
 	PagesID uint32 // number of the pages file
 	Entries []Entry
+
+	file  string // that it was read from; "": none
+	stamp Stamp  // of that, from before
 }
 
 // ReadPagemap reads a pagemap called name. The entries ascend and do not

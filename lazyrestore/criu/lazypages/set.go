@@ -43,21 +43,24 @@ func load(ctx context.Context, dir *imgfile.Dir, img *image.Image, server *Serve
 	} else if err := ofSet(img, dir); err != nil {
 		return nil, err
 	}
+	read := imgfile.Stamps{}
 	for _, t := range tasks {
-		if err := s.task(ctx, dir, t.Pid); err != nil {
+		if err := s.task(ctx, dir, t.Pid, read); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
 	}
-	if s.pages != nil {
-		if s.image, err = s.pages.image(); err != nil {
-			return nil, errors.Join(err, s.close())
-		}
+	err = read.Changed() // before all of them were there
+	if err == nil && s.pages != nil {
+		s.image, err = s.pages.image()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
 
-// task adds a task of the tree.
-func (s *set) task(ctx context.Context, dir *imgfile.Dir, pid int) error {
+// task adds a task of the tree; the pagemaps that it is by are noted in read.
+func (s *set) task(ctx context.Context, dir *imgfile.Dir, pid int, read imgfile.Stamps) error {
 	m, err := dir.Memory(imgfile.OfTask(pid))
 	if errors.Is(err, fs.ErrNotExist) {
 		// Without a pagemap nobody would know which of its pages are not zero.
@@ -69,6 +72,7 @@ func (s *set) task(ctx context.Context, dir *imgfile.Dir, pid int) error {
 	if err != nil {
 		return err
 	}
+	maps.Copy(read, m.Pagemaps)
 	if s.tasks[pid], err = s.mapped(ctx, pid, m); err != nil {
 		return fmt.Errorf("task %d: %w", pid, err)
 	}
@@ -176,23 +180,15 @@ func (p *pages) local(from imgfile.PagesFile, r imgfile.Run) (page.Addr, error) 
 	return imgfile.ImageAddr(n, r.Offset), nil
 }
 
-// openPages opens a pages file, which has to hold what its pagemap lists: one of the
-// two was cut, or is of another set, if not.
+// openPages opens a pages file.
 func openPages(from imgfile.PagesFile) (file, error) {
-	f, err := imgfile.OpenFile(from.Path)
+	f, stamp, err := from.Open()
 	if err != nil {
 		return file{}, err
 	}
-	stamp, err := imgfile.StampOf(f)
-	if err == nil {
-		err = from.CheckSize(stamp.Size())
-	}
 	var sfs unix.Statfs_t
-	if err == nil {
-		err = os.NewSyscallError("fstatfs", unix.Fstatfs(int(f.Fd()), &sfs))
-	}
-	if err != nil {
-		return file{}, errors.Join(err, f.Close())
+	if err := unix.Fstatfs(int(f.Fd()), &sfs); err != nil {
+		return file{}, errors.Join(os.NewSyscallError("fstatfs", err), f.Close())
 	}
 	memory := sfs.Type == unix.TMPFS_MAGIC || sfs.Type == unix.RAMFS_MAGIC
 	return file{path: from.Path, f: f, size: from.Size, stamp: stamp, inMemory: memory}, nil

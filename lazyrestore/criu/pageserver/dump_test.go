@@ -151,11 +151,7 @@ func places(t *testing.T, prev string) []place {
 	}
 	var below *pageset.Set
 	if prev != "" {
-		d, err := imgfile.Open(prev)
-		if err != nil {
-			t.Fatal(err)
-		}
-		below = pageset.OfFiles(d)
+		below = setIn(t, prev)
 	}
 	mem := new(imagetest.Mem)
 	w, err := image.NewWriter(mem, image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}})
@@ -188,7 +184,11 @@ func setIn(t *testing.T, dir string) *pageset.Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pageset.OfFiles(d)
+	s, err := pageset.OfFiles(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // expect compares pages of a set.

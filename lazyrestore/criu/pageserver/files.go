@@ -88,7 +88,11 @@ func (f *Files) linkTo(prev string) error {
 	if err != nil {
 		return fmt.Errorf("the image set to build on (--prev-images-dir): %w", err)
 	}
-	f.parent = newParent(pageset.OfFiles(below))
+	set, err := pageset.OfFiles(below)
+	if err != nil {
+		return fmt.Errorf("the image set to build on (--prev-images-dir): %w", err)
+	}
+	f.parent = newParent(set)
 	return nil
 }
 

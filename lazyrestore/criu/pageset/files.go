@@ -34,18 +34,13 @@ type origin struct {
 	stamp imgfile.Stamp // of a file
 }
 
-// originOf looks at a pages file, which has to be as long as its pagemap says.
+// originOf looks at a pages file.
 func originOf(from imgfile.PagesFile) (*origin, error) {
-	f, err := imgfile.OpenFile(from.Path)
+	f, stamp, err := from.Open()
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	stamp, err := imgfile.StampOf(f)
-	if err != nil {
-		return nil, err
-	}
-	return &origin{from.Path, stamp}, from.CheckSize(stamp.Size())
+	return &origin{from.Path, stamp}, f.Close()
 }
 
 // read fills p from a file.

@@ -4,7 +4,9 @@
 //
 // A Set is for all goroutines; each reads through a Reader of its own. What a
 // Set holds open is bounded: pages files are opened when they are read, and
-// the ones that were not read for longest are closed for others.
+// the ones that were not read for longest are closed for others. Where the pages of a
+// set in files are is read at once, and the files are as they were then whenever
+// pages come: nobody is given pages of two dumps.
 package pageset
 
 import (
@@ -13,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"sort"
 	"sync"
 
@@ -30,13 +33,25 @@ type Set struct {
 	files files
 
 	mu       sync.Mutex
-	memories map[imgfile.MemoryID]*Memory // under mu; a Memory never changes
+	memories map[imgfile.MemoryID]*Memory // under mu; all of them if there is dir; a Memory never changes
 	checked  map[string]bool              // objects of im whose sums were compared; under mu
 }
 
-// OfFiles is the set in a directory.
-func OfFiles(dir *imgfile.Dir) *Set {
-	return &Set{dir: dir, memories: map[imgfile.MemoryID]*Memory{}}
+// OfFiles is the set in a directory, as it is now. Errors wrap imgfile.ErrDamaged, or
+// are those of the files.
+func OfFiles(dir *imgfile.Dir) (*Set, error) {
+	ids, err := dir.Memories()
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{dir: dir, memories: make(map[imgfile.MemoryID]*Memory, len(ids))}
+	read := imgfile.Stamps{}
+	for _, id := range ids {
+		if s.memories[id], err = fromFiles(dir, id, read); err != nil {
+			return nil, err
+		}
+	}
+	return s, read.Changed()
 }
 
 // OfImage is the set that an image of ours was made of. The image stays the
@@ -75,11 +90,10 @@ func (s *Set) Memory(ctx context.Context, id imgfile.MemoryID) (*Memory, error) 
 	if m != nil {
 		return m, nil
 	}
-	load := s.fromImage
 	if s.dir != nil {
-		load = s.fromFiles
+		return nil, &fs.PathError{Op: "open", Path: s.dir.File(id.File()), Err: fs.ErrNotExist}
 	}
-	m, err := load(ctx, id)
+	m, err := s.fromImage(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -89,11 +103,13 @@ func (s *Set) Memory(ctx context.Context, id imgfile.MemoryID) (*Memory, error) 
 	return m, nil
 }
 
-func (s *Set) fromFiles(_ context.Context, id imgfile.MemoryID) (*Memory, error) {
-	from, err := s.dir.Memory(id)
+// fromFiles is a memory of the set in dir; the pagemaps that it is by are noted in read.
+func fromFiles(dir *imgfile.Dir, id imgfile.MemoryID, read imgfile.Stamps) (*Memory, error) {
+	from, err := dir.Memory(id)
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(read, from.Pagemaps)
 	m := &Memory{ID: id, runs: make([]run, 0, len(from.Runs))}
 	origins := make([]*origin, len(from.Files))
 	for _, r := range from.Runs {
@@ -106,6 +122,11 @@ func (s *Set) fromFiles(_ context.Context, id imgfile.MemoryID) (*Memory, error)
 			}
 		}
 		m.runs = append(m.runs, run{Range: r.Range, lazy: r.Lazy, from: origins[r.File], off: r.Offset})
+	}
+	if origins[0] == nil { // it has nothing, or the pagemap is cut
+		if _, err := originOf(from.Files[0]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	return m, nil
 }

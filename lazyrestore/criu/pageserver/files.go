@@ -181,6 +181,9 @@ func (f *Files) Commit(context.Context) error {
 	if err := f.end(); err != nil {
 		return err
 	}
+	if err := f.clear(); err != nil {
+		return err
+	}
 	for _, name := range f.names {
 		if err := os.Rename(f.stage.File(name), f.dir.File(name)); err != nil {
 			return err
@@ -199,6 +202,32 @@ func (f *Files) Commit(context.Context) error {
 		return err
 	}
 	f.Abort() // nothing is left in it
+	return nil
+}
+
+// clear removes the pagemaps of an older set whose pages files are to be replaced, before
+// one of these is: if this process is killed halfway, no pagemap is about pages of
+// another dump.
+func (f *Files) clear() error {
+	ids, err := f.dir.Memories()
+	if err != nil {
+		return err
+	}
+	replaced := make(map[string]bool, len(f.names))
+	for _, name := range f.names {
+		replaced[name] = true
+	}
+	for _, id := range ids {
+		if !replaced[id.File()] {
+			pm, err := f.dir.Pagemap(id)
+			if err != nil || !replaced[imgfile.PagesName(pm.PagesID)] {
+				continue // of no use, or about other files
+			}
+		}
+		if err := os.Remove(f.dir.File(id.File())); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

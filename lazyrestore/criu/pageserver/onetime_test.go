@@ -2,9 +2,11 @@ package pageserver
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,6 +48,72 @@ func TestServeSetOfOneTime(t *testing.T) {
 			t.Errorf("task %d is given", pid+1)
 		}
 	}
+}
+
+// Whoever is killed while a set takes the place of another one leaves no pagemap of that
+// with pages of this, nor does one stay of a task that is in that alone.
+func TestReplacedSetIsOfOneTime(t *testing.T) {
+	dir := t.TempDir()
+	receive := func(tasks int) error {
+		f, err := NewFiles(dir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Abort()
+		for i := range tasks {
+			if err := f.Begin(t.Context(), imgfile.OfTask(i+1)); err != nil {
+				t.Fatal(err)
+			}
+			e := imgfile.Entry{Range: page.RangeOf(0x10000, page.Size), Flags: imgfile.Present}
+			if err := f.Add(t.Context(), e, bytes.NewReader(content(uint64(tasks), e.Start, 1))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return f.Commit(t.Context())
+	}
+	has := func(want ...uint64) {
+		t.Helper()
+		d, err := imgfile.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := d.Memories()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []uint64
+		for _, id := range ids {
+			got = append(got, id.ID)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("pagemaps of %v are there, want %v", got, want)
+		}
+	}
+	if err := receive(3); err != nil {
+		t.Fatal(err)
+	}
+	has(1, 2, 3)
+	inTheWay := filepath.Join(dir, imgfile.PagesName(firstPagesID+1))
+	if err := errors.Join(os.Remove(inTheWay), os.Mkdir(inTheWay, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(3); err == nil {
+		t.Fatal("no error")
+	}
+	has(1)
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(3); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, imgfile.OfTask(1).File()), filepath.Join(dir, imgfile.OfTask(9).File())); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(1); err != nil {
+		t.Fatal(err)
+	}
+	has(1, 2, 3)
 }
 
 // long has the files of a set be written long ago: what is written to twice within a

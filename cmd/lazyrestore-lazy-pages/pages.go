@@ -78,11 +78,12 @@ func pageServer(o *criucli.Options) (*lazypages.Server, error) {
 			return nil, err
 		}
 	}
+	s.Address = net.JoinHostPort(host, o.Port)
 	dial := func(ctx context.Context) (net.Conn, error) {
-		return (&net.Dialer{Timeout: connectTime}).DialContext(ctx, "tcp", net.JoinHostPort(host, o.Port))
+		return (&net.Dialer{Timeout: connectTime}).DialContext(ctx, "tcp", s.Address)
 	}
 	if o.Socket >= 0 {
-		dial = inherited(o.Socket)
+		s.Address, dial = "", inherited(o.Socket)
 	}
 	s.Dial = func(ctx context.Context) (net.Conn, error) {
 		conn, err := dial(ctx)

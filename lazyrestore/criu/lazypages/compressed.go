@@ -9,16 +9,48 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
+	"slices"
 	"sort"
+	"strings"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
-// distinct are files that no two dumps have alike, and that nothing changes afterwards.
+// distinct are files that nothing changes after the dump. Those of two dumps differ, if
+// not each of them: a tree may be the same, and so may a task that did nothing between.
 var distinct = []string{"inventory.img", "pstree.img", "core-*.img", "mm-*.img"}
+
+// isDistinct reports whether a file of that name is one of them.
+func isDistinct(name string) bool {
+	return slices.ContainsFunc(distinct, func(pattern string) bool {
+		match, err := path.Match(pattern, name)
+		return err == nil && match
+	})
+}
+
+// distinctIn is the sums of those in a directory.
+func distinctIn(dir *imgfile.Dir) (string, error) {
+	entries, err := os.ReadDir(dir.Path())
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, e := range entries { // by their names
+		if !isDistinct(e.Name()) {
+			continue
+		}
+		sum, err := sumOf(dir.File(e.Name()))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintln(&b, e.Name(), sum)
+	}
+	return b.String(), nil
+}
 
 // ofSet is an error if img was not made of the set in dir: the pages of another dump
 // would be taken for those of this one, as processes that are dumped twice mostly have
@@ -26,20 +58,18 @@ var distinct = []string{"inventory.img", "pstree.img", "core-*.img", "mm-*.img"}
 // image that a page server received holds the memory alone.
 func ofSet(img *image.Image, dir *imgfile.Dir) error {
 	for name, object := range img.Manifest().Objects {
-		for _, pattern := range distinct {
-			if match, err := path.Match(pattern, name); err != nil || !match {
-				continue
-			}
-			sum, err := sumOf(dir.File(name))
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if sum != object.SHA256 {
-				return fmt.Errorf("%w: the compressed image was made of another set, or its %s is not the one that is in %s", imgfile.ErrDamaged, name, dir.Path())
-			}
+		if !isDistinct(name) {
+			continue
+		}
+		sum, err := sumOf(dir.File(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if sum != object.SHA256 {
+			return fmt.Errorf("%w: the compressed image was made of another set, or its %s is not the one that is in %s", imgfile.ErrDamaged, name, dir.Path())
 		}
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
+	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
 // Options says what a daemon serves, and how.
@@ -200,12 +201,30 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	case err != nil:
 		// criu restore sees that, and ends what it has built.
 		d.log.Error("the tree was not completed", "error", err)
+		if conn >= 0 {
+			d.holdQueued(conn)
+		}
 		d.pager.Abandon()
 	}
 	if conn >= 0 {
 		_ = unix.Close(conn)
 	}
 	return err
+}
+
+// holdQueued holds the userfaultfds that criu restore has sent and nobody has taken: the
+// last descriptor of a task's memory may be closed with the connection, and what the task
+// misses would be zeros. No more can be sent.
+func (d *daemon) holdQueued(conn int) {
+	_ = unix.Shutdown(conn, unix.SHUT_RD)
+	for b := make([]byte, 64); ; {
+		u, n, err := uffd.ReceiveFD(conn, b)
+		if err == nil {
+			d.pager.Hold(u)
+		} else if n == 0 {
+			return
+		}
+	}
 }
 
 // finished logs what was done.

@@ -29,6 +29,9 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	if err != nil {
 		return pager.Stats{}, err
 	}
+	if left.Images == "" {
+		return pager.Stats{}, fmt.Errorf("%s: %w", left.path, errUnknown)
+	}
 	d, err := open(ctx, opts, left.building())
 	if err != nil {
 		return pager.Stats{}, err
@@ -56,6 +59,9 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	}
 	return d.serve(ctx, func(*waker) (int, error) { return conn, nil })
 }
+
+// errUnknown is for what an older daemon has left.
+var errUnknown = errors.New("it does not say which images the daemon before served, which was of another version; its tasks wait for a --resume of that version")
 
 // errOther is for who would go on with the pages of another process, or of another time.
 var errOther = errors.New("not the images that the daemon before served: others were named, or they were written to since; its tasks wait for a --resume with those")

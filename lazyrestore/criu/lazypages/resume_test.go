@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -110,8 +111,25 @@ func TestOrphanMayBeTheLast(t *testing.T) {
 }
 
 // A task that cannot be attached is held until criu restore, who sees that, has ended it:
-// it never reads zeros, also where no other task is there.
+// it never reads zeros, also where no other task is there, and where it was not taken yet.
 func TestTaskThatCannotBeAttached(t *testing.T) {
+	for name, spoil := range map[string]func(d *daemon, pid int, m page.Mapping){
+		"twice in one place": func(d *daemon, pid int, m page.Mapping) { d.set.tasks[pid] = []page.Mapping{m, m} },
+		"not in the images":  func(d *daemon, _ int, m page.Mapping) { d.set.tasks[1] = []page.Mapping{m} },
+		"without a pagemap": func(d *daemon, pid int, _ page.Mapping) {
+			d.set.tasks[pid], d.set.bare = nil, map[int]bool{pid: true}
+		},
+		"no room to note it": func(d *daemon, pid int, m page.Mapping) {
+			d.set.tasks[pid] = []page.Mapping{m}
+			d.state.path = filepath.Join(d.state.path, "no", "directory")
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testUnattached(t, spoil) })
+	}
+}
+
+func testUnattached(t *testing.T, spoil func(d *daemon, pid int, m page.Mapping)) {
+	t.Helper()
 	uffdtest.Need(t, "uffd")
 	c := uffdtest.Start(t, uffdtest.Options{Pages: 4})
 	mem, _ := imagetest.Write(t, image.WriterOptions{}, imagetest.Run{At: page.Addr(c.Start), P: make([]byte, c.Length)})
@@ -127,8 +145,12 @@ func TestTaskThatCannotBeAttached(t *testing.T) {
 	m := page.Mapping{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: page.Addr(c.Start), PageSize: page.Size}
 	d := &daemon{
 		pager: p, state: newState(t.TempDir(), 0, ""), log: slog.New(slog.DiscardHandler),
-		set: &set{tasks: map[int][]page.Mapping{c.Pid: {m, m}}}, // twice in one place
+		set: &set{tasks: map[int][]page.Mapping{}},
 	}
+	if d.dir, err = imgfile.Open(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	spoil(d, c.Pid, m)
 	if _, err := unix.Write(criu, binary.NativeEndian.AppendUint32(nil, uint32(c.Pid))); err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,9 @@ import (
 type Server struct {
 	// Dial makes a connection: at first, and when one is lost, never two at once.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// Address tells the server from others, for who would go on with it; "" if
+	// it has none.
+	Address string
 	// Dialect is the server's: it cannot be found out.
 	Dialect pagexfer.Dialect
 	// Patience is how long a reply may take, a minute if zero, before the

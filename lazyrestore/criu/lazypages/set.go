@@ -28,6 +28,7 @@ type set struct {
 	bytes uint64                 // of lazy pages
 	pages *pages                 // where they are, nil if an image of ours has them
 	image *image.Image
+	files string // sums of the files that tell the dump
 }
 
 // load reads the image set in dir. Its lazy pages are in img if that is not
@@ -41,6 +42,9 @@ func load(ctx context.Context, dir *imgfile.Dir, img *image.Image, server *Serve
 	if img == nil {
 		s.pages = &pages{server: server, numbers: map[string]uint32{}}
 	} else if err := ofSet(img, dir); err != nil {
+		return nil, err
+	}
+	if s.files, err = distinctIn(dir); err != nil {
 		return nil, err
 	}
 	read := imgfile.Stamps{}
@@ -114,9 +118,11 @@ func (s *set) mapped(ctx context.Context, pid int, m *imgfile.Memory) (maps []pa
 }
 
 // sum is of what is served, and from where: the same for who goes on with it. Pages
-// files are told apart by when they were written, as nothing sums their bytes.
+// files are told apart by when they were written, as nothing sums their bytes, page
+// servers by their addresses.
 func (s *set) sum() string {
 	h := sha256.New()
+	fmt.Fprintln(h, s.files)
 	for _, pid := range slices.Sorted(maps.Keys(s.tasks)) {
 		fmt.Fprintln(h, pid, s.bare[pid], s.tasks[pid])
 	}
@@ -125,6 +131,9 @@ func (s *set) sum() string {
 	} else {
 		for _, f := range s.pages.files {
 			fmt.Fprintln(h, f.size, f.stamp.Written())
+		}
+		if s.pages.server != nil {
+			fmt.Fprintln(h, s.pages.server.Address)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
@@ -145,11 +147,15 @@ func TestCompressedImageOfAnotherSet(t *testing.T) {
 			must(t, err)
 			must(t, os.WriteFile(d.File("inventory.img"), append(b, 0, 0, 0, 0), 0o600))
 		},
-		"a page more": func(t *testing.T, d *imgfile.Dir) { dump(t, d.Path(), whole, stretch{1, late, 2}) },
-		"no pagemap":  func(t *testing.T, d *imgfile.Dir) { must(t, os.Remove(d.File(imgfile.OfTask(taskOf(t, d)).File()))) },
+		"another task's registers": func(t *testing.T, d *imgfile.Dir) { record(t, d, "core-7.img", imgfile.MagicCore, 2) },
+		"another task's areas":     func(t *testing.T, d *imgfile.Dir) { record(t, d, "mm-7.img", imgfile.MagicMM, 2) },
+		"a page more":              func(t *testing.T, d *imgfile.Dir) { dump(t, d.Path(), whole, stretch{1, late, 2}) },
+		"no pagemap":               func(t *testing.T, d *imgfile.Dir) { must(t, os.Remove(d.File(imgfile.OfTask(taskOf(t, d)).File()))) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := dump(t, t.TempDir(), whole)
+			record(t, d, "core-7.img", imgfile.MagicCore, 1)
+			record(t, d, "mm-7.img", imgfile.MagicMM, 1)
 			im := imported(t, d)
 			if _, err := load(t.Context(), d, im, nil); err != nil {
 				t.Fatal(err)
@@ -182,6 +188,7 @@ func TestPagesFileOfAnotherTime(t *testing.T) {
 		})
 	}
 	d := dump(t, t.TempDir(), stretch{16, late, 1})
+	long(t, d)
 	s, err := load(t.Context(), d, nil, nil)
 	must(t, err)
 	defer s.close()
@@ -199,20 +206,60 @@ func TestPagesFileOfAnotherTime(t *testing.T) {
 // What is served has a sum of its own, for who goes on with it.
 func TestSumOfWhatIsServed(t *testing.T) {
 	d := dump(t, t.TempDir(), stretch{16, late, 1})
-	sum := func(im *image.Image) string {
-		s, err := load(t.Context(), d, im, nil)
+	long(t, d)
+	sum := func(im *image.Image, server *Server) string {
+		s, err := load(t.Context(), d, im, server)
 		must(t, err)
 		defer s.close()
 		return s.sum()
 	}
-	sums := []string{sum(nil), sum(imported(t, d))}
-	if again := sum(nil); again != sums[0] {
+	here, there := &Server{Address: "here:1"}, &Server{Address: "there:1"}
+	sums := []string{sum(nil, nil), sum(imported(t, d), nil), sum(nil, here), sum(nil, there)}
+	if again := sum(nil, nil); again != sums[0] {
 		t.Errorf("%s, and then %s", sums[0], again)
 	}
+	if again := sum(nil, here); again != sums[2] {
+		t.Errorf("%s, and then %s", sums[2], again)
+	}
 	dump(t, d.Path(), stretch{16, late, 2})
-	sums = append(sums, sum(nil), sum(imported(t, d)))
+	sums = append(sums, sum(nil, nil), sum(imported(t, d), nil))
+	for _, name := range []string{"inventory.img", "core-7.img", "mm-7.img"} { // of another dump, whose memory is alike
+		f, err := os.OpenFile(d.File(name), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		must(t, err)
+		_, err = f.Write(make([]byte, 4))
+		must(t, errors.Join(err, f.Close()))
+		sums = append(sums, sum(nil, here))
+	}
+	n := len(sums)
 	slices.Sort(sums)
-	if len(slices.Compact(sums)) != 4 {
+	if len(slices.Compact(sums)) != n {
 		t.Errorf("some are the same: %v", sums)
+	}
+}
+
+// record makes a file with one record, which number tells from others.
+func record(t *testing.T, d *imgfile.Dir, name string, magic imgfile.Magic, number uint32) {
+	t.Helper()
+	f, err := os.Create(d.File(name))
+	must(t, err)
+	w, err := imgfile.NewWriter(f, magic)
+	must(t, err)
+	must(t, w.Encode(&pagemap.PagemapHead{PagesId: &number}))
+	must(t, f.Close())
+}
+
+// long has the pages file be written long ago: what is written to twice within a few
+// milliseconds may have one time of writing.
+func long(t *testing.T, d *imgfile.Dir) {
+	t.Helper()
+	must(t, os.Chtimes(d.File("pages-1.img"), time.Unix(1, 0), time.Unix(1, 0)))
+}
+
+// What does not say which images it is about is not gone on with.
+func TestResumeOfAnOlderState(t *testing.T) {
+	d := dump(t, t.TempDir(), stretch{16, late, 1})
+	must(t, os.WriteFile(d.File(StateName), []byte(`{"keepers":[{"pid":1,"connection":-1}],"coming":0,"tasks":[7],"zombies":null}`), 0o600))
+	if _, err := Resume(t.Context(), Options{Images: d.Path()}); !errors.Is(err, errUnknown) {
+		t.Errorf("Resume: %v", err)
 	}
 }

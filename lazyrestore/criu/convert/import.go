@@ -38,6 +38,10 @@ func Import(ctx context.Context, dir *imgfile.Dir, w *image.Writer) (image.Manif
 	if _, err := os.Lstat(dir.File(image.ManifestObject)); err == nil {
 		return none, unfit(dir.Path(), "it is an image of ours")
 	}
+	start, err := dir.Stamps()
+	if err != nil {
+		return none, err
+	}
 	set, err := pageset.OfFiles(dir)
 	if err != nil {
 		return none, err
@@ -60,7 +64,12 @@ func Import(ctx context.Context, dir *imgfile.Dir, w *image.Writer) (image.Manif
 	if err := im.others(ctx); err != nil {
 		return none, err
 	}
-	return describe(dir)
+	m, err := describe(dir)
+	if err != nil {
+		return none, err
+	}
+	// Files were read one after another, and some of them more than once.
+	return m, dir.Changed(start)
 }
 
 // A source is a memory to be imported.
@@ -103,8 +112,10 @@ func (im *importer) memories() ([]source, error) {
 
 // memory imports the pagemap and the pages of one memory.
 func (im *importer) memory(ctx context.Context, m source) error {
-	if err := im.check(m); err != nil {
-		return err
+	for _, e := range m.pm.Entries {
+		if e.Flags == imgfile.Lazy {
+			return unfit(m.id.File(), "pages %v are in no file: it was dumped with --lazy-pages, and whoever did has them", e.Range)
+		}
 	}
 	from, err := im.set.Memory(ctx, m.id)
 	if err != nil {
@@ -122,19 +133,18 @@ func (im *importer) memory(ctx context.Context, m source) error {
 	if err != nil {
 		return err
 	}
-	whole := int64(0)
-	for _, e := range entries {
-		if int64(e.Len()) > imgfile.MaxPagesBytes-whole {
-			return unfit(m.id.File(), "it has more than %d bytes of memory", int64(imgfile.MaxPagesBytes))
+	placed := imgfile.Pagemap{PagesID: m.pm.PagesID, Entries: entries}
+	for e, err := range placed.InImage(m.id.File()) {
+		if err != nil {
+			return unfit(m.id.File(), "%v", err)
 		}
 		var to io.Writer
 		if e.Flags&imgfile.Lazy == 0 {
 			to = eager
 		}
-		if err := im.run(ctx, from, e.Range, imgfile.ImageAddr(m.pm.PagesID, whole), to); err != nil {
+		if err := im.run(ctx, from, e.Range, e.At, to); err != nil {
 			return err
 		}
-		whole += int64(e.Len())
 	}
 	return eager.Close()
 }
@@ -158,31 +168,6 @@ func (im *importer) run(ctx context.Context, from *pageset.Memory, r page.Range,
 			return err
 		}
 		r.Start, at = r.Start+page.Addr(n), at+page.Addr(n)
-	}
-	return nil
-}
-
-// check refuses a memory that would not come back as it is.
-func (im *importer) check(m source) error {
-	var size int64
-	for _, e := range m.pm.Entries {
-		switch {
-		case e.Flags == imgfile.Lazy:
-			return unfit(m.id.File(), "pages %v are in no file: it was dumped with --lazy-pages, and whoever did has them", e.Range)
-		case e.Flags&imgfile.Present != 0:
-			size += int64(e.Len())
-		}
-	}
-	name := imgfile.PagesName(m.pm.PagesID)
-	st, err := os.Stat(im.dir.File(name))
-	if errors.Is(err, fs.ErrNotExist) && size == 0 {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.Size() != size {
-		return &imgfile.DamagedError{File: im.dir.File(name), Offset: min(size, st.Size()), Err: fmt.Errorf("%d bytes long, and %s lists %d", st.Size(), m.id.File(), size)}
 	}
 	return nil
 }

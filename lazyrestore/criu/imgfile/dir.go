@@ -101,6 +101,44 @@ func (d *Dir) Inventory() (*inventory.InventoryEntry, error) {
 	return m, d.one("inventory.img", MagicInventory, m)
 }
 
+// Stamps are those of all image files of the set.
+func (d *Dir) Stamps() (Stamps, error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return nil, err
+	}
+	all := make(Stamps, len(entries))
+	for _, e := range entries {
+		if !e.Type().IsRegular() || filepath.Ext(e.Name()) != ".img" {
+			continue
+		}
+		f, err := OpenFile(d.File(e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		all[f.Name()], err = StampOf(f)
+		f.Close() // only read from
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// Changed is an error if the image files are others than they were.
+func (d *Dir) Changed(since Stamps) error {
+	now, err := d.Stamps()
+	if err != nil {
+		return err
+	}
+	for path := range now {
+		if _, ok := since[path]; !ok {
+			return &DamagedError{File: path, Err: errChanged}
+		}
+	}
+	return since.Changed()
+}
+
 // A Task is an entry of the process tree. Ids are those that the task had,
 // and gets again, in its own pid namespace.
 type Task struct {

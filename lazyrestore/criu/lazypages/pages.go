@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,70 @@ var (
 	_ image.Source    = (*pages)(nil)
 	_ image.Immediate = (*pages)(nil)
 )
+
+// place is where the pager's image has the pages of r.
+func (p *pages) place(pid int, m *imgfile.Memory, r imgfile.Run) (page.Addr, error) {
+	// CRIU looks with the server for what the set itself has, and for what a
+	// set below has in that.
+	if p.server != nil && (r.File == imgfile.Elsewhere || m.Files[r.File].Depth == 0) {
+		return p.remote(pid, r.Range)
+	}
+	if r.File == imgfile.Elsewhere {
+		return 0, fmt.Errorf("pages %v are in no file of the set: whoever dumped it serves them (--page-server)", r.Range)
+	}
+	return p.local(m.Files[r.File], r)
+}
+
+// A file is a pages file, or what a page server has of one task.
+type file struct {
+	path string
+	f    *os.File // nil: with the page server
+	size int64    // in whole pages
+	// stamp is the file's when it was opened.
+	stamp imgfile.Stamp
+	// inMemory says that the file system is memory: no read ever waits for a
+	// disk, and the kernel does not take RWF_NOWAIT.
+	inMemory bool
+}
+
+// local is where the image has the pages of r, which lie in a pages file.
+func (p *pages) local(from imgfile.PagesFile, r imgfile.Run) (page.Addr, error) {
+	n, ok := p.numbers[from.Path]
+	if !ok {
+		f, err := openPages(from)
+		if err != nil {
+			return 0, err
+		}
+		if n, err = p.add(f); err != nil {
+			return 0, errors.Join(err, f.f.Close())
+		}
+		p.numbers[from.Path] = n
+	}
+	return imgfile.ImageAddr(n, r.Offset), nil
+}
+
+// openPages opens a pages file.
+func openPages(from imgfile.PagesFile) (file, error) {
+	f, stamp, err := from.Open()
+	if err != nil {
+		return file{}, err
+	}
+	var sfs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &sfs); err != nil {
+		return file{}, errors.Join(os.NewSyscallError("fstatfs", err), f.Close())
+	}
+	memory := sfs.Type == unix.TMPFS_MAGIC || sfs.Type == unix.RAMFS_MAGIC
+	return file{path: from.Path, f: f, size: from.Size, stamp: stamp, inMemory: memory}, nil
+}
+
+// add numbers a file.
+func (p *pages) add(f file) (uint32, error) {
+	if len(p.files) > imgfile.MaxPagesID || f.size > imgfile.MaxPagesBytes {
+		return 0, fmt.Errorf("%s: %d bytes in file %d of the set are more than there is room for", f.path, f.size, len(p.files))
+	}
+	p.files = append(p.files, f)
+	return uint32(len(p.files) - 1), nil
+}
 
 // remote is where the image has pages of a task that the page server gives.
 // The tasks come one after another.

@@ -41,8 +41,7 @@ const keeperName = "lazyrest-keeper"
 // A keeper's page, with the offsets that its code has.
 const (
 	keeperParent  = 0  // the pager's id
-	keeperSignals = 8  // sigset: what tells that a thread of it has ended
-	keeperSecond  = 16 // struct timespec: one second
+	keeperSignals = 8  // sigset: what tells that a thread of it has ended; from 16 on the code's own: how long it waits
 	keeperProbe   = 32 // struct uffdio_writeprotect: of a page that nobody has
 	keeperComm    = 64 // its name
 	keeperHoles   = 80 // ranges to unmap: start and length
@@ -71,7 +70,6 @@ func StartKeeper() (*Keeper, error) {
 	defer func() { _ = unix.Munmap(b) }()
 	order64.PutUint64(b[keeperParent:], uint64(os.Getpid()))
 	order64.PutUint64(b[keeperSignals:], 1<<(unix.SIGUSR1-1))
-	order64.PutUint64(b[keeperSecond:], 1)
 	order64.PutUint64(b[keeperProbe:], probeAddr)
 	order64.PutUint64(b[keeperProbe+8:], page.Size)
 	copy(b[keeperComm:], keeperName)

@@ -27,7 +27,7 @@
 // those of enter alone.
 #define PAGE_PARENT 0
 #define PAGE_SIGNALS 8
-#define PAGE_SECOND 16
+#define PAGE_WAIT 16
 #define PAGE_PROBE 32
 #define PAGE_NAME 64
 #define PAGE_HOLES 80
@@ -36,6 +36,9 @@
 #define PAGE_FS 160
 #define PAGE_PID 168
 #define PAGE_SIZE 176
+
+// How often it looks whether its pager lives of whose end nothing tells.
+#define PAGER_SECONDS 4
 
 // Memory is unmapped by pages, up to the end of what a process may have.
 #define PAGE_DOWN $~4095
@@ -108,7 +111,10 @@ unmap:
 	JNE	unmap
 
 	// While the pager lives: wait for a signal that says that it may have
-	// ended. What comes between the look and the wait stays pending.
+	// ended. What comes between the look and the wait stays pending. None comes
+	// from a pager that has given up its rights: it may not signal us.
+	MOVQ	$PAGER_SECONDS, PAGE_WAIT(R12)
+	MOVQ	$0, PAGE_WAIT+8(R12)
 wait:
 	MOVQ	$SYS_getppid, AX
 	SYSCALL
@@ -116,7 +122,7 @@ wait:
 	JNE	gone
 	LEAQ	PAGE_SIGNALS(R12), DI
 	XORQ	SI, SI
-	XORQ	DX, DX
+	LEAQ	PAGE_WAIT(R12), DX
 	MOVQ	$8, R10
 	MOVQ	$SYS_rt_sigtimedwait, AX
 	SYSCALL
@@ -176,11 +182,11 @@ next:
 	JEQ	leave
 	MOVQ	BX, R14	// nobody opens descriptors here any more
 
-	MOVQ	$1, PAGE_SECOND(R12)	// the kernel has put the time that was left there: none
-	MOVQ	$0, PAGE_SECOND+8(R12)
+	MOVQ	$1, PAGE_WAIT(R12)	// the kernel puts the time that is left there: none
+	MOVQ	$0, PAGE_WAIT+8(R12)
 	XORQ	DI, DI
 	XORQ	SI, SI
-	LEAQ	PAGE_SECOND(R12), DX
+	LEAQ	PAGE_WAIT(R12), DX
 	XORQ	R10, R10
 	MOVQ	$8, R8
 	MOVQ	$SYS_ppoll, AX
@@ -205,7 +211,6 @@ TEXT ·keeperCode(SB), NOSPLIT, $0-16
 
 // The page of the keeper that enter starts.
 DATA entered<>+PAGE_SIGNALS(SB)/8, $(1<<(SIGUSR1-1))
-DATA entered<>+PAGE_SECOND(SB)/8, $1
 DATA entered<>+PAGE_PROBE(SB)/8, $PROBE_ADDR
 DATA entered<>+(PAGE_PROBE+8)(SB)/8, $4096
 DATA entered<>+PAGE_NAME(SB)/8, $"lazyrest"

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,8 +33,10 @@ type helperConfig struct {
 	Pid  int
 	Maps []page.Mapping
 	Full bool
-	Low  bool // the uffd gets the number of a standard descriptor
-	From int  // the keeper to take over from: all but to end it
+	Low  bool   // the uffd gets the number of a standard descriptor
+	From int    // the keeper to take over from: all but to end it
+	Let  string // how far it gets with letting go; see letHalf
+	UID  int    // the user that it becomes
 }
 
 func TestMain(m *testing.M) {
@@ -90,6 +93,14 @@ func beHelper(config string) error {
 	u, target := uffd.FromFD(fd), Target{Pid: c.Pid, PidFD: -1}
 	if err := p.Attach(u, target, c.Maps); err != nil {
 		return err
+	}
+	if c.Let != "" {
+		return p.letHalf(u, c.Let)
+	}
+	if c.UID != 0 {
+		if err := syscall.Setuid(c.UID); err != nil {
+			return err
+		}
 	}
 	fmt.Println(keeper.Pid())
 	return p.Serve(context.Background(), u, target, c.Maps)
@@ -333,6 +344,16 @@ func TestKeeperOutlivesPagerOnly(t *testing.T) {
 	if !ended(uffdtest.Timeout) {
 		t.Error("the keeper lives on though nobody is left")
 	}
+}
+
+// A keeper is told nothing of the end of a pager that may not signal it, and sees it.
+func TestKeeperOfAnotherUser(t *testing.T) {
+	uffdtest.Need(t, "root")
+	v := startVictimOf(t, setting{child: uffdtest.Options{Pages: 16}}, helperConfig{UID: 65534})
+	v.Load(v.Addr(1)).Wait(t)
+	v.killPager()
+	v.Kill()
+	awaitEnd(t, v.keeper)
 }
 
 // A keeper that closes the standard descriptors spares a uffd among them.

@@ -60,6 +60,9 @@ type model struct {
 type world struct {
 	next   uint32 // id of the next space
 	spaces []*model
+	// dropped is, without what it missed, the space that was let go of last. Until the next
+	// snapshot: whoever wrote down that it is may not have closed its uffd since.
+	dropped *model
 }
 
 // add enters a space that is filled by maps.
@@ -143,6 +146,7 @@ func (w *world) change(m *model, e event) (child *model, err error) {
 		m.restore()
 		m.begun = nil
 	case eventDrop:
+		w.dropped = &model{id: m.id, fd: m.fd, pid: m.pid, registered: m.registered, moving: m.moving}
 		for i := range w.spaces {
 			if w.spaces[i] == m {
 				w.spaces = append(w.spaces[:i:i], w.spaces[i+1:]...)

@@ -58,6 +58,21 @@ func (k *Leftover) isOrphan() bool {
 	return err == nil && stat.Comm == keeperName && stat.ExitSignal == int(unix.SIGCHLD)
 }
 
+// lastIn reports whether the keeper is left of a pager that was killed while it let go of the last space of w, whose
+// memory may still be registered. That space is w's again then, and misses nothing. w is to be the only
+// state of the keeper: so, and as there is no other userfaultfd, nobody is yet to be written down.
+func (k *Leftover) lastIn(w *world) bool {
+	if len(w.spaces) > 0 || w.dropped == nil || !k.isOrphan() {
+		return false
+	}
+	fds, err := k.Userfaultfds()
+	if err != nil || len(fds) != 1 || fds[0] != w.dropped.fd {
+		return false
+	}
+	w.spaces = []*model{w.dropped}
+	return true
+}
+
 // holdsNoneBut reports whether the keeper has userfaultfds, and all of them are among those of this process.
 func (k *Leftover) holdsNoneBut(own []int) bool {
 	list, err := k.Userfaultfds()

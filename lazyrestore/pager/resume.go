@@ -27,6 +27,9 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 // The image has to be the one that the predecessor had. What it had installed stays;
 // the threads that wait are woken, and those whose page is still missing fault again, this time to us.
 //
+// If the predecessor was killed while it let go of the last process, of which nothing is missing, that is done again,
+// since nobody else would make ordinary memory of what is still registered.
+//
 // A target with Pid 0 stands for whatever that keeper's pager served.
 //
 // A predecessor whose process lives on should close its userfaultfds, but nobody waits because it does not:
@@ -68,13 +71,13 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 	if err := k.kill(); err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
-	if err := p.endOthers(); err != nil {
-		p.opts.Logger.Warn("it is not known whether other keepers hold the same", "error", err)
-	}
 	for _, u := range fds {
 		if err := u.Wake(lowestAddr, uint64(userEnd)-lowestAddr); err != nil {
 			return fmt.Errorf("pager: wake who waits: %w", err)
 		}
+	}
+	if err := p.endOthers(); err != nil { // who waits does not wait for that look at all processes
+		p.opts.Logger.Warn("it is not known whether other keepers hold the same", "error", err)
 	}
 	return nil
 }
@@ -270,6 +273,7 @@ func (k *Leftover) inherit(target Target) (*world, error) {
 		return nil, fmt.Errorf("look for the state of the pager: %w", err)
 	}
 	var damage error
+	states, empty := 0, (*world)(nil)
 	for _, e := range entries {
 		name, err := os.Readlink(filepath.Join(dir, e.Name()))
 		if err != nil && !hasGone(err) {
@@ -290,10 +294,17 @@ func (k *Leftover) inherit(target Target) (*world, error) {
 		if err != nil {
 			return nil, fmt.Errorf("take over the pager's state: %w", err)
 		}
+		if states++; len(w.spaces) == 0 {
+			empty = w
+			continue
+		}
 		w.spaces = slices.DeleteFunc(w.spaces, func(m *model) bool { return m.fd < 0 }) // they never came
 		if len(w.spaces) > 0 && (target.Pid == 0 || w.spaces[0].pid == target.Pid) {
 			return w, nil
 		}
+	}
+	if states == 1 && empty != nil && damage == nil && k.lastIn(empty) && (target.Pid == 0 || empty.spaces[0].pid == target.Pid) {
+		return empty, nil
 	}
 	return nil, errors.Join(fmt.Errorf("%w: process %d has no state for process %d", ErrNoPredecessor, k.pid, target.Pid), damage)
 }

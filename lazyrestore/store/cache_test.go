@@ -242,3 +242,29 @@ func TestCacheRefusesOpenDirectories(t *testing.T) {
 		t.Errorf("OpenCache: %v", err)
 	}
 }
+
+// An eager is a source that has all at hand, also beyond the end of an object.
+type eager struct{ image.Source }
+
+func (eager) ReadNow(string, []byte, int64) (bool, error) { return true, nil }
+
+// What a source gives beyond an object is not kept, nor does the cache's file grow by it.
+func TestCacheKeepsNothingBeyondTheEnd(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	want := random(5, 10_000)
+	m := new(imagetest.Mem)
+	m.Set("pages.lz4", want)
+	c, err := store.OpenCache(dir, digest("a"), eager{m}, store.CacheOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	readPieces(t, c, want, 1)
+	if ok, err := c.ReadNow("pages.lz4", make([]byte, 5000), 7000); !ok || err != nil {
+		t.Errorf("ReadNow = %v, %v", ok, err)
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "*", "pages.lz4"))
+	if b, err := os.ReadFile(files[0]); err != nil || !bytes.Equal(b, want) {
+		t.Errorf("the cache has %d bytes, want the %d of the object: %v", len(b), len(want), err)
+	}
+}

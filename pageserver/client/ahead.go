@@ -16,9 +16,9 @@ const (
 	// reader has to wait, beyond nearWindow only on a line that holds more: 8 MiB
 	// are a GiB/s over a round trip of 8 ms. Where the line is full, or the server
 	// or this machine is what is slow, more is only memory, taken page by page: of a
-	// restore of 64 MiB from a server beside it that was a seventh of its time.
+	// restore of 64 MiB from a server beside it, with blocks twice as large, that was an eighth of its time.
 	firstWindow = 256 << 10
-	nearWindow  = 4 << 20
+	nearWindow  = 3 << 20
 	lastWindow  = 8 << 20
 	// Blocks are what is asked for at a time: joined out of many small reads. Each
 	// costs the waking of several threads, of the server's and of this process's.
@@ -97,11 +97,11 @@ func (a *ahead) cover(c *Client, object string, off int64, n int) (*stream, []*b
 	case s.window == 0:
 		s.window = firstWindow
 	case s.grow:
-		s.window = min(2*s.window, lastWindow)
+		s.window = larger(s.window)
 		s.tried = min(end+s.window, size)
 	}
 	s.grow = false
-	part := min(max(smallBlock, s.window/4), largeBlock)
+	part := min(max(smallBlock, s.window/2), largeBlock)
 	var ask []*request
 	for want := min(end+s.window, size); s.end < want; {
 		// Beyond what is needed now whole blocks are asked for.
@@ -129,6 +129,14 @@ func (a *ahead) cover(c *Client, object string, off int64, n int) (*stream, []*b
 		c.lanes[image.Background].send(ask...)
 	}
 	return s, blocks
+}
+
+// larger is the window that follows one of n bytes.
+func larger(n int64) int64 {
+	if n < nearWindow {
+		return min(2*n, nearWindow)
+	}
+	return min(2*n, lastWindow)
 }
 
 // find is the stream that holds off or ends there, which becomes the first.

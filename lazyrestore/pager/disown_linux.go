@@ -12,7 +12,8 @@ import (
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
-// disownTime is how long disown waits for threads that are about to tell of a change.
+// disownTime is how long disown waits for threads that are about to tell of a change, and for a
+// descriptor for a child that was forked, while there is nothing else to do.
 const disownTime = time.Second
 
 // disown makes ordinary memory of all that u has registered in process pid, whose pages are all resident, and reads
@@ -22,8 +23,8 @@ const disownTime = time.Second
 // Mappings are unregistered as a whole, also what has grown there, which nothing told: one that
 // is parted in two could not be moved. Of a process that cannot be looked at it is known where memory was registered.
 func disown(u *uffd.FD, pid int, known *page.Set) error {
-	for end := time.Now().Add(disownTime); ; {
-		some, err := unregister(u, pid)
+	return persist(disownTime, func() (some, over bool, err error) {
+		some, err = unregister(u, pid)
 		if err != nil {
 			for r := range known.All() {
 				_ = u.Unregister(uint64(r.Start), r.Len()) // what is not there any more cannot be
@@ -31,12 +32,26 @@ func disown(u *uffd.FD, pid int, known *page.Set) error {
 		}
 		// What was moved while it was looked is told only now.
 		if !some && !isChanging(u) {
-			return nil
+			return false, true, nil
 		}
-		if err := drain(u); err != nil {
+		read, err := drain(u)
+		return some || read, false, err
+	})
+}
+
+// persist calls step until that is over. It gives up when nothing was done for as long as limit, with the error of the last
+// call; with any but a want of room at once.
+func persist(limit time.Duration, step func() (some, over bool, err error)) error {
+	for last := time.Now(); ; {
+		some, over, err := step()
+		switch {
+		case over, err != nil && !noRoom(err):
 			return err
-		}
-		if time.Now().After(end) {
+		case some:
+			last = time.Now()
+		case time.Since(last) > limit && err != nil:
+			return err
+		case time.Since(last) > limit:
 			return errUnsure
 		}
 		thread.Sleep(gatePause)
@@ -66,11 +81,12 @@ func unregister(u *uffd.FD, pid int) (some bool, err error) {
 	return some, err
 }
 
-// drain reads what u tells. A child that was forked meanwhile misses nothing either, and its userfaultfd nobody else has.
-func drain(u *uffd.FD) error {
+// drain reads what u tells, and reports whether it was anything. A child that was forked meanwhile misses nothing either, and its userfaultfd nobody else has.
+func drain(u *uffd.FD) (some bool, err error) {
 	var buf [batch]uffd.Msg
 	for {
 		n, err := u.Read(buf[:])
+		some = some || n > 0
 		for i := range buf[:n] {
 			if buf[i].Event() == uffd.EventFork {
 				_ = unix.Close(buf[i].Fork())
@@ -78,9 +94,9 @@ func drain(u *uffd.FD) error {
 		}
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-			return nil
+			return some, nil
 		case err != nil:
-			return err
+			return some, err
 		}
 	}
 }

@@ -138,7 +138,7 @@ func TestDiscard(t *testing.T) {
 		u := c.FD
 		c.FD = nil
 		maps := []page.Mapping{{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: testBase, PageSize: page.Size}}
-		if err := p.Attach(u, Target{c.Pid, -1}, maps); err != nil {
+		if err := p.Attach(u, Target{Pid: c.Pid, PidFD: -1}, maps); err != nil {
 			t.Fatal(err)
 		}
 		if err := p.Discard(); err != nil || ended(p.opts.Keeper.Pid()) || u.Fd() < 0 {

@@ -24,10 +24,10 @@ var errOver = errors.New("the pager has ended")
 
 // An arrival is a process that was attached while Serve runs.
 type arrival struct {
-	u    *uffd.FD
-	pid  int
-	maps []page.Mapping
-	done chan error // told once what became of it
+	u      *uffd.FD
+	target Target
+	maps   []page.Mapping
+	done   chan error // told once what became of it
 }
 
 // arrive hands a to the reader and waits until it is served.
@@ -60,7 +60,7 @@ func (r *reader) welcome() {
 
 // admit writes a down and serves it.
 func (r *reader) admit(a *arrival) error {
-	m, err := r.journal.arrive(r.world, a.u.Fd(), a.pid, a.maps)
+	m, err := r.journal.arrive(r.world, a.u.Fd(), a.target, a.maps)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (r *reader) admit(a *arrival) error {
 	}
 	all := append(slices.Clone(*r.spaces.Load()), s)
 	r.spaces.Store(&all)
-	r.log.Debug("serving a process", "space", m.id, "pid", a.pid)
+	r.log.Debug("serving a process", "space", m.id, "pid", m.pid)
 	if !r.session.forming.Load() {
 		r.wakeBackground()
 	}
@@ -86,15 +86,15 @@ func (r *reader) admit(a *arrival) error {
 	return nil
 }
 
-// arrive enters the process pid with the userfaultfd fd into w and the journal:
+// arrive enters the process target with the userfaultfd fd into w and the journal:
 // as the one that was expected, or with maps as one more.
-func (j *journal) arrive(w *world, fd, pid int, maps []page.Mapping) (*model, error) {
-	if i := slices.IndexFunc(w.spaces, func(m *model) bool { return m.fd < 0 && m.pid == pid }); i >= 0 {
+func (j *journal) arrive(w *world, fd int, target Target, maps []page.Mapping) (*model, error) {
+	if i := slices.IndexFunc(w.spaces, func(m *model) bool { return m.fd < 0 && m.pid == target.Pid }); i >= 0 {
 		if err := j.room(w); err != nil {
 			return nil, err
 		}
 		m := w.spaces[i]
-		m.fd = fd
+		m.fd, m.taken = fd, target.Taken
 		j.came(m.id, fd)
 		return m, nil
 	}
@@ -102,7 +102,8 @@ func (j *journal) arrive(w *world, fd, pid int, maps []page.Mapping) (*model, er
 	if err != nil {
 		return nil, err
 	}
-	m := w.add(fd, pid, l)
+	m := w.add(fd, target.Pid, l)
+	m.taken = target.Taken
 	if err := j.compact(w); err != nil {
 		w.spaces = slices.DeleteFunc(w.spaces, func(o *model) bool { return o == m })
 		return nil, err
@@ -187,14 +188,14 @@ func (p *Pager) attachMore(u *uffd.FD, target Target, maps []page.Mapping) error
 			return errOver
 		}
 		at := p.attached
-		if _, err := at.journal.arrive(at.world, u.Fd(), target.Pid, maps); err != nil {
+		if _, err := at.journal.arrive(at.world, u.Fd(), target, maps); err != nil {
 			return err
 		}
 		at.fds = append(at.fds, u)
 		return nil
 	}
 	p.mu.Unlock()
-	return se.arrive(&arrival{u, target.Pid, maps, make(chan error, 1)})
+	return se.arrive(&arrival{u, target, maps, make(chan error, 1)})
 }
 
 // almost is how long after a fault the reader of a tree that is being built is

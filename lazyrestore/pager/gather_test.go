@@ -220,7 +220,7 @@ func TestReplayOfThoseWhoCame(t *testing.T) {
 	}
 	defer j.close()
 	for _, i := range []int{2, 0, 5} { // the last one as a surprise, which writes a new snapshot
-		if _, err := j.arrive(w, 50+i, 100+i, maps(i)); err != nil {
+		if _, err := j.arrive(w, 50+i, Target{Pid: 100 + i}, maps(i)); err != nil {
 			t.Fatal(err)
 		}
 		got, err := leftOfSelf(t).state(j.file)

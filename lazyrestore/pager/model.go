@@ -47,6 +47,7 @@ type model struct {
 	leaving    page.Set  // of that: what has moved away, and is not said to be unmapped yet
 	held       []event   // that are early, as they were told
 	moving     bool      // the process has moved memory
+	taken      bool      // who had the uffd before may have it still; a successor's always is
 	fresh      []event   // of which it was not looked yet what they have to do with calls under way
 	calls      []leave   // that were seen since
 	begun      []leave   // those of which it was told where to, and may not be told that nothing is left

@@ -311,6 +311,67 @@ func TestPredecessorLivesOn(t *testing.T) {
 	pid.Wait(t)
 }
 
+// The limit is of time in which nothing was done, and it counts as nothing that room is short.
+func TestPersist(t *testing.T) {
+	const limit = 5 * time.Millisecond
+	began, late := time.Now(), errors.New("after the limit")
+	err := persist(limit, func() (some, over bool, err error) {
+		if time.Since(began) > 4*limit {
+			return false, false, late
+		}
+		return true, false, unix.EMFILE
+	})
+	if !errors.Is(err, late) {
+		t.Errorf("as long as something is done: %v, want to go on", err)
+	}
+	for _, want := range []error{nil, unix.EMFILE} {
+		calls := 0
+		err := persist(limit, func() (some, over bool, err error) {
+			calls++
+			return false, false, want
+		})
+		if want == nil {
+			want = errUnsure
+		}
+		if !errors.Is(err, want) || calls < 2 {
+			t.Errorf("nothing is done: %v after %d calls, want %v", err, calls, want)
+		}
+	}
+}
+
+// A userfaultfd that was taken from a predecessor, who lives on, is let go of as one of a process that is taken over,
+// whenever it is attached: what the predecessor has open waits for nobody.
+func TestAttachTaken(t *testing.T) {
+	f := newFamily(t, 3, 16)
+	attach := func(s *served) {
+		other, err := unix.FcntlInt(uintptr(s.FD.Fd()), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Close(other) })
+		u := s.FD
+		s.FD = nil
+		if err := f.pager.Attach(u, Target{Pid: s.Pid, PidFD: -1, Taken: true}, s.maps); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expected := f.children[2]
+	if err := f.pager.Expect(expected.Pid, expected.maps); err != nil {
+		t.Fatal(err)
+	}
+	attach(f.children[0])
+	f.serve()
+	<-f.pager.Serving()
+	attach(f.children[1])
+	attach(expected)
+	f.pager.Gathered()
+	f.wait(t)
+	for _, s := range f.children {
+		s.Madvise(s.Start, page.Size, unix.MADV_DONTNEED).Wait(t)
+		s.checkAt(t, s.Thread, s.Addr(1), page.Size, 15*page.Size)
+	}
+}
+
 // What is still to be told of memory that is made ordinary is read, and no more: nobody waits, and what grew
 // or was moved meanwhile is ordinary too.
 func TestDisown(t *testing.T) {

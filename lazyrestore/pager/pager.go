@@ -80,6 +80,9 @@ type Options struct {
 type Target struct {
 	Pid   int
 	PidFD int // a pidfd of it, which stays the caller's; -1 if there is none
+	// Taken says, to Attach, that the userfaultfd was taken from another process (Leftover.Take), which may have it
+	// open for longer: memory is unregistered then before it is closed.
+	Taken bool
 }
 
 // A Pager fills the missing pages of a process, and of what it forks, from an
@@ -176,7 +179,7 @@ func (p *Pager) Attach(u *uffd.FD, target Target, maps []page.Mapping) error {
 		return fmt.Errorf("pager: %w", err)
 	}
 	w := &world{}
-	w.add(u.Fd(), target.Pid, l)
+	w.add(u.Fd(), target.Pid, l).taken = target.Taken
 	return p.attach(w, []*uffd.FD{u}, target)
 }
 
@@ -186,8 +189,6 @@ type attachment struct {
 	fds     []*uffd.FD // of the world's spaces
 	target  Target
 	journal *journal
-	// inherited: they were taken over.
-	inherited bool
 }
 
 func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
@@ -295,9 +296,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 			continue
 		}
 		u := p.attached.fds[slices.IndexFunc(p.attached.fds, func(u *uffd.FD) bool { return u.Fd() == m.fd })]
-		s := newSpace(se.pages, m, u, u, nil)
-		s.inherited = p.attached.inherited
-		spaces = append(spaces, s)
+		spaces = append(spaces, newSpace(se.pages, m, u, u, nil))
 	}
 	se.spaces.Store(&spaces)
 	p.session = se

@@ -66,7 +66,6 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 	if err != nil {
 		return fmt.Errorf("pager: %w", p.putBack(k, w, taken, target, err))
 	}
-	p.attached.inherited = true
 	// From here on all that it kept is safe with us.
 	if err := k.kill(); err != nil {
 		return fmt.Errorf("pager: %w", err)
@@ -107,7 +106,7 @@ func (k *Leftover) takeSpaces(w *world) ([]taken, error) {
 			return list, fmt.Errorf("take over the userfaultfd of space %d: %w", m.id, err)
 		}
 		list = append(list, taken{m, uffd.FromFD(fd), m.fd})
-		m.fd = fd
+		m.fd, m.taken = fd, true
 	}
 	return list, nil
 }

@@ -25,7 +25,7 @@ func TestWantOfDescriptorsIsNoEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.close()
-	if _, err := j.arrive(&world{}, 50, os.Getpid(), nil); err != nil {
+	if _, err := j.arrive(&world{}, 50, Target{Pid: os.Getpid()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	l := leftOfSelf(t)

@@ -178,7 +178,7 @@ func (r *reader) release(s *space, resident bool) error {
 	}
 	r.parked = slices.DeleteFunc(r.parked, func(f fault) bool { return f.s == s })
 	r.later = slices.DeleteFunc(r.later, func(f fault) bool { return f.s == s })
-	if s.inherited && resident {
+	if s.taken && resident {
 		if err := disown(s.u, s.pid, &s.registered); err != nil {
 			r.log.Warn("memory may stay registered", "space", s.id, "error", err)
 		}

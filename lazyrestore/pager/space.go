@@ -13,9 +13,8 @@ import (
 // the gate shut; who is inside the gate may read it.
 type space struct {
 	*model
-	u         *uffd.FD
-	mem       memory
-	inherited bool // it was taken over: who had u before may have it still
+	u   *uffd.FD
+	mem memory
 
 	// done has a bit for each stored page: it is there, or not wanted.
 	done  bitset

@@ -122,7 +122,7 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 		return conn, nil
 	}
 	pid := d.state.Coming
-	if err := d.pager.Attach(orphan, pager.Target{Pid: pid, PidFD: -1}, d.set.tasks[pid]); err != nil {
+	if err := d.pager.Attach(orphan, pager.Target{Pid: pid, PidFD: -1, Taken: true}, d.set.tasks[pid]); err != nil {
 		d.pager.Hold(orphan) // k may have ended
 		return -1, fmt.Errorf("task %d: %w", pid, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -65,11 +66,12 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 
 // open opens the object. Its path may be gone, though the process stands still: a pager
 // that has brought all joins mappings, of which the names of map_files are. It may go on
-// doing so between a look and the open, so there are several tries.
+// doing so between a look and the open, so there are tries for a while.
 func (o *object) open() (int, error) {
-	for path, try := o.path, 1; ; try++ {
+	until := time.Now().Add(openPatience)
+	for path := o.path; ; {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if !errors.Is(err, unix.ENOENT) || try == openTries {
+		if !errors.Is(err, unix.ENOENT) || time.Now().After(until) {
 			return fd, err
 		}
 		if path, err = o.mapped(); err != nil {
@@ -78,7 +80,8 @@ func (o *object) open() (int, error) {
 	}
 }
 
-const openTries = 16
+// openPatience is far longer than a pager takes to join all of a process's mappings.
+const openPatience = time.Second
 
 // mapped is a path to the object by a mapping of it, or by what it was found by if none is there.
 func (o *object) mapped() (string, error) {

@@ -102,7 +102,12 @@ func (l *lane) giveUp(r *request) {
 		}
 		if k.filling != r {
 			delete(k.inflight, r.id)
+			leave := k.leaving && len(k.inflight) == 0
 			l.mu.Unlock()
+			if leave {
+				k.close(errLeaving)
+				return
+			}
 			k.write(wire.AppendCancel(nil, r.id))
 			return
 		}
@@ -246,7 +251,7 @@ func (l *lane) watchOne(k *conn) {
 	case len(k.inflight) > 0:
 		lost = silent > l.client.opts.Timeout
 		listen = silent > l.client.opts.Timeout/2
-	case k.opened && !k.leaving && silent > k.idle/3:
+	case k.inflight != nil && k.opened && !k.leaving && silent > k.idle/3: // nil: it has ended meanwhile
 		out = k.add(nil, &request{ping: true, done: make(chan struct{})})
 	}
 	l.mu.Unlock()

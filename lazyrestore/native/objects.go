@@ -77,11 +77,15 @@ func (o *object) open() (int, error) {
 		if path, err = o.mapped(); err != nil {
 			return -1, err
 		}
+		time.Sleep(openPause)
 	}
 }
 
 // openPatience is far longer than a pager takes to join all of a process's mappings.
-const openPatience = time.Second
+const (
+	openPatience = time.Second
+	openPause    = 100 * time.Microsecond
+)
 
 // mapped is a path to the object by a mapping of it, or by what it was found by if none is there.
 func (o *object) mapped() (string, error) {

@@ -143,8 +143,13 @@ func (l *lookOut) look(p *patience, need func() bool) error {
 func (l *lookOut) again(long bool) (left int, err error) {
 	l.tasks = slices.DeleteFunc(l.tasks, func(task string) bool {
 		seen, e := l.see(task, long)
-		if errors.Is(e, unix.ENOENT) || errors.Is(e, unix.ESRCH) || l.all && e != nil && !noRoom(e) {
+		switch {
+		case errors.Is(e, unix.ENOENT), errors.Is(e, unix.ESRCH):
 			return true // gone
+		case l.all && errors.Is(e, errUnsure):
+			return false // looked at again, as long as there is time
+		case l.all && e != nil && !noRoom(e):
+			return true // nobody
 		}
 		err = cmp.Or(err, e)
 		return seen

@@ -24,7 +24,7 @@ const disownTime = time.Second
 // is parted in two could not be moved. Of a process that cannot be looked at it is known where memory was registered.
 func disown(u *uffd.FD, pid int, known *page.Set) error {
 	return persist(disownTime, func() (some, over bool, err error) {
-		some, err = unregister(u, pid)
+		some, did, err := unregister(u, pid)
 		if err != nil {
 			for r := range known.All() {
 				_ = u.Unregister(uint64(r.Start), r.Len()) // what is not there any more cannot be
@@ -35,7 +35,7 @@ func disown(u *uffd.FD, pid int, known *page.Set) error {
 			return false, true, nil
 		}
 		read, err := drain(u)
-		return some || read, false, err
+		return did || read, false, err
 	})
 }
 
@@ -58,11 +58,12 @@ func persist(limit time.Duration, step func() (some, over bool, err error)) erro
 	}
 }
 
-// unregister does so for what process pid has registered with u, and reports whether there was any. The error
+// unregister does so for what process pid has registered with u, and reports whether there was any, and whether
+// some was done: of a process that is not that of u any more nothing can be. The error
 // is that it cannot be looked at.
-func unregister(u *uffd.FD, pid int) (some bool, err error) {
+func unregister(u *uffd.FD, pid int) (some, did bool, err error) {
 	if pid == 0 {
-		return false, proc.ErrNoProcess // a forked child's is not known
+		return false, false, proc.ErrNoProcess // a forked child's is not known
 	}
 	smaps, err := proc.ReadSmaps(pid)
 	for _, v := range smaps.VMAs {
@@ -73,12 +74,13 @@ func unregister(u *uffd.FD, pid int) (some bool, err error) {
 		if errors.Is(err, unix.EBUSY) {
 			continue // with another one, which older kernels would unregister
 		}
-		some = true
+		some = true // or it has changed, and is looked at again
 		if err == nil {
-			_ = u.Unregister(uint64(v.Start), v.Len()) // or it has changed, and is looked at again
+			_ = u.Unregister(uint64(v.Start), v.Len())
+			did = true
 		}
 	}
-	return some, err
+	return some, did, err
 }
 
 // drain reads what u tells, and reports whether it was anything. A child that was forked meanwhile misses nothing either, and its userfaultfd nobody else has.

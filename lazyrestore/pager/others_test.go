@@ -326,7 +326,7 @@ func TestPersist(t *testing.T) {
 	}
 	for _, want := range []error{nil, unix.EMFILE} {
 		calls := 0
-		err := persist(limit, func() (some, over bool, err error) {
+		err := persist(20*limit, func() (some, over bool, err error) {
 			calls++
 			return false, false, want
 		})

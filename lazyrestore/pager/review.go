@@ -183,6 +183,13 @@ func (r *reader) release(s *space, resident bool) error {
 			r.log.Warn("memory may stay registered", "space", s.id, "error", err)
 		}
 	}
+	if s.taken && len(rest) == 0 {
+		// The state still says which userfaultfd was let go of last, for one who goes on if this is killed
+		// before it is closed. Its number may then be another's, so from here on it says nothing.
+		if err := r.journal.compact(r.world); err != nil {
+			r.log.Warn("the state cannot be written anew", "error", err)
+		}
+	}
 	err := s.u.Close()
 	r.watch.did("let go")
 	r.log.Debug("let go", "space", s.id, "resident", resident)

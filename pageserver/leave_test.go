@@ -53,6 +53,21 @@ func (s *site) inFlight() (n int) {
 	return n
 }
 
+// allLeaving reports whether no connection takes requests any more.
+func (s *site) allLeaving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		c.mu.Lock()
+		takes := c.state < leaving
+		c.mu.Unlock()
+		if takes {
+			return false
+		}
+	}
+	return true
+}
+
 // until waits for something that the server does not tell.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
@@ -89,6 +104,7 @@ func TestShutdownFinishes(t *testing.T) {
 				t.Error("an idle client was not told")
 			}
 			idle.nc.Close()
+			until(t, "the busy client is being told", s.allLeaving)
 			busy.write(wire.Read{Image: 1, Length: 1, Object: "pages.lz4"}.Append(nil, 200, 0))
 			payload, errs, goaway := busy.receive()
 			busy.nc.Close()

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 func TestMain(m *testing.M) {
@@ -17,7 +21,20 @@ func TestScripts(t *testing.T) {
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"status": status},
+		Condition:     condition,
 	})
+}
+
+// condition is userns: there are user namespaces, in which proc can be mounted.
+func condition(name string) (bool, error) {
+	if name != "userns" {
+		return false, fmt.Errorf("no such condition: %s", name)
+	}
+	err := exec.Command("unshare", "-Urpf", "--mount-proc", "true").Run()
+	if err != nil && uffdtest.Required(name) {
+		return false, fmt.Errorf("%s requires user namespaces: %w", uffdtest.RequireEnv, err)
+	}
+	return err == nil, nil
 }
 
 // status runs a command and holds its exit code to the first argument:

@@ -49,20 +49,7 @@ func TestKilledWhileLettingGo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := startVictimOf(t, setting{child: uffdtest.Options{Pages: 16}}, helperConfig{Let: "resident"})
 			if open {
-				k, err := OpenLeft(v.keeper)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer k.Close()
-				fds, err := k.Userfaultfds()
-				if err != nil || len(fds) != 1 {
-					t.Fatalf("the keeper has %v, %v", fds, err)
-				}
-				fd, err := k.Take(fds[0])
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { _ = unix.Close(fd) }()
+				takeOnly(t, v.keeper)
 			}
 			v.killPager()
 			call := v.Madvise(v.Start, page.Size, unix.MADV_DONTNEED)
@@ -76,6 +63,25 @@ func TestKilledWhileLettingGo(t *testing.T) {
 			pid.Wait(t)
 		})
 	}
+}
+
+// takeOnly takes the one userfaultfd that a keeper has, and holds it until the test ends.
+func takeOnly(t *testing.T, keeper int) (fd int) {
+	t.Helper()
+	k, err := OpenLeft(keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	fds, err := k.Userfaultfds()
+	if err != nil || len(fds) != 1 {
+		t.Fatalf("the keeper has %v, %v", fds, err)
+	}
+	if fd, err = k.Take(fds[0]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return fd
 }
 
 // Where it cannot be told that nothing is missing, the keeper stays.
@@ -100,20 +106,7 @@ func TestWokenFirst(t *testing.T) {
 	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
 	v.killPager()
 	v.successor(t)
-	k, err := OpenLeft(v.keeper)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.Close()
-	fds, err := k.Userfaultfds()
-	if err != nil || len(fds) != 1 {
-		t.Fatalf("the keeper has %v, %v", fds, err)
-	}
-	fd, err := k.Take(fds[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Close(fd) }()
+	fd := takeOnly(t, v.keeper)
 	touch := v.Load(v.Addr(4))
 	uffdtest.WaitMessage(t, uffd.FromFD(fd))
 	var buf [1]uffd.Msg

@@ -66,10 +66,7 @@ func (r *reader) run() error {
 	defer runtime.UnlockOSThread()
 	r.turns.begin() // somebody waits for each thing that it does
 	defer r.turns.end()
-	spin := spinTime
-	if runtime.GOMAXPROCS(0) == 1 || runtime.NumCPU() == 1 {
-		spin = 0 // the processor is the application's
-	}
+	spin := spinsFor()
 	r.pace = pace{lull: min(lull, spin), last: -demandRecent}
 	active := r.now()
 	for {
@@ -132,6 +129,14 @@ func (r *reader) run() error {
 		}
 		active = r.now()
 	}
+}
+
+// spinsFor is for how long the reader looks for the next event before it sleeps.
+func spinsFor() int64 {
+	if runtime.GOMAXPROCS(0) == 1 || runtime.NumCPU() == 1 {
+		return 0 // the processor is the application's
+	}
+	return spinTime
 }
 
 // readAll reads what has happened in every space, and returns how much.

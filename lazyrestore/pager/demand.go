@@ -140,20 +140,28 @@ func (d *demand) work(ctx context.Context) {
 	}
 }
 
-// fly fetches a frame and installs it in every space that waits for it.
+// fly fetches a frame and installs it in every space that waits for it. It
+// fetches nothing if the flight before has brought what they want: the reader
+// may have added its fault to this one while that was landing.
 func (d *demand) fly(ctx context.Context, w *worker, fl *flight) {
 	frame := fl.key.frame
+	from, to := w.frameNumbers(frame)
+	var plain []byte
+	var err error
 	w.watch.begin()
-	plain, err := w.fetch(ctx, frame, image.Demand)
-	w.watch.hasDecoded()
 	for fs := d.waiting(fl); len(fs) > 0; fs = d.waiting(fl) {
 		for _, f := range fs {
 			if ctx.Err() != nil {
 				continue // they wait on, for a successor
 			}
-			if err != nil {
+			if plain == nil && err == nil && f.s.done.nextClear(from, to) < to {
+				plain, err = w.fetch(ctx, frame, image.Demand)
+				w.watch.hasDecoded()
+			}
+			switch {
+			case err != nil:
 				d.note(w.lose(ctx, f.s, frame, err))
-			} else {
+			case plain != nil:
 				d.note(w.installFrames(ctx, f.s, plain, frame, 1))
 			}
 			d.served(w, f)

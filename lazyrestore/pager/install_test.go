@@ -304,7 +304,8 @@ func (r *remote) offset(t *testing.T, se *session, frame int) int64 {
 }
 
 // Faults on one frame share its flight whenever they come, and each is
-// answered; the next fault after the landing begins another.
+// answered; the next fault after the landing begins another, which reads
+// nothing: the reader had looked for the page before the landing.
 func TestFlights(t *testing.T) {
 	var r *remote
 	const pages = 8
@@ -325,6 +326,8 @@ func TestFlights(t *testing.T) {
 			d.add(ctx, flightKey{frame: i % 2}, fault{s: s, addr: testBase + page.Addr(i%2*4+i%4)*page.Size})
 			time.Sleep(time.Millisecond / 2)
 		}
+		time.Sleep(time.Second)
+		d.add(ctx, flightKey{frame: 0}, fault{s: s, addr: testBase})
 		time.Sleep(time.Second)
 		if n := d.pending(); n != 0 {
 			t.Errorf("%d flights have not landed", n)

@@ -40,7 +40,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 	defer owed.close()
 
 	frozenAt := time.Now()
-	frozen, err := native.Freeze(ctx, pid)
+	frozen, err := owed.freeze(ctx)
 	if err != nil {
 		return nil, explainFreeze(pid, err)
 	}

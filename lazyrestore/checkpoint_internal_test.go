@@ -25,7 +25,7 @@ func TestReadBeforeCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	frozen, err := native.Freeze(t.Context(), cmd.Process.Pid)
+	frozen, err := native.Freeze(t.Context(), cmd.Process.Pid, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestUnknownMemoryIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	frozen, err := native.Freeze(t.Context(), cmd.Process.Pid)
+	frozen, err := native.Freeze(t.Context(), cmd.Process.Pid, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

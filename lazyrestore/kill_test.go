@@ -21,6 +21,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
@@ -161,6 +162,65 @@ func TestCheckpointWithoutItsPager(t *testing.T) {
 			t.Errorf("refused with %q, want it to say %q", err, want)
 		}
 	}
+}
+
+// A checkpoint says no less soon where a thread waits for missing memory in the
+// kernel, and cannot be stopped; and does not have one wait without sleep from then on.
+func TestCheckpointOfOneThatCannotStop(t *testing.T) {
+	for _, call := range []string{"process_vm_readv", "write"} {
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			s := launch(t, startWith{scene: "kernel-waits", args: []string{"1", call}})
+			s.ready(1)
+			s.checkpoint(plainest)
+			restorer := s.restoreElsewhere(lazily)
+			defer restorer.kill()
+			if !<-restorer.runs {
+				t.Fatalf("restore: %v", restorer.errs)
+			}
+			defer killByFD(t, s.pid)()
+			s.release()
+			s.ready(2)
+			restorer.kill()
+			s.release()
+			s.await("wait for a page", func() bool { return proc.WaitsForPage(s.pid) })
+			s.refusedSoon(true)
+			s.refusedSoon(false)
+			if !proc.WaitsForPage(s.pid) {
+				t.Error("the thread does not sleep any more")
+			}
+			s.interrupt()
+			s.refusedSoon(true)
+		})
+	}
+}
+
+// refusedSoon tries a checkpoint that has to be refused soon, for the pager was killed.
+func (s *subject) refusedSoon(dry bool) {
+	s.t.Helper()
+	begin := time.Now()
+	err := s.refused(dry)
+	if took := time.Since(begin); took > 4*time.Second {
+		s.t.Errorf("it took %v to say %v", took, err)
+	}
+	if want := "the pager of the process was killed"; !contains(err.Error(), want) {
+		s.t.Errorf("refused with %q, want it to say %q", err, want)
+	}
+}
+
+// interrupt stops the process, which does not stop, as another tool would.
+func (s *subject) interrupt() {
+	s.t.Helper()
+	tracer := must(proc.NewTracer())(s.t)
+	tracer.Patience = 10 * time.Millisecond
+	var stuck *proc.StuckError
+	if _, err := tracer.SeizeAll(s.t.Context(), s.pid); !errors.As(err, &stuck) {
+		s.t.Fatalf("seize: %v", err)
+	}
+	if err := tracer.Close(); !errors.As(err, &stuck) {
+		s.t.Fatalf("close: %v", err)
+	}
+	s.await("be let go", func() bool { return must(proc.ReadStatus(s.pid))(s.t).TracerPid == 0 })
 }
 
 // settled waits until the process sleeps: it waits for a page, or is done.

@@ -1,13 +1,16 @@
 package lazyrestore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
@@ -50,6 +53,33 @@ func owedPages(ctx context.Context, pid int, opts *CheckpointOptions) (*owed, er
 	}
 	o.frames = o.im.NewFrameReader(o.ix)
 	return o, nil
+}
+
+// abandonedPatience is how long a process may take to stop whose pager was killed.
+const abandonedPatience = 2 * time.Second
+
+// freeze stops the process. A thread that waits in the kernel for memory which
+// nobody brings cannot be stopped; where that is known it is not tried, for some of them
+// would wait without sleep from then on.
+func (o *owed) freeze(ctx context.Context) (*native.Frozen, error) {
+	if o.killed && native.Unstoppable(o.pid) {
+		if err := native.Abandoned(o.pid, true); err != nil {
+			return nil, err
+		}
+	}
+	patience := time.Duration(0)
+	if o.killed {
+		patience = abandonedPatience
+	}
+	frozen, err := native.Freeze(ctx, o.pid, patience)
+	var stuck *proc.StuckError
+	if errors.As(err, &stuck) {
+		_, told := askPager(ctx, o.pid, askStatus)
+		if killed := errors.Is(told, errPagerKilled); killed || errors.Is(told, errNoPager) {
+			err = cmp.Or(native.Abandoned(o.pid, killed), err)
+		}
+	}
+	return frozen, err
 }
 
 // refresh asks what is missing now, when the process no longer runs.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,14 +31,16 @@ type Frozen struct {
 	ended   bool
 }
 
-// Freeze stops all threads of process pid. Errors are those of
+// Freeze stops all threads of process pid, for which it waits as long as the tracer does where
+// patience is 0. Errors are those of
 // proc.Tracer.SeizeAll: no such process, a zombie, a kernel thread, one that
-// is traced already, or that this user may not trace.
-func Freeze(ctx context.Context, pid int) (*Frozen, error) {
+// is traced already, that this user may not trace, or that does not stop.
+func Freeze(ctx context.Context, pid int, patience time.Duration) (*Frozen, error) {
 	tr, err := proc.NewTracer()
 	if err != nil {
 		return nil, err
 	}
+	tr.Patience = patience
 	f := &Frozen{pid: pid, tracer: tr}
 	if f.tids, err = tr.SeizeAll(ctx, pid); err != nil {
 		tr.Close()
@@ -159,6 +162,28 @@ func (f *Frozen) look(ctx context.Context, missing []page.Mapping) error {
 		return err
 	}
 	return f.content.find()
+}
+
+// Abandoned refuses a process that has memory registered for which no pager
+// answers, and that cannot be frozen to find what else stands against it. killed says
+// that it had a pager. The error is a *RefusedError, nil where no memory is registered.
+func Abandoned(pid int, killed bool) error {
+	c := &capture{pid: pid}
+	if err := c.readSmaps(); err != nil {
+		return err
+	}
+	if !c.registeredMemory() {
+		return nil
+	}
+	c.refuseAbandoned(killed)
+	return c.refused.err()
+}
+
+// Unstoppable reports whether a thread of a process cannot be stopped before memory comes
+// that is missing.
+func Unstoppable(pid int) bool {
+	tids, _ := proc.ReadTasks(pid)
+	return slices.ContainsFunc(tids, proc.WaitsForPage)
 }
 
 // refuseAbandoned refuses a process whose pages may be missing with nobody to

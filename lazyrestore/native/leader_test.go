@@ -56,7 +56,7 @@ func TestRefusesExitedLeader(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "alone\n" {
 		t.Fatalf("the program says %q, %v", line, err)
 	}
-	f, err := Freeze(context.Background(), cmd.Process.Pid)
+	f, err := Freeze(context.Background(), cmd.Process.Pid, 0)
 	if err == nil {
 		f.Release()
 	}

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -196,7 +197,7 @@ func (t *Tracer) haltAll(ctx context.Context, tasks []*task) error {
 			return err
 		}
 	}
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(cmp.Or(t.Patience, patience))
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}

@@ -145,6 +145,19 @@ func sleepsIn(tid int) string {
 	return ""
 }
 
+// WaitsForPage reports whether a task waits, within a system call, for a page of a
+// userfaultfd: it does not stop before that is there, or nobody holds the userfaultfd, and if it is interrupted it may
+// wait without sleep from then on. False is no promise: the kernel may not tell.
+func WaitsForPage(tid int) bool {
+	where, err := ReadFile(tid, "wchan")
+	if err != nil || strings.TrimSpace(string(where)) != "handle_userfault" {
+		return false
+	}
+	// A task that is in no system call, but touches the page itself, shows -1.
+	call, err := ReadFile(tid, "syscall")
+	return err == nil && len(call) > 0 && call[0] >= '0' && call[0] <= '9'
+}
+
 // untilAsleep waits until a task that runs in a system call sleeps in it, or
 // has returned from it and stopped.
 func (t *Tracer) untilAsleep(k *task, deadline time.Time) error {

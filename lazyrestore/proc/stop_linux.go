@@ -97,6 +97,9 @@ func (t *Tracer) wait(tid int, deadline time.Time) (Stop, error) {
 			if err != nil {
 				return Stop{}, err
 			}
+			if k := t.tasks[tid]; k != nil {
+				k.stuck = true
+			}
 			return Stop{}, &StuckError{tid, s.State}
 		case now.Sub(start) < spinWait:
 			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
@@ -151,7 +154,7 @@ func (t *Tracer) waitFor(tid, flags int, wait func(int, *unix.WaitStatus, int) (
 	}
 	stop = decode(st)
 	if k := t.tasks[tid]; k != nil {
-		k.stopped, k.stop = true, stop
+		k.stopped, k.stuck, k.stop = true, false, stop
 	}
 	return stop, true, nil
 }

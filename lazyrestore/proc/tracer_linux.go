@@ -32,6 +32,9 @@ type Tracer struct {
 	pidfd int           // of child
 	arena *Arena        // that Start used, or nil
 
+	// Patience is how long SeizeAll waits for tasks to stop; 0 stands for ten seconds.
+	Patience time.Duration
+
 	timers *timerEvents // of the tracer's own thread, or nil; see listen
 }
 
@@ -41,6 +44,7 @@ type task struct {
 	pid     int
 	seized  bool // by PTRACE_SEIZE; else it asked to be traced
 	stopped bool
+	stuck   bool // it did not stop in time, and has not since
 	stop    Stop // the last, where stopped
 	ours    bool // stop is a signal that we made; the task must not get it
 }
@@ -298,12 +302,17 @@ func (t *Tracer) detach(tid int) error {
 	return gone(taskError("detach", tid, err))
 }
 
-// halt stops a task that runs.
+// halt stops a task that runs. One that was waited for in vain is not again: the
+// kernel lets it go when the tracer's thread ends.
 func (t *Tracer) halt(k *task) error {
 	if err := t.poke(k); err != nil {
 		return err
 	}
-	_, err := t.wait(k.tid, time.Now().Add(patience))
+	deadline := time.Now()
+	if !k.stuck {
+		deadline = deadline.Add(patience)
+	}
+	_, err := t.wait(k.tid, deadline)
 	return err
 }
 

@@ -308,6 +308,25 @@ static void kernel_copies(int argc, char **argv)
 	all_there("after reading it back");
 }
 
+/* Has the kernel read its missing memory: by process_vm_readv, which waits for it where no
+   signal comes through, or by write, which looks for signals but does not leave for them. */
+static void kernel_waits(int argc, char **argv)
+{
+	char page[PAGE];
+	int p[2], writes = argc > 1 && strcmp(argv[1], "write") == 0;
+	build(argc, argv);
+	MUST(pipe(p) == 0);
+	for (int i = 0; i < 2; i++) { /* the first has all come that the second needs beside */
+		stop();
+		struct iovec here = {page, PAGE}, there = {memory + i * size / 2, PAGE};
+		if (writes)
+			CHECK(write(p[1], there.iov_base, PAGE) == PAGE);
+		else
+			CHECK(process_vm_readv(getpid(), &here, 1, &there, 1, 0) == PAGE);
+	}
+	all_there("at the end");
+}
+
 /* Runs for ever, without changing anything; says where its memory is. */
 static void forever(int argc, char **argv)
 {
@@ -345,5 +364,5 @@ const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
 	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
 	{"exits", exits}, {"changes", changes}, {"grows", grows}, {"movers", movers},
-	{"kernel-copies", kernel_copies}, {"forever", forever}, {"works", works}, {NULL, NULL},
+	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

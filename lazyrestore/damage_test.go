@@ -105,6 +105,10 @@ func harmless(t *testing.T, s *subject, object, what string, r lazyrestore.Resto
 		if !errors.Is(err, image.ErrDamaged) && !errors.Is(err, image.ErrVersion) {
 			t.Errorf("%s: %v, want one that says damaged", name, err)
 		}
+		var d *image.DamagedError
+		if errors.As(err, &d) && d.Frame != image.NoFrame && object != "pages.lz4" {
+			t.Errorf("%s: %v, which names a frame of what has none", name, err)
+		}
 		if err := unix.Kill(s.pid, 0); !errors.Is(err, unix.ESRCH) {
 			t.Errorf("%s: after the error there is a process %d", name, s.pid)
 		}

@@ -50,9 +50,9 @@ const (
 // for Dir.
 type CheckpointOptions struct {
 	Dir          string // the image to write; absent or an empty directory before
-	LeaveRunning bool   // let the process run on once the image is committed
+	LeaveRunning bool   // let the process run on as soon as its memory has been read; else it is ended once the image is committed
 	Codec        string // zstd[:LEVEL], s2, lz4 or none; empty is zstd
-	ChunkSize    int    // bytes of plain data in a chunk; 0 is 64 KiB
+	ChunkSize    int    // bytes of plain data in a chunk, a power of two from 4 KiB to 16 MiB; 0 is 64 KiB
 	Workers      int    // encoders at work at once; 0 is one for each CPU
 	DryRun       bool   // look whether the process can be held by an image, write nothing
 

@@ -163,7 +163,7 @@ func (r *restorer) open(ctx context.Context) error {
 	if r.st, err = native.DecodeState(r.state); errors.Is(err, image.ErrVersion) {
 		return err
 	} else if err != nil {
-		return &image.DamagedError{Object: image.ProcessObject, Err: err}
+		return &image.DamagedError{Object: image.ProcessObject, Frame: image.NoFrame, Err: err}
 	}
 	if r.st.EagerBytes > 0 {
 		if r.eager, err = objectFile(ctx, r.src, image.EagerObject); err != nil {

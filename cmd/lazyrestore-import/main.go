@@ -27,7 +27,8 @@ func main() { os.Exit(verb.External(importVerb, os.Args[1:], os.Stdout, os.Stder
 var buildVersion = "devel"
 
 const (
-	mostWorkers = 1024
+	mostWorkers  = 1024
+	largestChunk = 4 << 20 // several are in memory at once
 )
 
 type importer struct {
@@ -89,7 +90,7 @@ func (v *importer) run(args []string) error {
 	if v.opts.Spec, err = chunk.ParseSpec(v.codec); err != nil {
 		return &cli.UsageError{Problem: "--codec " + v.codec, Hint: err.Error()}
 	}
-	if !chunk.ValidSize(v.opts.ChunkSize) {
+	if !chunk.ValidSize(v.opts.ChunkSize) || v.opts.ChunkSize > largestChunk {
 		return &cli.UsageError{Problem: "--chunk-size " + strconv.Itoa(v.opts.ChunkSize), Hint: "it is a power of two from 4 KiB to 4 MiB"}
 	}
 	set, err := imgfile.Open(args[0])

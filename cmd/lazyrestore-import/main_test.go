@@ -272,6 +272,7 @@ func TestImportFails(t *testing.T) {
 		"taken":      {[]string{empty, top}, verb.Failed},
 		"codec":      {[]string{"--codec", "rar", empty, img}, verb.Usage},
 		"chunk size": {[]string{"--chunk-size", "5KiB", empty, img}, verb.Usage},
+		"large":      {[]string{"--chunk-size", "8MiB", empty, img}, verb.Usage},
 		"one word":   {[]string{empty}, verb.Usage},
 	} {
 		t.Run(name, func(t *testing.T) {

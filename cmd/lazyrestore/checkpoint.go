@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -15,7 +16,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 )
 
-// Bounds of --chunk-size: a chunk is a whole number of pages, and several are
+// largestChunk bounds --chunk-size below what the format takes: several chunks are
 // in memory at once.
 const (
 	defaultImage     = "./lazyrestore-%p"
@@ -42,7 +43,7 @@ func (c *command) checkpoint() *cli.Command {
 		},
 		{
 			Name: "leave-running", Short: 'R', Value: cli.Bool(&v.opts.LeaveRunning),
-			Usage: "Let the process run on once the image is committed; without it, it is ended",
+			Usage: "Let the process run on as soon as its memory has been read; without it, it is ended once the image is committed",
 		},
 		{
 			Name: "codec", Arg: "zstd[:LEVEL]|s2|lz4|none", Choices: []string{"zstd", "s2", "lz4", "none"}, Value: &v.codec,
@@ -50,7 +51,7 @@ func (c *command) checkpoint() *cli.Command {
 		},
 		{
 			Name: "chunk-size", Arg: "SIZE", Value: cli.Size(&v.opts.ChunkSize),
-			Usage: "The memory that is compressed, checked and fetched as one: a multiple of 4 KiB, at most 4 MiB",
+			Usage: "The memory that is compressed, checked and fetched as one: a power of two from 4 KiB to 4 MiB",
 		},
 		{
 			Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, mostWorkers),
@@ -65,7 +66,7 @@ func (c *command) checkpoint() *cli.Command {
 		Name: "checkpoint", Args: "PID", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandPID,
 		Short: "write a running process to an image",
 		Long: `Writes the process PID to an image, a directory. The process is stopped while it is read, and ends once the image
-			is committed, unless --leave-running lets it run on.
+			is committed. With --leave-running it runs on as soon as its memory has been read.
 
 			If anything fails the process runs on unharmed and no image is left behind. What an image cannot hold is refused
 			(exit code 3), all of it in one message.
@@ -95,10 +96,10 @@ func (v *checkpointVerb) run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if v.opts.ChunkSize%4096 != 0 || v.opts.ChunkSize == 0 || v.opts.ChunkSize > largestChunk {
+	if !chunk.ValidSize(v.opts.ChunkSize) || v.opts.ChunkSize > largestChunk {
 		return &cli.UsageError{
-			Problem: "--chunk-size " + cli.Size(&v.opts.ChunkSize).String() + " cannot be had",
-			Hint:    "it is a multiple of 4 KiB, at most 4 MiB",
+			Problem: "--chunk-size " + cmp.Or(cli.Size(&v.opts.ChunkSize).String(), "0") + " cannot be had",
+			Hint:    "it is a power of two from 4 KiB to 4 MiB",
 		}
 	}
 	if v.image == "" {

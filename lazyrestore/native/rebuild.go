@@ -403,7 +403,7 @@ func checkEager(f *os.File, size uint64, want uint32) error {
 		return nil
 	}
 	damaged := func(why error) error {
-		return &image.DamagedError{Object: image.EagerObject, Err: why}
+		return &image.DamagedError{Object: image.EagerObject, Frame: image.NoFrame, Err: why}
 	}
 	if f == nil {
 		return damaged(errors.New("it is missing"))

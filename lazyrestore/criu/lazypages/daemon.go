@@ -48,6 +48,8 @@ type daemon struct {
 	pager *pager.Pager
 	state *state
 	log   *slog.Logger
+	// counter is there while criu restore builds the tree; nil if it is built.
+	counter *counter
 }
 
 // open reads the image set and makes a pager for it. Nobody is served yet.
@@ -61,6 +63,9 @@ func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 		return nil, err
 	}
 	d := &daemon{Options: opts, log: opts.Logger}
+	if gather {
+		d.counter = startCounter(keeper.Pid())
+	}
 	if d.dir, err = imgfile.Open(opts.Images); err == nil {
 		if d.WorkDir == "" {
 			d.WorkDir = d.dir.Path()
@@ -77,6 +82,7 @@ func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 		d.log.Info("image set read", "tasks", len(d.set.tasks), "lazy_bytes", d.set.bytes)
 		return d, nil
 	}
+	d.counter.stop()
 	if d.set != nil {
 		err = errors.Join(err, d.set.close())
 	}
@@ -98,6 +104,7 @@ func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 		return pager.Stats{}, err
 	}
 	defer d.set.close()
+	defer d.counter.stop()
 	for pid, maps := range d.set.tasks {
 		if err := d.pager.Expect(pid, maps); err != nil {
 			return pager.Stats{}, errors.Join(err, d.pager.Discard())
@@ -185,6 +192,7 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	// A thread of its own: a word of criu restore wakes that, and nothing else.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer d.counter.stop()
 	w, err := newWaker(ctx)
 	if err != nil {
 		d.pager.Abandon()

@@ -37,6 +37,7 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 		return pager.Stats{}, err
 	}
 	defer d.set.close()
+	defer d.counter.stop()
 	if left.Images != d.state.Images {
 		return pager.Stats{}, errors.Join(fmt.Errorf("%s: %w", left.path, errOther), d.pager.Discard())
 	}

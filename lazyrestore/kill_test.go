@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -193,6 +194,36 @@ func TestCheckpointOfOneThatCannotStop(t *testing.T) {
 			s.refusedSoon(true)
 		})
 	}
+}
+
+// A checkpoint waits for a userfaultfd that somebody has open a moment longer than the
+// pager, and refuses one that stays open.
+func TestCheckpointAwaitsWhatIsLetGo(t *testing.T) {
+	t.Parallel()
+	s := launch(t, startWith{scene: "registered", args: []string{"1"}})
+	at := must(strconv.Atoi(s.says(`(?m)^userfaultfd (\d+)$`)[1]))(t)
+	s.ready(1)
+	pidfd := must(unix.PidfdOpen(s.pid, 0))(t)
+	defer unix.Close(pidfd)
+	held := must(unix.PidfdGetfd(pidfd, at, 0))(t)
+	s.release()
+	s.ready(2)
+	if err := s.refused(false); !contains(err.Error(), "no pager of ours answers") {
+		t.Errorf("refused with %q", err)
+	}
+	closed := make(chan bool)
+	go func() {
+		defer close(closed)
+		defer unix.Close(held)
+		for status, err := proc.ReadStatus(s.pid); err == nil && status.TracerPid == 0; status, err = proc.ReadStatus(s.pid) {
+			runtime.Gosched()
+		}
+	}()
+	s.checkpoint(plainest)
+	<-closed
+	s.restore(filling)
+	s.release()
+	s.well()
 }
 
 // refusedSoon tries a checkpoint that has to be refused soon, for the pager was killed.

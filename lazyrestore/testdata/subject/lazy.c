@@ -1,5 +1,7 @@
 /* What a process does while its memory is still missing. */
 #include "subject.h"
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 
 static size_t size = 48 << 20; /* of the memory that the scenes share */
 static char *memory;
@@ -327,6 +329,21 @@ static void kernel_waits(int argc, char **argv)
 	all_there("at the end");
 }
 
+/* Has its memory, all of which is there, registered with a userfaultfd, which it closes at the first stop. */
+static void registered(int argc, char **argv)
+{
+	build(argc, argv);
+	int u = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register all = {.range = {(uintptr_t)memory, size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+	MUST(u >= 0 && ioctl(u, UFFDIO_API, &api) == 0 && ioctl(u, UFFDIO_REGISTER, &all) == 0);
+	say("userfaultfd %d", u);
+	stop();
+	close(u);
+	stop();
+	all_there("at the end");
+}
+
 /* Runs for ever, without changing anything; says where its memory is. */
 static void forever(int argc, char **argv)
 {
@@ -364,5 +381,5 @@ const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
 	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
 	{"exits", exits}, {"changes", changes}, {"grows", grows}, {"movers", movers},
-	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},
+	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"registered", registered}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

@@ -57,6 +57,7 @@ type control struct {
 	fd     int
 	wake   int // eventfd that ends serve
 	path   string
+	file   os.FileInfo // of path, as it was made
 	answer func(word string) controlReply
 	done   chan struct{}
 }
@@ -82,6 +83,9 @@ func listenControl(pid int, answer func(string) controlReply) (*control, error) 
 		return nil, fmt.Errorf("bind %s: %w", c.path, err)
 	}
 	if err = os.Chmod(c.path, 0o600); err == nil {
+		c.file, err = os.Lstat(c.path)
+	}
+	if err == nil {
 		err = unix.Listen(c.fd, unix.SOMAXCONN)
 	}
 	if err == nil {
@@ -114,9 +118,17 @@ func sweepControls(dir, own string) {
 			return
 		}
 		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); errors.Is(err, unix.ECONNREFUSED) {
-			_ = os.Remove(path)
+			removeSame(path, info)
 		}
 		unix.Close(fd)
+	}
+}
+
+// removeSame removes a socket, but not the one that the next pager has made there: an
+// id is free as soon as its process was waited for.
+func removeSame(path string, was os.FileInfo) {
+	if is, err := os.Lstat(path); err == nil && os.SameFile(was, is) {
+		_ = os.Remove(path)
 	}
 }
 
@@ -142,7 +154,7 @@ func (c *control) close() {
 	}
 	unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	<-c.done
-	_ = os.Remove(c.path)
+	removeSame(c.path, c.file)
 	unix.Close(c.fd)
 	unix.Close(c.wake)
 }

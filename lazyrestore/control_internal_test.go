@@ -53,6 +53,28 @@ func TestSweepControls(t *testing.T) {
 	}
 }
 
+// A pager that leaves does not take the socket of the next one that has the id.
+func TestControlOfTheNextStays(t *testing.T) {
+	pid := os.Getpid()
+	answer := func(string) controlReply { return controlReply{PID: pid} }
+	first, err := listenControl(pid, answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := listenControl(pid, answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.close()
+	if _, err := askPager(t.Context(), pid, askStatus); err != nil {
+		t.Errorf("the next one does not answer: %v", err)
+	}
+	next.close()
+	if _, err := askPager(t.Context(), pid, askStatus); !errors.Is(err, errNoPager) {
+		t.Errorf("after its end: %v", err)
+	}
+}
+
 // A pager was killed, its keeper holds the socket, and its id is another process's by now.
 func TestListenerWhoseIDIsTakenAgain(t *testing.T) {
 	uffdtest.Need(t, "ptrace", "root")

@@ -38,13 +38,15 @@ const (
 	controlTimeout = 5 * time.Second
 )
 
-// RunDir is where pagers keep their sockets and logs: /run/lazyrestore for
-// root, else below $XDG_RUNTIME_DIR.
+// RunDir is the directory in which pagers keep their sockets and logs:
+// /run/lazyrestore for root, else $XDG_RUNTIME_DIR/lazyrestore, else (without that
+// variable, or if it is no absolute path) lazyrestore-UID below $TMPDIR or /tmp. It
+// need not be there.
 func RunDir() string {
 	if os.Geteuid() == 0 {
 		return "/run/lazyrestore"
 	}
-	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+	if d := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
 		return filepath.Join(d, "lazyrestore")
 	}
 	return filepath.Join(os.TempDir(), "lazyrestore-"+strconv.Itoa(os.Geteuid()))

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -183,16 +182,10 @@ func (s *supervised) untilResident() error {
 	return errors.Join(err, s.Close())
 }
 
-// runtimeDir is where logs and sockets of restores are: /run/lazyrestore for
-// root, else below $XDG_RUNTIME_DIR, else a directory in the temporary one.
+// runtimeDir makes the directory where logs and sockets of restores are, if it is
+// not there, and sees that nobody else writes to it.
 func runtimeDir() (string, error) {
-	dir := "/run/lazyrestore"
-	if os.Geteuid() != 0 {
-		dir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "lazyrestore")
-		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(os.TempDir(), "lazyrestore-"+strconv.Itoa(os.Geteuid()))
-		}
-	}
+	dir := lazyrestore.RunDir()
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}

@@ -42,13 +42,16 @@ func (c *command) restore() *cli.Command {
 			unix:///SOCKET/NAME. Several servers are given as tcp://HOST:PORT,HOST:PORT/NAME; where one is lost the next one is
 			asked, and the process does not notice. The port is 7480 if not given.
 
-			The command stays the parent of the process: it passes on the signals HUP, INT, QUIT, USR1, USR2, TERM, CONT,
-			TSTP, WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed; the
-			message then has the status of the table. With --detach it returns as soon as the process runs, prints its pid and
-			uses the table; what the process and the pager then write to pipes of the command goes to a log,
-			/run/lazyrestore/PID.log, or $XDG_RUNTIME_DIR/lazyrestore/PID.log for users other than root. A log
-			that the process does not write to goes with the pager, if it is empty; the others are removed by later detached
-			restores, once the process has ended, nobody has them open for writing, and a week has passed since the last write.
+			The command stays the parent of the process: it passes on the signals HUP, INT, QUIT, USR1, USR2, TERM, CONT, TSTP,
+			WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed;
+			the message then has the exit code that other verbs have for it (lazyrestore --help lists them).
+
+			With --detach it prints the pid and returns as soon as the process runs, with those exit codes. What the process
+			and the pager then write to pipes of the command goes to a log, /run/lazyrestore/PID.log. For users other than root
+			that is $XDG_RUNTIME_DIR/lazyrestore/PID.log, or without that variable lazyrestore-UID/PID.log below $TMPDIR or
+			/tmp. A log that the process does not write to goes with the pager, if it is empty; the others are removed by later
+			detached restores, once the process has ended, nobody has them open for writing, and a week has passed since the
+			last write.
 
 			The JSON object has pid, inner_pid (with --pid-ns), ttfi_us (until the first thread ran), mappings, threads,
 			lazy_bytes, eager_bytes, and warnings if there are any. That of --stats has faults, what they waited (fault_p50_us,

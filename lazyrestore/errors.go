@@ -6,7 +6,8 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 )
 
-// ErrSourceLost says that the place where pages come from no longer answers.
+// ErrSourceLost says that the place where pages come from cannot be reached, or no
+// longer answers.
 var ErrSourceLost = errors.New("the page source is lost")
 
 // A Reason is one thing that stands against a checkpoint or a restore.

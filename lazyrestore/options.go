@@ -16,8 +16,9 @@ const (
 )
 
 // OnLost says what becomes of the process when its pages cannot be had: the
-// servers do not answer, the disk fails. It never gets to see zeros. Where the
-// page index cannot be had, of which all pages are, OnLostPoison is OnLostKill.
+// servers do not answer, the disk fails. It never gets to see zeros. OnLostKill and
+// OnLostPoison wait for 30 s first. Where the page index cannot be had, without which
+// no page can be found, OnLostPoison is OnLostKill.
 type OnLost string
 
 // The zero value of an OnLost means OnLostWait.
@@ -56,8 +57,8 @@ type CheckpointOptions struct {
 	Workers      int    // encoders at work at once; 0 is one for each CPU
 	DryRun       bool   // look whether the process can be held by an image, write nothing
 
-	// Source is how the image is reached from which a process still misses
-	// memory that is itself being restored.
+	// Source is for a process that is itself still missing memory: how the image
+	// is reached that it comes from.
 	Source SourceOptions
 
 	// Progress, if set, is called from one goroutine, about ten times a second.
@@ -67,15 +68,15 @@ type CheckpointOptions struct {
 
 // CheckpointResult is what a Checkpoint did.
 type CheckpointResult struct {
-	Image       string   `json:"image"`
-	Digest      string   `json:"digest"`
-	FrozenMS    float64  `json:"frozen_ms"`
-	TotalMS     float64  `json:"total_ms"`
-	MemoryBytes uint64   `json:"memory_bytes"`
-	ZeroBytes   uint64   `json:"zero_bytes"`
-	StoredBytes uint64   `json:"stored_bytes"`
-	LazyBytes   uint64   `json:"lazy_bytes"`
-	EagerBytes  uint64   `json:"eager_bytes"`
+	Image       string   `json:"image"`        // CheckpointOptions.Dir
+	Digest      string   `json:"digest"`       // "sha256:" and 64 hex digits; empty after a dry run
+	FrozenMS    float64  `json:"frozen_ms"`    // for how long the process stood still
+	TotalMS     float64  `json:"total_ms"`     // of the whole call
+	MemoryBytes uint64   `json:"memory_bytes"` // all of it, zero pages too
+	ZeroBytes   uint64   `json:"zero_bytes"`   // of it zero pages, which are not stored
+	StoredBytes uint64   `json:"stored_bytes"` // what LazyBytes take in the image, compressed
+	LazyBytes   uint64   `json:"lazy_bytes"`   // of it restored when touched; after a dry run with the zero pages
+	EagerBytes  uint64   `json:"eager_bytes"`  // of it restored before the first instruction
 	Threads     int      `json:"threads"`
 	Mappings    int      `json:"mappings"`
 	Warnings    []string `json:"warnings,omitempty"`
@@ -112,29 +113,30 @@ type RestoreOptions struct {
 
 // RestoreResult is what is known of a Restore once the process runs.
 type RestoreResult struct {
-	PID        int      `json:"pid"`
+	PID        int      `json:"pid"`                 // as the caller sees it
 	InnerPID   int      `json:"inner_pid,omitempty"` // in its own pid namespace, where it has one
-	TTFIMicros int64    `json:"ttfi_us"`             // until the first thread was let go; the others may have followed it
+	TTFIMicros int64    `json:"ttfi_us"`             // from the call of Restore until the first thread was let go; the others may have followed it
 	Mappings   int      `json:"mappings"`
 	Threads    int      `json:"threads"`
-	LazyBytes  uint64   `json:"lazy_bytes"`
-	EagerBytes uint64   `json:"eager_bytes"`
+	LazyBytes  uint64   `json:"lazy_bytes"`  // plain; restored when touched
+	EagerBytes uint64   `json:"eager_bytes"` // plain; there before the first instruction
 	Warnings   []string `json:"warnings,omitempty"`
 }
 
-// Stats are what a pager did so far.
+// Stats are what a pager did so far. A fault's time is from the moment at which the
+// pager has read it until its page is there.
 type Stats struct {
 	Faults         uint64  `json:"faults"`
 	FaultP50Micros float64 `json:"fault_p50_us"`
 	FaultP99Micros float64 `json:"fault_p99_us"`
 	FaultMaxMicros float64 `json:"fault_max_us"`
-	FetchedBytes   uint64  `json:"fetched_bytes"`
-	ReceivedBytes  uint64  `json:"received_bytes"` // of the image, over the network
-	CachedBytes    uint64  `json:"cached_bytes"`   // of the image, out of the cache
-	InstalledBytes uint64  `json:"installed_bytes"`
-	MissingBytes   uint64  `json:"missing_bytes"`
-	ResidentMS     float64 `json:"resident_ms"` // from the first instruction until all was there; 0: not yet
-	OutageMS       float64 `json:"outage_ms"`   // for how long no page could be had by now; 0: all is well
+	FetchedBytes   uint64  `json:"fetched_bytes"`   // plain bytes of the chunks read, more than once if need be
+	ReceivedBytes  uint64  `json:"received_bytes"`  // of the image, over the network
+	CachedBytes    uint64  `json:"cached_bytes"`    // of the image, out of the cache
+	InstalledBytes uint64  `json:"installed_bytes"` // of image pages put into the process
+	MissingBytes   uint64  `json:"missing_bytes"`   // of image pages that the process still misses
+	ResidentMS     float64 `json:"resident_ms"`     // from the first instruction until all was there; 0: not yet
+	OutageMS       float64 `json:"outage_ms"`       // for how long no page could be had by now; 0: all is well
 	Stages         *Stages `json:"stages,omitempty"`
 }
 
@@ -147,7 +149,7 @@ type Stages struct {
 	Copy   Stage `json:"copy"`
 }
 
-// A Stage is one part of all faults.
+// A Stage is one part of all faults: mean and percentiles, in microseconds.
 type Stage struct {
 	MeanMicros float64 `json:"mean_us"`
 	P50Micros  float64 `json:"p50_us"`

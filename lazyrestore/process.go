@@ -19,14 +19,16 @@ func (p *Process) PID() int { return p.pid }
 // Result is what was known when the process ran.
 func (p *Process) Result() RestoreResult { return p.result }
 
-// Signal sends a signal to the process. unix.ESRCH: it has ended.
+// Signal sends a signal to the process. unix.ESRCH: it has ended. unix.EBADF:
+// after Close.
 func (p *Process) Signal(sig unix.Signal) error {
 	return unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
 }
 
 // Wait waits for the end of the process, and of its own pid namespace if it has
-// one, and gives the process's status. Only the first call waits; all give the
-// same.
+// one, and gives the process's status. It may be called again, and from several
+// goroutines: all get the same. The error is unix.ECHILD if something else in this
+// program has waited for the process.
 func (p *Process) Wait() (unix.WaitStatus, error) {
 	p.waitOnce.Do(func() {
 		for {
@@ -69,7 +71,8 @@ func (p *Process) missing() []page.Mapping {
 	}
 }
 
-// Resident is closed when all of the process's memory is there.
+// Resident is closed when all of the process's memory is there. It never is if
+// the process ends, or its pages are lost, before: WaitPager returns then.
 func (p *Process) Resident() <-chan struct{} { return p.resident }
 
 // WaitPager waits until the pager has left: all memory is there, or nobody
@@ -79,8 +82,9 @@ func (p *Process) WaitPager() error {
 	return p.pagerErr
 }
 
-// Close waits for the pager, and gives up what the restore holds; the process
-// itself is left alone.
+// Close waits for the pager, as WaitPager does, and gives up what the restore holds;
+// the process itself is left alone. With BackgroundNone that may last until the
+// process has ended. It comes once, after all other calls but Result and PID.
 func (p *Process) Close() error {
 	<-p.ended
 	p.control.close()
@@ -96,7 +100,7 @@ func (p *Process) Close() error {
 	return err
 }
 
-// Stats are what the pager did so far.
+// Stats are what the pager did so far; zero where nothing was lazy.
 func (p *Process) Stats() Stats {
 	if p.pager == nil {
 		return Stats{}

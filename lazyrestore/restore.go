@@ -21,7 +21,8 @@ import (
 )
 
 // Process is a restored process, a child of the calling process, and the
-// pager that brings its memory. Its methods may be called concurrently.
+// pager that brings its memory. Its methods may be called concurrently, save that
+// Close comes last.
 //
 // The pager runs in the calling process: while memory is missing, the end of
 // the calling process makes the restored one wait at its next missing page.
@@ -44,11 +45,11 @@ type Process struct {
 	waitErr  error
 }
 
-// Restore brings the process of the image at path back to life, a directory or
-// an address of page servers (OpenSource), with
-// its old process id (see RestoreOptions.PIDNamespace), and returns when all its threads run. Its memory is missing then
-// (unless opts.Eager); a pager brings it, until all is there or the process
-// has ended.
+// Restore brings the process of the image at path back to life, with its old
+// process id (see RestoreOptions.PIDNamespace), and returns when all its threads
+// run. path is a directory or an address of page servers (OpenSource). The memory
+// of the process is missing then (unless opts.Eager); a pager brings it, until all
+// is there or the process has ended.
 //
 // When ctx ends before Restore returns, nothing of the process is left; later
 // it has no influence.
@@ -56,7 +57,7 @@ type Process struct {
 // Errors: *RefusedError where this place cannot take the process;
 // image.ErrDamaged and image.ErrVersion for images that cannot be read;
 // ErrSourceLost where no page server gives the image;
-// native.ErrTouched where other processes touched its memory in each of a few tries;
+// native.ErrTouched where other processes touched its memory in each of four tries;
 // *FacilityError where the kernel or the user's privileges do not suffice.
 func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, error) {
 	r := &restorer{begin: time.Now(), opts: &opts}

@@ -17,23 +17,26 @@ import (
 )
 
 // SourceOptions say how an image is reached. The zero value works for
-// directories, and for servers at IP addresses and on unix sockets.
+// directories, and for servers at IPv4 addresses, at localhost and on unix sockets.
 type SourceOptions struct {
 	// Dial connects to page servers; client.Dial if nil, which knows neither
-	// names of hosts nor TLS.
+	// names of hosts nor TLS. It may be called by several goroutines at once.
 	Dial client.Dialer
 	// Cache is a directory in which what page servers give is kept for later
-	// restores; none if empty. One on a disk that is full or read-only is gone
-	// without, as the log says. CacheSize bounds it, in bytes; 0 is 16 GiB.
+	// restores; none if empty. Where its disk is full or read-only the restore goes
+	// on without it, and the log says so. CacheSize bounds it, in bytes; 0 is 16 GiB.
 	Cache     string
 	CacheSize int64
 }
 
 // OpenSource opens the image that name stands for: a directory, or an address
 // of page servers as client.ParseAddress reads it. An image of servers is
-// opened, so that a server which does not have it is found out here.
+// opened, so that a server which does not have it is found out here. The caller
+// closes the source. log may be nil.
 //
-// The error wraps ErrSourceLost where no server gives the image.
+// The error wraps ErrSourceLost where no server gives the image, image.ErrDamaged
+// where servers have another image than the digest says, else client.ErrAddress
+// or that of the file system.
 func OpenSource(ctx context.Context, name string, opts SourceOptions, log *slog.Logger) (image.Source, error) {
 	return openSource(ctx, name, opts, client.Options{Logger: log})
 }

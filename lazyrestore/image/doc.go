@@ -9,12 +9,12 @@
 // sizes and hashes of all others; its own SHA-256 is the image's digest.
 //
 // A reader goes the other way: Open reads the manifest, Image.LoadIndex the
-// index, or Image.OpenIndex and Index.Load parts of it, and a FrameReader in each worker gives the plain data of frames. Not
-// a byte is handed out before it has been checked: by CRC-32C against damage,
-// and where the user has pinned the image's digest by SHA-256, from that
-// digest to the manifest, from it to the index, and from there to every frame.
+// index, or Image.OpenIndex and Index.Load parts of it, and a FrameReader in each
+// worker gives the plain data of frames. Not a byte is handed out before it has
+// been checked: by CRC-32C against damage, and where the user has pinned the
+// image's digest by SHA-256, from that digest to the manifest, from it to the
+// index, and from there to every frame.
 //
-// An Image never changes, what of an Index is loaded neither, and both may be
-// shared by goroutines. A
-// Writer and a FrameReader belong to one goroutine each.
+// An Image never changes, nor does what is loaded of an Index; both may be shared
+// by goroutines. A Writer and a FrameReader belong to one goroutine each.
 package image

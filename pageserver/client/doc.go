@@ -37,7 +37,8 @@
 // # Locks
 //
 // lane.mu is taken before servers.mu; early.mu, ahead.mu and rejected.mu stand
-// alone; buffers.mu and intake.mu are taken last. No I/O happens under any of them. A request belongs to its lane until
-// it is done, and its buffer to the reader of the connection that it is on: a
-// reader that is given up closes that connection before it lets go.
+// alone; buffers.mu and intake.mu are taken last. No I/O happens under any of
+// them. A request belongs to its lane until it is done, and its buffer to the
+// reader of the connection that it is on: a reader that is given up closes that
+// connection before it lets go.
 package client

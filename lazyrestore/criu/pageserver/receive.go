@@ -25,7 +25,7 @@ type Target interface {
 	Add(ctx context.Context, e imgfile.Entry, r io.Reader) error
 	// Commit makes what was added durable and puts it in its place.
 	Commit(ctx context.Context) error
-	// Abort removes what was added. After Commit it does nothing.
+	// Abort removes what was added. After a Commit without an error it does nothing.
 	Abort()
 }
 

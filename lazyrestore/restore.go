@@ -305,6 +305,13 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		Meanwhile:    r.startKeeper,
 		Trace:        r.opts.Trace,
 	}
+	if r.st.LazyBytes > 0 && !r.opts.DryRun && pager.KeeperIsThere() {
+		// Nothing is copied for it, and so the pager need not wait for who waits for the process.
+		opts.Meanwhile = nil
+		if err := r.startKeeper(); err != nil {
+			return nil, errors.Join(err, r.endKeeper())
+		}
+	}
 	r.ready, r.running = make(chan struct{}), make(chan struct{})
 	whole, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

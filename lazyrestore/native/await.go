@@ -2,7 +2,9 @@ package native
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,16 +13,38 @@ import (
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
-// handOver receives the userfaultfd, and gives it to the one who serves it,
-// while the process goes on. Where the process ends before it has sent it, the
-// socket says so.
-func (b *builder) handOver(p *Process, pair int) {
-	defer close(p.handed)
-	p.Mappings = b.st.mappings() // which takes its time if there are many
-	if p.UFFD, _, p.handErr = uffd.ReceiveFD(pair, nil); p.handErr != nil || b.re.opts.Serve == nil {
-		return
+// errNotBuilt is why a userfaultfd is not served of a process that could not be built.
+var errNotBuilt = errors.New("the process was not built")
+
+// handOverBeside has the userfaultfd of a lazy process received and given to the one who
+// serves it, from a goroutine of its own, while the process goes on building itself. It
+// is called before there is one: the process may get the processor of the one who lets
+// it begin, who would start nothing until it stops. Nothing is served before
+// mayServe is called, or at all if that is with an error; further calls do nothing.
+func (b *builder) handOverBeside(p *Process, pair int) (mayServe func(error)) {
+	if !b.lazy() {
+		return func(error) {}
 	}
-	p.abandon, p.handErr = b.re.opts.Serve(p)
+	p.handed = make(chan struct{})
+	said := make(chan error, 1)
+	go func() {
+		defer close(p.handed)
+		p.handErr = b.handOver(p, pair, said)
+	}()
+	var once sync.Once
+	return func(err error) { once.Do(func() { said <- err }) }
+}
+
+func (b *builder) handOver(p *Process, pair int, mayServe <-chan error) (err error) {
+	p.Mappings = b.st.mappings() // which takes its time if there are many
+	if p.UFFD, _, err = uffd.ReceiveFD(pair, nil); err != nil || b.re.opts.Serve == nil {
+		return err
+	}
+	if err := <-mayServe; err != nil {
+		return err
+	}
+	p.abandon, err = b.re.opts.Serve(p)
+	return err
 }
 
 // wait waits until the userfaultfd has been handed over, and says why it has

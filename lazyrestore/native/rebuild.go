@@ -51,7 +51,7 @@ type RebuildOptions struct {
 	Logger       *slog.Logger
 
 	// Meanwhile, if set, is called while the process builds itself, once all of that
-	// is planned, on the thread that has to wait for it. An error ends the rebuild.
+	// is planned, on the thread that has to wait for it, and before Serve. An error ends the rebuild.
 	Meanwhile func() error
 
 	// Serve, if set, is called from a goroutine of its own once the userfaultfd
@@ -242,6 +242,8 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error {
 	stop := func() {}
 	defer func() { stop() }()
+	mayServe := b.handOverBeside(p, pair)
+	defer mayServe(errNotBuilt)
 	planned := b.trace.Begin(0, "plan the program")
 	err := b.plan(func() error {
 		planned()
@@ -250,10 +252,14 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 		b.trace.Span(0, "clone, exec the stub, seize", began, b.trace.Now())
 		p.record = func() { b.traceProgram(began) } // later: everything waits for what comes next
 		planned = b.trace.Begin(0, "plan the rest")
-		if err == nil {
-			stop = p.endWith(ctx)
+		if err != nil {
+			return err
 		}
-		return err
+		stop = p.endWith(ctx)
+		if b.re.opts.Meanwhile == nil {
+			mayServe(nil)
+		}
+		return b.prog.open(gateOffset)
 	})
 	planned()
 	b.re.close()
@@ -265,10 +271,7 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 			return err
 		}
 	}
-	if b.lazy() {
-		p.handed = make(chan struct{})
-		go b.handOver(p, pair)
-	}
+	mayServe(nil)
 	waited := b.trace.Begin(0, "wait for the process to build itself")
 	if err := b.writeBeside(p); err != nil {
 		return err
@@ -338,7 +341,7 @@ func (b *builder) open(eager *os.File) (pair int, err error) {
 	return sp[0], nil
 }
 
-// start brings the stub to life with the old process id.
+// start brings the stub to life with the old process id, up to the gate.
 func (b *builder) start(p *Process, progFD int) error {
 	at := b.prog.base - 1<<20
 	img, err := stubImage(at, b.prog.base, uint64(len(b.prog.buf)), progFD)
@@ -375,7 +378,7 @@ func (b *builder) start(p *Process, progFD int) error {
 			return err
 		}
 	}
-	return b.prog.open(gateOffset)
+	return nil
 }
 
 // notStarted explains why the stub could not be started.

@@ -106,6 +106,10 @@ func DropKeeper() error {
 	return nil
 }
 
+// KeeperIsThere reports whether StartKeeper has a keeper to give that was there before Go
+// began, and so will copy nothing.
+func KeeperIsThere() bool { return enteredKeeper() > 0 && !entered.Load() }
+
 // takeEntered is the keeper that was there before Go began, for the first who asks.
 func takeEntered() *Keeper {
 	pid := enteredKeeper()

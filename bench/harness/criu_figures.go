@@ -215,44 +215,6 @@ func criuResident(compressed bool) func(context.Context, *Env) (*Result, error) 
 	}
 }
 
-// criuTTFI restores right after the daemon is there, and that is the figure;
-// beside it a while later.
-func criuTTFI(ctx context.Context, env *Env) (*Result, error) {
-	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: env.mib(256)})
-	if err != nil {
-		return nil, err
-	}
-	theirs, own, err := env.criuPair(false)
-	if err != nil {
-		return nil, err
-	}
-	return env.compareSubjects(ctx, program, criuManyRuns, "ns/op", []Subject{theirs, own, &later{theirs}, &later{own}},
-		func(ctx context.Context, subject Subject, img *image, _ bool) (float64, error) {
-			return env.ttfi(ctx, subject, img)
-		}), nil
-}
-
-// laterPause is for how long the daemon of a later subject waits for its restore.
-const laterPause = 100 * time.Millisecond
-
-// A later subject is restored when its daemon has waited for a while.
-type later struct{ Subject }
-
-func (l *later) Name() string { return l.Subject.Name() + "-later" }
-
-func (l *later) Prepare(ctx context.Context, dir string) ([]*command, error) {
-	helpers, err := l.Subject.Prepare(ctx, dir)
-	if err != nil {
-		return helpers, err
-	}
-	select {
-	case <-time.After(laterPause):
-		return helpers, nil
-	case <-ctx.Done():
-		return helpers, fmt.Errorf("have the daemon wait: %w", ctx.Err())
-	}
-}
-
 // criuMemory is the largest resident set of our daemon, once its process has
 // touched everything.
 func criuMemory(ctx context.Context, env *Env) (*Result, error) {

@@ -32,12 +32,13 @@ import (
 const (
 	// lookYields is how often a look is made again before the looker sleeps in between.
 	lookYields = 4
-	// lookTime is how long it then waits at most: a thread may wait for a processor. Nothing can be copied
-	// meanwhile.
-	lookTime = 100 * time.Millisecond
-	// All looks together wait one part in lookShare of the time, and up to maxLooks at once.
+	// lookTime is how long it then waits at most: a thread may wait for a processor, on a busy virtual machine for
+	// more than a tenth of a second, now and then for one. Nothing can be copied meanwhile, but without a look bytes may be wrong.
+	lookTime = 5 * time.Second
+	// All looks together wait one part in lookShare of the time, and up to maxLooks at once: where each has to wait
+	// for a processor, moves that follow one another are looked at for so long.
 	lookShare = 2
-	maxLooks  = 2 * time.Second
+	maxLooks  = 20 * time.Second
 	// settleTime is how long a look at all processes waits, out of no budget: most of their threads have nothing to tell, and
 	// many may wait for a processor.
 	settleTime = time.Millisecond

@@ -21,6 +21,7 @@ type rest struct {
 	frame  int                // -1 if nothing is here
 	s      *space             // still to be installed there; nil if it has been, or nothing is here
 	next   int                // the page number that the install has come to
+	again  bool               // another fault was for one of its pages before it was fetched
 }
 
 const (
@@ -58,15 +59,16 @@ func (r *reader) freeRest() *rest {
 	if e.s != nil {
 		e.s.order.giveBack(e.frame)
 	}
-	e.s, e.frame, e.plain = nil, -1, nil
+	e.s, e.frame, e.plain, e.again = nil, -1, nil, false
 	return e
 }
 
 // decoded is the plain data of a chunk that is at hand, in a span that begins
-// with page number base. e is the rest that it is in, if it is in one.
+// with page number base. e is the rest that it is in, if it is in one; one that
+// has not been fetched yet has none.
 func (r *reader) decoded(frame int) (plain []byte, base int, e *rest) {
 	for i := range r.rests {
-		if e := &r.rests[i]; e.frame == frame && (e.plain != nil || r.load(e, frame)) {
+		if e := &r.rests[i]; e.frame == frame {
 			return e.plain, r.from(frame), e
 		}
 	}
@@ -182,7 +184,7 @@ func (r *reader) assistOffer() bool {
 	}
 	if o.next = to; to == end {
 		r.held = append(r.held[:0], r.held[1:]...)
-		o.done.Store(true)
+		o.isDone()
 	}
 	return true
 }

@@ -5,7 +5,6 @@ import (
 	"runtime"
 	"strconv"
 	"sync/atomic"
-	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -21,12 +20,6 @@ const (
 	largeSpan = 256 << 10
 	// offersEach is how many spans a worker may have waiting for the reader.
 	offersEach = 3
-	// offerPause is how long a worker sleeps between looks at whether the reader is
-	// done with an offer, at first.
-	offerPause = 100 * time.Microsecond
-	// longestPause is the longest time that a worker sleeps between looks
-	// whether faults still come.
-	longestPause = int64(4 * time.Millisecond)
 )
 
 // An offer is a span that a worker has decoded, for the reader to install
@@ -37,6 +30,7 @@ type offer struct {
 	frames   *image.FrameReader // plain is its
 	plain    []byte
 	first, n int         // frames
+	by       *filler     // whose it is
 	done     atomic.Bool // the reader is done with plain
 	out      bool        // of the worker: the reader has it
 
@@ -49,6 +43,8 @@ type filler struct {
 	behind *thread.Behind
 	slots  [offersEach]offer
 	turn   int
+	owed   atomic.Int32  // offers that the reader is not done with
+	back   chan struct{} // has a token once that is none
 }
 
 // fill fetches frames in the order that the spaces' orders say and installs
@@ -56,9 +52,9 @@ type filler struct {
 func (se *session) fill(ctx context.Context, k int) {
 	// The thread is not given back: its priority would stay.
 	runtime.LockOSThread()
-	w := &filler{behind: thread.FallBehind(), worker: *se.newWorker("background " + strconv.Itoa(k))}
+	w := &filler{behind: thread.FallBehind(), worker: *se.newWorker("background " + strconv.Itoa(k)), back: make(chan struct{}, 1)}
 	for i := range w.slots {
-		w.slots[i].frames = w.newFrames()
+		w.slots[i].frames, w.slots[i].by = w.newFrames(), w
 	}
 	defer func() {
 		w.close()
@@ -67,29 +63,48 @@ func (se *session) fill(ctx context.Context, k int) {
 		}
 	}()
 	spare := max(1, runtime.NumCPU()-1)
-	pause := demandRecent
 	for ctx.Err() == nil {
 		if se.waitGathered(ctx) {
 			continue
 		}
-		if k >= spare && se.giveWay() {
-			// The reader and the application need a processor each. It sleeps by way of
-			// Go, which gives its place (the P) away: Go takes that from who sleeps in
-			// system calls for 10 ms, and as long as it finds such, its thread that looks
-			// for them wakes each 70 µs.
-			_ = sleep(ctx, time.Duration(pause))
-			pause = min(2*pause, longestPause)
-			continue
+		if !se.giveWay() {
+			se.rouse()
+		} else if k >= spare {
+			se.stepAside(ctx) // the reader and the application need a processor each
 		}
-		pause = demandRecent
 		w.behind.Yield(se.giveWay())
 		if w.work(ctx) {
 			continue
 		}
-		se.kick() // the reader sees whether that was all
+		se.kick()  // the reader sees whether that was all
+		se.rouse() // they may still have something to do
 		select {
 		case <-se.more:
 		case <-ctx.Done():
+		}
+	}
+}
+
+// stepAside has a worker wait until faults do not come any more, as another worker
+// finds, or until that has nothing to do. Like those who wait for the reader (reclaim) it does not look itself: by way of Go
+// each look wakes three threads, mostly on the processor of the reader, which costs a fault
+// more than all the rest of it.
+func (se *session) stepAside(ctx context.Context) {
+	se.aside.Add(1)
+	defer se.aside.Add(-1)
+	select {
+	case <-se.calm:
+	case <-ctx.Done():
+	}
+}
+
+// rouse has those go on who have stepped aside.
+func (se *session) rouse() {
+	for range se.aside.Load() {
+		select {
+		case se.calm <- struct{}{}:
+		default:
+			return
 		}
 	}
 }
@@ -187,9 +202,23 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	}
 	o.out = true
 	o.done.Store(false)
+	w.owed.Add(1)
 	w.offers <- o // has room for all
 	if w.resting.Load() {
 		w.kick()
+	}
+}
+
+// isDone notes that the reader is done with o. It wakes the worker, if that waits, when it has
+// none of its offers any more: to wake a thread by way of Go takes longer than serving a fault.
+func (o *offer) isDone() {
+	o.done.Store(true)
+	if o.by.owed.Add(-1) > 0 {
+		return
+	}
+	select {
+	case o.by.back <- struct{}{}:
+	default:
 	}
 }
 
@@ -199,11 +228,10 @@ func (w *filler) reclaim(ctx context.Context, o *offer) {
 	if !o.out {
 		return
 	}
-	// The reader does not wake who waits here: by way of Go's scheduler that takes
-	// it, and who runs on its processor, longer than serving a fault. (See fill for why
-	// it sleeps so.)
-	for pause := offerPause; !o.done.Load(); pause = min(2*pause, time.Duration(demandRecent)) {
-		if sleep(ctx, pause) != nil {
+	for !o.done.Load() {
+		select {
+		case <-w.back:
+		case <-ctx.Done():
 			return // the reader may still look at it, so it stays out
 		}
 	}

@@ -113,6 +113,16 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 		f.s.order.touch(frame)
 	}
 	plain, base, e := r.decoded(frame)
+	if plain == nil && e != nil {
+		if v, ok := r.another(f, e, n); ok {
+			return v
+		}
+		if r.load(e, frame) {
+			plain = e.plain
+		} else {
+			e = nil
+		}
+	}
 	if free := f.s.order.claim(frame); !free && plain == nil && r.background && !f.old {
 		f.frame = frame
 		r.parked = append(r.parked, f)
@@ -151,21 +161,37 @@ func (r *reader) stored(f fault, run image.Run, n int) verdict {
 // alone serves a fault with one page where the source gives pages one by one;
 // the rest of its frame is read when nobody waits.
 func (r *reader) alone(f fault, frame, n int) (v verdict, ok bool) {
-	from := r.from(frame)
-	plain, ok, err := r.frames.ReadPartNow(frame, (n-from)<<page.Shift, page.Size)
-	if err != nil || !ok {
-		return settled, false
+	if v, ok = r.onePage(f, frame, n); !ok {
+		return v, false
 	}
-	r.watch.hasDecoded()
-	r.stats.fetched.Add(page.Size)
-	v = r.settle(f.s, plain, n, n, n+1)
 	if v != settled {
 		f.s.order.giveBack(frame)
 		return v, true
 	}
 	e := r.freeRest()
-	e.s, e.frame, e.next = f.s, frame, from
+	e.s, e.frame, e.next = f.s, frame, r.from(frame)
 	return v, true
+}
+
+// another serves a fault on one more page of a chunk that has not been read yet. Two may be there
+// by chance, and all of it takes several times as long; from the third on ok is false.
+func (r *reader) another(f fault, e *rest, n int) (v verdict, ok bool) {
+	if e.s != f.s || e.again || f.near || r.pace.besieged() {
+		return settled, false
+	}
+	e.again = true
+	return r.onePage(f, e.frame, n)
+}
+
+// onePage installs page number n of frame, where the source gives pages one by one.
+func (r *reader) onePage(f fault, frame, n int) (v verdict, ok bool) {
+	plain, ok, err := r.frames.ReadPartNow(frame, (n-r.from(frame))<<page.Shift, page.Size)
+	if err != nil || !ok {
+		return settled, false
+	}
+	r.watch.hasDecoded()
+	r.stats.fetched.Add(page.Size)
+	return r.settle(f.s, plain, n, n, n+1), true
 }
 
 // fetchNow reads and decodes frame if that can be done without waiting, and

@@ -108,6 +108,11 @@ func fakeSessionOf(t testing.TB, mem *imagetest.Mem, src func(*imagetest.Mem) im
 	if err != nil {
 		t.Fatal(err)
 	}
+	return fakeSessionIn(t, img)
+}
+
+func fakeSessionIn(t testing.TB, img *image.Image) *session {
+	t.Helper()
 	table, err := openTable(t.Context(), img)
 	if err != nil {
 		t.Fatal(err)

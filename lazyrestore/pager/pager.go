@@ -277,6 +277,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		trace:      p.opts.Trace,
 		traceSkew:  p.opts.Trace.At(start),
 		more:       make(chan struct{}, p.opts.Workers),
+		calm:       make(chan struct{}, p.opts.Workers),
 		arrivals:   make(chan *arrival, 16),
 		openings:   make(chan *opening, 16),
 		restWanted: make(chan struct{}, 1),

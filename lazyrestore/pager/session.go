@@ -52,6 +52,8 @@ type session struct {
 	letGo      atomic.Bool   // the process has been let go
 	parking    atomic.Bool   // and faults wait for what the background is fetching
 	more       chan struct{} // tells idle background workers of frames to fetch
+	aside      atomic.Int32  // background workers that have stepped aside for faults
+	calm       chan struct{} // has tokens for them, once none come
 	busy       atomic.Int32  // background workers at work
 	exhausted  atomic.Bool   // one of them has found nothing to do since they were last woken
 

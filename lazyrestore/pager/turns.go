@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
@@ -14,7 +16,7 @@ import (
 // woken, and all the while a fault may wait. So the system calls by which the
 // reader serves faults are made without a word to Go, and now and then it queues
 // up by itself, where nobody else does.
-const breath = int64(5 * time.Millisecond)
+const breath = int64(9 * time.Millisecond)
 
 // retakeTime is how soon that is, at the earliest to be counted on.
 const retakeTime = int64(100 * time.Microsecond)
@@ -69,9 +71,12 @@ func (t *turns) breathe(now int64) {
 		return
 	}
 	t.breathed = now
-	t.unhurry()              // the thread may be another goroutine's from here on
+	tid := unix.Gettid()
 	runtime.UnlockOSThread() // or it were the turn of another thread
 	runtime.Gosched()
 	runtime.LockOSThread()
-	t.begin()
+	if unix.Gettid() != tid {
+		t.unhurry() // it is another goroutine's
+		t.begin()
+	}
 }

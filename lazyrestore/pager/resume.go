@@ -305,7 +305,11 @@ func (k *Leftover) inherit(target Target) (*world, error) {
 	if states == 1 && empty != nil && damage == nil && k.lastIn(empty) && (target.Pid == 0 || empty.spaces[0].pid == target.Pid) {
 		return empty, nil
 	}
-	return nil, errors.Join(fmt.Errorf("%w: process %d has no state for process %d", ErrNoPredecessor, k.pid, target.Pid), damage)
+	what := "of a process that misses memory: all of it is there, or its processes have ended"
+	if target.Pid != 0 {
+		what = "of process " + strconv.Itoa(target.Pid)
+	}
+	return nil, errors.Join(fmt.Errorf("%w: keeper %d has no state %s", ErrNoPredecessor, k.pid, what), damage)
 }
 
 // state replays the state that the keeper has as descriptor fd.

@@ -66,7 +66,7 @@ func TestTracerDo(t *testing.T) {
 	}
 	if unix.Tgkill(unix.Getpid(), tids[0], 0) == nil {
 		// The thread's end comes a moment after its goroutine's.
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(20 * time.Second)
 		for unix.Tgkill(unix.Getpid(), tids[0], 0) == nil {
 			if time.Now().After(deadline) {
 				t.Fatal("the thread lives on")

@@ -49,6 +49,7 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 			if err == nil || name == "silence" && !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Fatalf("read: %v, want that the connection is lost", err)
 			}
+			s.Patience = 0 // as ever
 			if err := s.read(t.Context(), []ask{{7, 0x1000, b}}, image.Demand); err != nil {
 				t.Fatal(err)
 			}

@@ -23,8 +23,9 @@ const (
 	forgets = 1500 * time.Millisecond
 )
 
-// criuTTFI restores as whoever restores now and then does, and that is the figure:
-// no breakpoint was there for a while. Beside it nobody ever waits for the first.
+// criuTTFI restores as whoever restores the first task of a machine does, and that is
+// the figure: no breakpoint was there for a while. Beside it nobody ever waits for the
+// first, as where a task that CRIU has restored still runs: it keeps its breakpoints.
 func criuTTFI(ctx context.Context, env *Env) (*Result, error) {
 	program, err := env.builder.Mappings(ctx, workload.MappingsOptions{MiB: env.mib(256)})
 	if err != nil {

@@ -7,7 +7,8 @@ import "golang.org/x/sys/unix"
 // it stops the tasks that it has built at hardware breakpoints, which are such
 // events too, and for the first of a machine the kernel changes its code and waits
 // until all processors have seen that, 4 to 20 ms on processors that idle. A
-// second after the last one it does not do so any more.
+// second after the last one has gone, which a task keeps until it ends, it changes
+// it back.
 // (perf_event_alloc; account_event in kernel/events/core.c.)
 type counter struct {
 	opened chan int // the descriptor, -1 if there is none to be had; closed behind it

@@ -22,9 +22,12 @@ func (c *conn) farewell(e *wire.Error) {
 	c.server.countError(e.Code)
 	deadline := time.Now().Add(lingerTime)
 	_ = c.nc.SetDeadline(deadline) // also ends a write that the client does not take
+	c.stop()
+	// To the end: what else is in flight would be written after our half has
+	// ended, and that it fails would reset the connection.
 	c.out.take()
+	defer c.out.give()
 	_, err := c.nc.Write(e.Append(nil, 0))
-	c.out.give()
 	if err == nil && c.closeWrite() {
 		_ = c.nc.SetReadDeadline(deadline)
 		_, _ = io.Copy(io.Discard, io.LimitReader(c.nc, lingerBytes))

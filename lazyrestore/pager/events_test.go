@@ -292,6 +292,26 @@ func execSleep(t *testing.T, s *served) {
 	s.Syscall(unix.SYS_EXECVE, s.Addr(0), s.Addr(0)+argv, 0)
 }
 
+// A forked child that has ended is let go of also where the reader never has nothing to do for long.
+func TestEndedChildIsLetGoOfAmongEvents(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: None}})
+	_, pid := s.Fork(t)
+	if err := unix.Kill(int(pid.Wait(t)), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	spaces := func() int {
+		s.pager.mu.Lock()
+		defer s.pager.mu.Unlock()
+		return len(*s.pager.session.spaces.Load())
+	}
+	for end := time.Now().Add(5 * tick); spaces() > 1; time.Sleep(tick / 100) {
+		if time.Now().After(end) {
+			t.Fatal("it still has the child's userfaultfd")
+		}
+		s.Madvise(s.Addr(7), page.Size, unix.MADV_DONTNEED).Wait(t)
+	}
+}
+
 // After an exec the old memory is gone, and nothing tells but a probe.
 func TestExecWhileLazy(t *testing.T) {
 	s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: None}})

@@ -55,6 +55,8 @@ type reader struct {
 	patience patience
 	turns    turns
 
+	probed int64 // when it was looked who is gone, but for crowding
+
 	crowded     bool  // some space is
 	crowdedSaid int64 // when the log said so
 	crowdedLook int64 // when it was looked who is gone

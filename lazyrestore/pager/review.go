@@ -76,7 +76,9 @@ func (r *reader) rest() error {
 		r.pidGone = true
 		n = 0 // look at once
 	}
-	if n == 0 && timeout == tick {
+	// Where something is always to be done, too: whoever has ended still has a descriptor here.
+	if now := r.now(); n == 0 && timeout == tick || now-r.probed > int64(tick) {
+		r.probed = now
 		r.probe()
 	}
 	r.queue = append(r.queue, r.later...)

@@ -151,14 +151,13 @@ func (d *demand) fly(ctx context.Context, w *worker, fl *flight) {
 	w.watch.begin()
 	for fs := d.waiting(fl); len(fs) > 0; fs = d.waiting(fl) {
 		for _, f := range fs {
-			if ctx.Err() != nil {
-				continue // they wait on, for a successor
-			}
 			if plain == nil && err == nil && f.s.done.nextClear(from, to) < to {
 				plain, err = w.fetch(ctx, frame, image.Demand)
 				w.watch.hasDecoded()
 			}
 			switch {
+			case ctx.Err() != nil:
+				continue // they wait on, for a successor
 			case err != nil:
 				d.note(w.lose(ctx, f.s, frame, err))
 			case plain != nil:

@@ -39,8 +39,12 @@ func (o OnLost) String() string {
 }
 
 // lose gives up a frame in s, unless s does not want it: err is why it cannot
-// be had.
+// be had. What is called off because ctx has ended is not lost, and its error
+// is that.
 func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	from, to := w.frameNumbers(frame)
 	w.gate.enter() // what has been read has its effect by then
 	wanted := !s.ended.Load() && s.done.nextClear(from, to) < to

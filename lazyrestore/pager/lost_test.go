@@ -93,6 +93,42 @@ func TestLostSourceKills(t *testing.T) {
 	}
 }
 
+// What a pager that is stopped was fetching is not lost: who touched it waits
+// on, for a successor.
+func TestStopLosesNothing(t *testing.T) {
+	for _, onLost := range []OnLost{Wait, Kill, Poison} {
+		for _, bg := range []Background{None, Full} {
+			t.Run(onLost.String()+"/"+bg.String(), func(t *testing.T) {
+				var r *remote
+				fetching := make(chan struct{}, 100)
+				s := serveChild(t, setting{
+					child: uffdtest.Options{Pages: 64},
+					pager: Options{Background: bg, OnLost: onLost},
+					source: remoteOf(&r, func(ctx context.Context, lane image.Lane) error {
+						if lane == image.Demand {
+							fetching <- struct{}{}
+						}
+						<-ctx.Done()
+						return ctx.Err()
+					}),
+				})
+				reply := s.Load(s.Addr(9))
+				<-fetching
+				s.stop()
+				if err := s.wait(t); !errors.Is(err, context.Canceled) {
+					t.Errorf("Serve = %v, want the context's error", err)
+				}
+				if reply.Ready(20 * time.Millisecond) {
+					t.Error("the thread does not wait")
+				}
+				if n := s.pager.Stats().PoisonedBytes; n != 0 {
+					t.Errorf("%d bytes were poisoned", n)
+				}
+			})
+		}
+	}
+}
+
 // A program that an exec has begun has lost nothing of what was lost before.
 func TestLostSourceSparesAfterExec(t *testing.T) {
 	var r *remote

@@ -303,6 +303,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		PIDNamespace: r.opts.PIDNamespace,
 		Logger:       r.opts.Logger,
 		Meanwhile:    r.startKeeper,
+		TimerSlack:   pager.OwnSlack(),
 		Trace:        r.opts.Trace,
 	}
 	if r.st.LazyBytes > 0 && !r.opts.DryRun && pager.KeeperIsThere() {
@@ -422,6 +423,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 	if r.opts.Eager {
 		close(r.running)
 		r.running = nil
+		r.giveSlackBack()
 		filled := r.opts.Trace.Begin(0, "wait until all is resident")
 		select {
 		case <-p.resident:
@@ -461,8 +463,16 @@ func (p *Process) let(r *restorer, built *native.Process) error {
 	})
 	if err == nil {
 		built.Release()
+		r.giveSlackBack()
 	}
 	return err
+}
+
+// giveSlackBack is for when nobody waits for the process to run any more.
+func (r *restorer) giveSlackBack() {
+	if err := pager.GiveSlackBack(); err != nil {
+		r.opts.Logger.Warn("the pager keeps a long timer slack", "error", err)
+	}
 }
 
 // serve runs the pager until it has left.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
@@ -80,7 +81,11 @@ func (r *remote) dial(ctx context.Context, s client.Server) (client.Conn, error)
 	var said strings.Builder
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = &said
-	if err := cmd.Start(); err != nil {
+	err = pager.GiveSlackBack() // the helper would inherit it
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		return nil, errors.Join(helperError(cmd.Path, err), unix.Close(pair[0]))
 	}
 	_ = theirs.Close()

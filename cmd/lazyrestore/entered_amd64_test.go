@@ -98,12 +98,27 @@ func TestEnteredKeeper(t *testing.T) {
 	if _, err := io.Copy(io.Discard, conn); err != nil {
 		t.Errorf("the keeper has not ended with the command: %v", err)
 	}
-	withoutMemory(t, bin)
+	pid, img := bareImage(t)
+	withoutMemory(t, bin, pid, img)
+	keepsSlack(t, bin, pid, img)
 }
 
 // withoutMemory restores a process that has no memory to be served: its restore keeps
 // no keeper.
-func withoutMemory(t *testing.T, bin string) {
+func withoutMemory(t *testing.T, bin string, pid int, img string) {
+	t.Helper()
+	restore := restoreBare(t, bin, img)
+	for _, child := range children(t, restore.Process.Pid) {
+		if child != strconv.Itoa(pid) {
+			t.Errorf("the restore has child %s beside process %d", child, pid)
+		}
+	}
+	end(t, pid)
+	_ = restore.Wait()
+}
+
+// bareImage is an image of such a process, which has ended.
+func bareImage(t *testing.T) (pid int, img string) {
 	t.Helper()
 	uffdtest.Need(t, "uffd", "ptrace", "root", "cmd:gcc")
 	bare := filepath.Join(t.TempDir(), "bare")
@@ -135,13 +150,18 @@ line:	.ascii "here\n"
 	if _, err := io.ReadFull(line, make([]byte, 5)); err != nil {
 		t.Fatal(err)
 	}
-	pid, img := cmd.Process.Pid, filepath.Join(t.TempDir(), "img")
+	pid, img = cmd.Process.Pid, filepath.Join(t.TempDir(), "img")
 	out, err := lazyrestoreCommand(t, "checkpoint", "--json", "-D", img, strconv.Itoa(pid)).Output()
 	if err != nil || !bytes.Contains(out, []byte(`"lazy_bytes": 0,`)) {
 		t.Fatalf("checkpoint: %v\n%s", err, out)
 	}
 	_ = cmd.Wait()
+	return pid, img
+}
 
+// restoreBare starts a restore in the foreground, and returns when the process runs.
+func restoreBare(t *testing.T, bin, img string) *exec.Cmd {
+	t.Helper()
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -156,13 +176,7 @@ line:	.ascii "here\n"
 	if _, err := io.Copy(io.Discard, read); err != nil {
 		t.Error(err)
 	}
-	for _, child := range children(t, restore.Process.Pid) {
-		if child != strconv.Itoa(pid) {
-			t.Errorf("the restore has child %s beside process %d", child, pid)
-		}
-	}
-	end(t, pid)
-	_ = restore.Wait()
+	return restore
 }
 
 func children(t *testing.T, pid int) []string {

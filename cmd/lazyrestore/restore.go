@@ -11,6 +11,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 )
 
 type restoreVerb struct {
@@ -117,6 +118,9 @@ func (v *restoreVerb) run(args []string) error {
 	v.image = args[0]
 	if err := v.check(); err != nil {
 		return err
+	}
+	if v.detach || v.opts.PIDNamespace { // something else is started before the process
+		v.noteError(pager.GiveSlackBack())
 	}
 	switch {
 	case v.opts.DryRun:

@@ -61,6 +61,10 @@ type RebuildOptions struct {
 	// nobody uses them any more.
 	Serve func(p *Process) (abandon func(), err error)
 
+	// TimerSlack, if not 0, is what the calling thread takes: the process has it
+	// from there as its default, which is set by nothing else.
+	TimerSlack uint64
+
 	// Trace, if set, records what the rebuild does, on its row 0 and on rows of
 	// its own. The process then reads the clock after each of its system calls.
 	Trace *trace.Recorder
@@ -181,7 +185,11 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 	// Between two waits for the process it needs microseconds, and everything
 	// waits for it.
 	defer thread.Hurry()()
-	if err := b.run(ctx, p, progFD, pair); err != nil {
+	err = b.own.take(opts.TimerSlack)
+	if err == nil {
+		err = b.run(ctx, p, progFD, pair)
+	}
+	if err != nil {
 		// That the process has ended says the same, but for a process that was
 		// started in the midst, and has the other end too.
 		_ = unix.Shutdown(pair, unix.SHUT_RDWR)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -116,6 +117,15 @@ func (o *ownScheduling) inherits() {
 	if mode, err := memoryMode(); err == nil {
 		o.mode = mode
 	}
+}
+
+// take has the calling thread, and with it the new process, take a timer slack.
+func (o *ownScheduling) take(slack uint64) error {
+	if slack == 0 {
+		return nil
+	}
+	o.timerSlack = slack
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0))
 }
 
 // schedulingSteps plans how a thread is scheduled: the processors first, then

@@ -25,6 +25,11 @@ func enter() //nolint:unused // the linker is told of it
 //go:noescape
 func enteredKeeper() (pid int)
 
+// enteredSlack is the timer slack that enter has found and made longer; 0: it has not.
+//
+//go:noescape
+func enteredSlack() (ns uint64)
+
 // keeperCode is where the child's code begins and ends.
 //
 //go:noescape

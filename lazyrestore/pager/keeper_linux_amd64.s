@@ -11,6 +11,7 @@
 #define SYS_exit_group 231
 #define SYS_getppid 110
 #define SYS_setsid 112
+#define SYS_capget 125
 #define SYS_rt_sigtimedwait 128
 #define SYS_prctl 157
 #define SYS_arch_prctl 158
@@ -18,10 +19,14 @@
 #define UFFDIO_WRITEPROTECT 0xc018aa06
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_NAME 15
+#define PR_SET_TIMERSLACK 29
+#define PR_GET_TIMERSLACK 30
 #define ARCH_GET_FS 0x1003
 #define CLONE_FILES 0x400
 #define SIG_SETMASK 2
 #define SIGUSR1 10
+#define CAP_VERSION 0x20080522
+#define CAP_SYS_NICE 23
 
 // Offsets in the page that the keeper keeps (keeper_linux.go); the last ones are
 // those of enter alone.
@@ -35,10 +40,15 @@
 #define PAGE_MASK 152
 #define PAGE_FS 160
 #define PAGE_PID 168
-#define PAGE_SIZE 176
+#define PAGE_SLACK 176
+#define PAGE_CAPS 184
+#define PAGE_SIZE 216
 
 // How often it looks whether its pager lives of whose end nothing tells.
 #define PAGER_SECONDS 4
+
+// The timer slack that a restoring command starts with (slack_linux.go).
+#define LONG_SLACK 1000000
 
 // Memory is unmapped by pages, up to the end of what a process may have.
 #define PAGE_DOWN $~4095
@@ -216,13 +226,14 @@ DATA entered<>+(PAGE_PROBE+8)(SB)/8, $4096
 DATA entered<>+PAGE_NAME(SB)/8, $"lazyrest"
 DATA entered<>+(PAGE_NAME+8)(SB)/8, $"-keeper\x00"
 DATA entered<>+PAGE_ALL(SB)/8, $-1
+DATA entered<>+PAGE_CAPS(SB)/8, $CAP_VERSION
 GLOBL entered<>(SB), NOPTR, $PAGE_SIZE
 
 // func enter()
 //
 // Where an executable is entered that is linked with -E and this function's
-// name: it starts a keeper if the first argument is "restore", and goes on to
-// where Go begins. There is next to no memory yet to be copied.
+// name: it starts a keeper if the first argument is "restore", has a long timer
+// slack, and goes on to where Go begins. There is next to no memory yet to be copied.
 TEXT ·enter(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ	DX, R15	// what the loader of shared libraries wants called at the end
 	CMPQ	0(SP), $2
@@ -286,6 +297,27 @@ TEXT ·enter(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ	$8, R10
 	MOVQ	$SYS_rt_sigprocmask, AX
 	SYSCALL
+
+	// A long slack for what Go starts, if it can be taken from that again.
+	LEAQ	PAGE_CAPS(R12), DI
+	LEAQ	(PAGE_CAPS+8)(R12), SI
+	MOVQ	$SYS_capget, AX
+	SYSCALL
+	MOVL	(PAGE_CAPS+8)(R12), AX
+	BTL	$CAP_SYS_NICE, AX
+	JCC	begin
+	MOVQ	$PR_GET_TIMERSLACK, DI
+	MOVQ	$SYS_prctl, AX
+	SYSCALL
+	TESTQ	AX, AX
+	JEQ	begin	// a real-time thread, which has none
+	CMPQ	AX, $LONG_SLACK
+	JCC	begin	// it is as long, or an error
+	MOVQ	AX, PAGE_SLACK(R12)
+	MOVQ	$PR_SET_TIMERSLACK, DI
+	MOVQ	$LONG_SLACK, SI
+	MOVQ	$SYS_prctl, AX
+	SYSCALL
 begin:
 	MOVQ	R15, DX
 	JMP	_rt0_amd64_linux(SB)
@@ -298,4 +330,12 @@ child:
 TEXT ·enteredKeeper(SB), NOSPLIT, $0-8
 	MOVQ	entered<>+PAGE_PID(SB), AX
 	MOVQ	AX, pid+0(FP)
+	RET
+
+// func enteredSlack() (ns uint64)
+//
+// The timer slack that enter has found and made longer; 0: it has not.
+TEXT ·enteredSlack(SB), NOSPLIT, $0-8
+	MOVQ	entered<>+PAGE_SLACK(SB), AX
+	MOVQ	AX, ns+0(FP)
 	RET

@@ -130,6 +130,20 @@ func ReadCoreFilter(pid int) (uint64, error) { return read(pid, "coredump_filter
 // ReadTimerSlack reads the timer slack of a thread, in nanoseconds.
 func ReadTimerSlack(tid int) (uint64, error) { return read(tid, "timerslack_ns", parseUnsigned) }
 
+// WriteTimerSlack gives a thread a timer slack. Unless it is the calling one that
+// takes CAP_SYS_NICE.
+func WriteTimerSlack(tid int, ns uint64) error {
+	fd, err := open(pathOf(tid, "timerslack_ns"), unix.O_WRONLY)
+	if err == nil {
+		_, err = unix.Write(fd, strconv.AppendUint(nil, ns, 10))
+		unix.Close(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("set the timer slack of thread %d: %w", tid, err)
+	}
+	return nil
+}
+
 // ReadCgroups reads the control groups that a process is in.
 func ReadCgroups(pid int) ([]Cgroup, error) { return read(pid, "cgroup", ParseCgroups) }
 

@@ -55,29 +55,6 @@ func (w *filler) isDone(t *testing.T, n int) {
 	}
 }
 
-// A worker that has stepped aside for faults waits until another is told that there are none.
-func TestStepAside(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		se := &session{calm: make(chan struct{}, 2)}
-		se.rouse() // nobody has
-		aside := 0
-		for range 2 {
-			aside++
-			go func() {
-				se.stepAside(t.Context())
-				aside--
-			}()
-		}
-		if synctest.Wait(); aside != 2 {
-			t.Fatalf("%d of two wait", aside)
-		}
-		se.rouse()
-		if synctest.Wait(); aside != 0 {
-			t.Fatalf("%d still wait", aside)
-		}
-	})
-}
-
 // Of a chunk that has not been read two pages are had by themselves, the third brings all of it.
 func TestAnotherPage(t *testing.T) {
 	const pages, object = 16, "pages"

@@ -86,12 +86,19 @@ func (se *session) fill(ctx context.Context, k int) {
 }
 
 // stepAside has a worker wait until faults do not come any more, as another worker
-// finds, or until that has nothing to do. Like those who wait for the reader (reclaim) it does not look itself: by way of Go
+// finds, or until that has nothing to do. It may be held up itself, for as long as its
+// source gives nothing, and then the reader finds it (rest). Like those who wait for the reader (reclaim) it does not look itself: by way of Go
 // each look wakes three threads, mostly on the processor of the reader, which costs a fault
 // more than all the rest of it.
 func (se *session) stepAside(ctx context.Context) {
 	se.aside.Add(1)
 	defer se.aside.Add(-1)
+	if se.exhausted.Load() {
+		return // as it may have been found just before
+	}
+	if se.resting.Load() {
+		se.nudge() // it sleeps until something happens, and nothing might
+	}
 	select {
 	case <-se.calm:
 	case <-ctx.Done():

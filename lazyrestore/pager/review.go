@@ -60,6 +60,12 @@ func (r *reader) rest() error {
 	if len(r.offers) > 0 {
 		return nil
 	}
+	if r.aside.Load() > 0 { // loaded after resting was stored
+		if !r.giveWay() {
+			r.rouse()
+		}
+		timeout = min(timeout, time.Duration(demandRecent))
+	}
 	r.watch.begin()
 	began := r.now()
 	n, err := unix.Poll(fds, int(timeout.Milliseconds()))

@@ -1,0 +1,120 @@
+package pager
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// A worker that has stepped aside for faults waits until another is told that there are none.
+func TestStepAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		se := &session{calm: make(chan struct{}, 2)}
+		se.rouse() // nobody has
+		var aside atomic.Int32
+		for range 2 {
+			aside.Add(1)
+			go func() {
+				se.stepAside(t.Context())
+				aside.Add(-1)
+			}()
+		}
+		if synctest.Wait(); aside.Load() != 2 {
+			t.Fatalf("%d of two wait", aside.Load())
+		}
+		se.rouse()
+		if synctest.Wait(); aside.Load() != 0 {
+			t.Fatalf("%d still wait", aside.Load())
+		}
+		se.exhausted.Store(true)
+		se.stepAside(t.Context()) // the other has nothing to do, and has said so before
+	})
+}
+
+// A sleeping reader, which alone may notice that the faults have ended, is told of who steps aside.
+func TestStepAsideTellsReader(t *testing.T) {
+	se := fakeSession(t, 4, plainSource)
+	se.calm = make(chan struct{}, 1)
+	se.resting.Store(true)
+	go se.stepAside(t.Context())
+	if !readableWithin(se.kickFD, uffdtest.Timeout) {
+		t.Error("it sleeps on")
+	}
+}
+
+// readableWithin waits for at most d until a read of fd would find something.
+func readableWithin(fd int, d time.Duration) bool {
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(d.Milliseconds()))
+	return n > 0
+}
+
+// A source that gives one worker nothing holds up that worker alone: when the faults have
+// ended, the one that has stepped aside for them does all the rest.
+func TestAsideWhileOtherIsHeldUp(t *testing.T) {
+	var src *remote
+	held, release := make(chan struct{}), make(chan struct{})
+	var reads atomic.Int32
+	se := fakeSession(t, 512, remoteOf(&src, func(context.Context, image.Lane) error {
+		if reads.Add(1) == 1 {
+			close(held)
+			<-release
+		}
+		return nil
+	}))
+	se.target.PidFD = -1
+	se.calm, se.more, se.offers = make(chan struct{}, 2), make(chan struct{}, 2), make(chan *offer, 2*offersEach)
+	s := fakeSpace(t, se, &fakeMemory{
+		vmas: []page.Range{page.RangeOf(testBase, 512*page.Size)}, pages: map[page.Addr]byte{}, refuse: func() error { return nil },
+	})
+	quiet, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC) // of which no events come
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.u = uffd.FromFD(quiet)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer func() {
+		cancel()
+		wg.Wait()
+		_ = s.u.Close()
+	}()
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+
+	se.lastFault.Store(int64(time.Hour)) // they do not cease
+	wg.Go(func() { se.fill(ctx, 0) })
+	<-held
+	wg.Go(func() { se.fill(ctx, runtime.NumCPU()) })
+	until(t, "nobody steps aside", func() bool { return se.aside.Load() == 1 })
+	wg.Go(func() {
+		r := &reader{worker: *se.newWorker("reader")}
+		defer r.close()
+		for ctx.Err() == nil && r.rest() == nil {
+		}
+	})
+	se.lastFault.Store(-demandRecent)
+	until(t, "who has stepped aside does nothing", func() bool { return s.left.Load() == smallSpan>>page.Shift })
+	free()
+	until(t, "who was held up does not end what it has begun", func() bool { return s.left.Load() == 0 })
+}
+
+// until waits for what no event tells.
+func until(t *testing.T, otherwise string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(uffdtest.Timeout); !is(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal(otherwise)
+		}
+	}
+}

@@ -100,6 +100,60 @@ func TestFailedTakeOverHoldsNothing(t *testing.T) {
 	tr.complete(t, start(t, tr.images, "--resume"))
 }
 
+// Who takes over from a daemon that was killed between the end of its work and its own has
+// nothing to do, and says so.
+func TestResumeWhatIsDone(t *testing.T) {
+	for name, ends := range map[string]bool{"all is there": false, "the task has ended": true} {
+		t.Run(name, func(t *testing.T) {
+			tr := plant(t, 1)
+			d := start(t, tr.images, "--background", "none")
+			tr.connect(t)
+			tr.send(t, 0)
+			tr.say(t, -zombie)
+			tr.say(t, 0x52535446)
+			tr.awaitState(t, `"connection":-1`)
+			d.kill(t)
+			exe, err := os.Executable()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(exe, tr.images)
+			cmd.Env = append(os.Environ(), dieEnv+"=let go")
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+				t.Fatalf("the daemon says %q, %v", line, err)
+			}
+			if ends {
+				tr.tasks[0].Kill()
+			} else {
+				tr.check(t, 0, 0, 200)
+			}
+			_ = cmd.Wait()
+			if cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
+				t.Fatalf("the daemon: %v", cmd.ProcessState)
+			}
+			state := filepath.Join(tr.images, lazypages.StateName)
+			if _, err := os.Stat(state); err != nil {
+				t.Fatal(err)
+			}
+			var said bytes.Buffer
+			code := run([]string{"x", "--no-default-config", "-D", tr.images, "-v4", "--resume"}, io.Discard, &said)
+			if code != 0 || !strings.Contains(said.String(), "nothing is missing") {
+				t.Errorf("exit status %d: %s", code, said.String())
+			}
+			if _, err := os.Stat(state); err == nil {
+				t.Error("the state is still there")
+			}
+		})
+	}
+}
+
 // Who goes on has to have the images that were served, as they were: others would give
 // pages of another process, or of another time.
 func TestResumeWithOtherImages(t *testing.T) {

@@ -101,6 +101,17 @@ func TestKilledWithMoreToCome(t *testing.T) {
 	}
 }
 
+// A process that has ended beside the one of which a pager let go when it was killed is in nobody's way.
+func TestKilledBesideOneThatEnded(t *testing.T) {
+	v := startVictimOf(t, setting{child: uffdtest.Options{Pages: 16}}, helperConfig{Let: "resident", Beside: true})
+	v.killPager()
+	call := v.Madvise(v.Start, page.Size, unix.MADV_DONTNEED)
+	waits(t, call)
+	v.resume(t)
+	call.Wait(t)
+	awaitEnd(t, v.keeper)
+}
+
 // Who waits is woken before it is looked who else holds the same, which may take long.
 func TestWokenFirst(t *testing.T) {
 	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)

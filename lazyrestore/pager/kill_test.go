@@ -37,6 +37,8 @@ type helperConfig struct {
 	From int    // the keeper to take over from: all but to end it
 	Let  string // how far it gets with letting go; see letHalf
 	UID  int    // the user that it becomes
+	// Beside: it has the userfaultfd of a process that has ended too.
+	Beside bool
 }
 
 func TestMain(m *testing.M) {
@@ -163,6 +165,15 @@ func startVictimOf(t *testing.T, set setting, c helperConfig) *victim {
 	v.pagerCmd = exec.Command(exe)
 	v.pagerCmd.Env = append(os.Environ(), helperEnv+"="+string(config))
 	v.pagerCmd.ExtraFiles = []*os.File{file}
+	if c.Beside {
+		beside := uffdtest.Start(t, uffdtest.Options{Pages: 1})
+		beside.Kill()
+		beside.WaitExit(t)
+		other := os.NewFile(uintptr(beside.FD.Fd()), "uffd")
+		beside.FD = nil
+		defer other.Close()
+		v.pagerCmd.ExtraFiles = append(v.pagerCmd.ExtraFiles, other)
+	}
 	v.pagerCmd.Stderr = os.Stderr
 	out, err := v.pagerCmd.StdoutPipe()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
 // endOthers ends the keepers that hold what is ours now and nothing else, and whose pager was killed: that of one
@@ -60,17 +61,38 @@ func (k *Leftover) isOrphan() bool {
 
 // lastIn reports whether the keeper is left of a pager that was killed while it let go of the last space of w, whose
 // memory may still be registered. That space is w's again then, and misses nothing. w is to be the only
-// state of the keeper: so, and as there is no other userfaultfd, nobody is yet to be written down.
+// state of the keeper: so, and as there is no other userfaultfd of a process that lives, nobody is yet to be written down.
 func (k *Leftover) lastIn(w *world) bool {
 	if len(w.spaces) > 0 || w.dropped == nil || !k.isOrphan() {
 		return false
 	}
-	fds, err := k.Userfaultfds()
+	fds, err := k.living()
 	if err != nil || len(fds) != 1 || fds[0] != w.dropped.fd {
 		return false
 	}
 	w.spaces = []*model{w.dropped}
 	return true
+}
+
+// living lists those of the keeper's userfaultfds whose processes live.
+func (k *Leftover) living() ([]int, error) {
+	fds, err := k.Userfaultfds()
+	if err != nil {
+		return nil, err
+	}
+	var list []int
+	for _, fd := range fds {
+		own, err := k.take(fd)
+		if err != nil {
+			return nil, err
+		}
+		u := uffd.FromFD(own)
+		if !hasEnded(u) {
+			list = append(list, fd)
+		}
+		_ = u.Close() // the keeper has it
+	}
+	return list, nil
 }
 
 // holdsNoneBut reports whether the keeper has userfaultfds, and all of them are among those of this process.

@@ -68,6 +68,9 @@ type Options struct {
 	// answers faults, and leaves the processors to who builds the process.
 	Runs   <-chan struct{}
 	Logger *slog.Logger // discards if nil
+	// Done, if not nil, is called before the last process is let go, unless pages were given up: from
+	// then on nothing is missing, also if this process is killed before Serve returns.
+	Done func()
 
 	// Stages has Stats say where the time of the faults went, Trace records
 	// each fault and what else is done. Both cost a look at the clock or three
@@ -311,6 +314,11 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, se.kick)
 	var wg sync.WaitGroup
+	se.last = func() {
+		if p.opts.Done != nil && p.lost.err() == nil && !p.holdsUnserved() {
+			p.opts.Done()
+		}
+	}
 	se.released = func(s *space, resident bool) {
 		if !resident || !s.attached() || se.gathering.Load() || se.unserved() > 0 {
 			return

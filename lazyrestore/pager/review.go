@@ -165,6 +165,9 @@ func (r *reader) giveBack() {
 // where somebody else may have the uffd open that is done before.
 func (r *reader) release(s *space, resident bool) error {
 	r.watch.begin()
+	if len(*r.spaces.Load()) == 1 && !r.gathering.Load() {
+		r.last()
+	}
 	r.gate.shut()
 	s.ended.Store(true)
 	r.gate.open()

@@ -76,6 +76,7 @@ func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 		d.state = newState(d.WorkDir, keeper.Pid(), d.set.sum())
 		d.pager, err = pager.New(d.set.image, pager.Options{
 			Background: opts.Background, Workers: opts.Workers, Keeper: keeper, Gather: gather, Logger: opts.Logger,
+			Done: d.done,
 		})
 	}
 	if err == nil {
@@ -266,8 +267,16 @@ func (d *daemon) gather(w *waker, conn int) error {
 	if err := w.sleep(grace); err != nil {
 		return err
 	}
-	d.pager.Gathered()
-	return d.state.complete()
+	err = d.state.complete()
+	d.pager.Gathered() // from here on the state is the pager's, see done
+	return err
+}
+
+// done notes that nothing is missing any more.
+func (d *daemon) done() {
+	if err := d.state.finish(); err != nil {
+		d.log.Warn("it is not written down that nothing is missing any more", "error", err)
+	}
 }
 
 // grace is how long the background leaves the processors to criu restore, which

@@ -15,8 +15,9 @@ import (
 
 // Resume is Serve in the place of a daemon that was killed, or whose Serve
 // returned early, for the same images and work directory. Threads that have
-// been waiting since go on. The error wraps pager.ErrNoPredecessor where
-// there is nothing to take over: no such daemon, or all its tasks are gone.
+// been waiting since go on. Where that daemon was killed between the end of its work and its own, nothing is
+// to be done but to remove what it left. The error wraps pager.ErrNoPredecessor where
+// there is nothing to take over: no such daemon, or its keeper has ended.
 func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	dir := opts.WorkDir
 	if dir == "" {
@@ -42,6 +43,10 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 		return pager.Stats{}, errors.Join(fmt.Errorf("%s: %w", left.path, errOther), d.pager.Discard())
 	}
 	conn, err := d.takeOver(left)
+	if errors.Is(err, pager.ErrNoPredecessor) && left.Done && !d.pager.Holds() {
+		d.log.Info("nothing is missing: all memory is there, or the tasks have ended")
+		return d.finished(errors.Join(d.pager.Discard(), d.state.remove()))
+	}
 	if err != nil {
 		return pager.Stats{}, errors.Join(err, d.pager.Discard())
 	}

@@ -30,6 +30,8 @@ type state struct {
 	Coming  int   `json:"coming"`
 	Tasks   []int `json:"tasks"` // that have come
 	Zombies []int `json:"zombies"`
+	// Done says that nothing is missing any more, whoever holds the descriptors.
+	Done bool `json:"done,omitempty"`
 }
 
 // A keeper is a process that shares, or shared, a daemon's descriptors.
@@ -97,6 +99,12 @@ func (s *state) remove() error {
 // complete notes that the tree is built.
 func (s *state) complete() error {
 	s.Keepers[0].Connection, s.Coming = -1, 0
+	return s.write()
+}
+
+// finish notes that nothing is missing any more.
+func (s *state) finish() error {
+	s.Done = true
 	return s.write()
 }
 

@@ -167,21 +167,16 @@ func (e *Env) compareDaemons(ctx context.Context, program *workload.Program, run
 	if err != nil {
 		return nil, err
 	}
-	return e.compareSubjects(ctx, program, runs, unit, []Subject{theirs, own}, sample), nil
-}
-
-// compareSubjects samples all in turns; the value is the second over the first.
-func (e *Env) compareSubjects(ctx context.Context, program *workload.Program, runs int, unit string, subjects []Subject, sample daemonSample) *Result {
 	result := &Result{}
 	var turns []*turn
-	for _, subject := range subjects {
+	for _, subject := range []Subject{theirs, own} {
 		series := result.series(subject.Name(), unit)
 		turns = append(turns, e.turnOf(ctx, subject, program, series, func(ctx context.Context, img *image) (float64, error) {
 			return sample(ctx, subject, img, len(series.Values) == 0)
 		}))
 	}
 	e.rounds(ctx, e.runs(runs), turns...)
-	return result.divide(result.Series[1], result.Series[0])
+	return result.divide(result.Series[1], result.Series[0]), nil
 }
 
 // criuTouches compares one number of the line that says what touches took.

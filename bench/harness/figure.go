@@ -40,6 +40,8 @@ type Result struct {
 	// Value is the median of one subject over that of the other, Low and High
 	// the quartiles of the ratios of single rounds.
 	Value, Low, High float64
+	// Beside are ratios under other conditions, which have no bound.
+	Beside []Ratio
 	// Plots are pictures of it.
 	Plots []*plot.Plot
 	// Notes say what a reader has to know besides.
@@ -48,6 +50,12 @@ type Result struct {
 	Took time.Duration
 	// Err is why there is no value.
 	Err error
+}
+
+// A Ratio is one that is shown beside a figure's own, as the figure's name and its own.
+type Ratio struct {
+	Name             string
+	Value, Low, High float64
 }
 
 // Kept reports whether the value is on the right side of bound.
@@ -113,10 +121,20 @@ func (r *Result) series(name, unit string) *Series {
 
 // divide fills in the value: over divided by under.
 func (r *Result) divide(over, under *Series) *Result {
-	rounds := ratios(over, under)
-	r.Value = over.Median() / under.Median()
-	r.Low, r.High = quantile(rounds, 0.25), quantile(rounds, 0.75)
+	ratio := divided("", over, under)
+	r.Value, r.Low, r.High = ratio.Value, ratio.Low, ratio.High
 	return r
+}
+
+// beside adds a ratio under other conditions.
+func (r *Result) beside(name string, over, under *Series) {
+	r.Beside = append(r.Beside, divided(name, over, under))
+}
+
+// divided is the ratio of the medians, with the quartiles of the rounds' ratios.
+func divided(name string, over, under *Series) Ratio {
+	rounds := ratios(over, under)
+	return Ratio{name, over.Median() / under.Median(), quantile(rounds, 0.25), quantile(rounds, 0.75)}
 }
 
 // Measure takes the figure. A figure that cannot be taken has its Err set; that

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -208,6 +209,7 @@ func TestOutputIsBenchmarkFormat(t *testing.T) {
 		Figure: &Figure{Name: "ttfi-size", Title: "x", Bound: 3, Aim: 5, Higher: true},
 		Series: []*Series{{Name: "ours-lazy", Unit: "ns/op", Values: []float64{3.1e6, 3.2e6}}},
 		Value:  4, Low: 3.5, High: 4.5,
+		Beside: []Ratio{{"again", 2, 1.75, math.NaN()}},
 	}
 	var samples strings.Builder
 	r.Samples(&samples)
@@ -220,9 +222,31 @@ func TestOutputIsBenchmarkFormat(t *testing.T) {
 	if err := Table(&table, []*Result{r}); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"ttfi-size", "4.00", "3.50 - 4.50", "ok", "3.15 ms"} {
+	for _, part := range []string{"ttfi-size", "4.00", "3.50 - 4.50", "ok", "3.15 ms", "ttfi-size-again  2.00   1.75 - -"} {
 		if !strings.Contains(table.String(), part) {
 			t.Errorf("no %q in the table:\n%s", part, table.String())
+		}
+	}
+	text, err := json.Marshal(r)
+	if want := `"beside":[{"name":"again","value":2,"first_quartile":1.75}]`; err != nil || !strings.Contains(string(text), want) {
+		t.Errorf("%v; no %s in %s", err, want, text)
+	}
+}
+
+// Where somebody else has a counter it is said: the figures do not show it.
+func TestNoteAlone(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		took []float64
+		want string
+	}{
+		{"alone", []float64{8e6, 9e6, 22e6}, "the first takes 9.00 ms"},
+		{"not alone", []float64{5e4, 5e4, 6e4}, "NOT ALONE in 3 of 3 rounds: the first counter took 50.0 µs"},
+		{"not alone at times", []float64{5e4, 8e6, 9e6}, "NOT ALONE in 1 of 3 rounds: the first counter took 8.00 ms"},
+		{"no counters", nil, "none to be had"},
+	} {
+		if got := noteAlone(&Series{Unit: "ns/op", Values: c.took}); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q in it", c.name, got, c.want)
 		}
 	}
 }

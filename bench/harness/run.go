@@ -92,6 +92,16 @@ func (s *Series) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
+// MarshalJSON names the parts as those of a figure.
+func (r Ratio) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Name  string   `json:"name"`
+		Value *float64 `json:"value,omitempty"`
+		Low   *float64 `json:"first_quartile,omitempty"`
+		High  *float64 `json:"third_quartile,omitempty"`
+	}{r.Name, jsonNumber(r.Value), jsonNumber(r.Low), jsonNumber(r.High)})
+}
+
 // MarshalJSON gives the figure's own words beside the values.
 func (r *Result) MarshalJSON() ([]byte, error) {
 	out := struct {
@@ -103,13 +113,14 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 		High    *float64     `json:"third_quartile,omitempty"`
 		Bound   float64      `json:"bound,omitempty"`
 		Aim     float64      `json:"aim,omitempty"`
+		Beside  []Ratio      `json:"beside,omitempty"`
 		Took    int64        `json:"took_ns"`
 		Error   string       `json:"error,omitempty"`
 		Notes   []string     `json:"notes,omitempty"`
 		Series  []*Series    `json:"series"`
 		Plots   []*plot.Plot `json:"plots,omitempty"`
 	}{
-		Name: r.Figure.Name, Title: r.Figure.Title, Verdict: r.Verdict(), Bound: r.Figure.Bound, Aim: r.Figure.Aim,
+		Name: r.Figure.Name, Title: r.Figure.Title, Verdict: r.Verdict(), Bound: r.Figure.Bound, Aim: r.Figure.Aim, Beside: r.Beside,
 		Took: r.Took.Nanoseconds(), Notes: r.Notes, Series: r.Series, Plots: r.Plots,
 	}
 	if r.Figure.Bound != 0 {

@@ -26,6 +26,9 @@ func Table(w io.Writer, results []*Result) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Figure.Name, r.Figure.Show(r.Value),
 			r.Figure.Show(r.Low)+" - "+r.Figure.Show(r.High), r.Figure.Show(r.Figure.Bound),
 			r.Figure.Show(r.Figure.Aim), r.Verdict())
+		for _, b := range r.Beside {
+			fmt.Fprintf(t, "%s-%s\t%s\t%s\t\t\t\n", r.Figure.Name, b.Name, r.Figure.Show(b.Value), r.Figure.Show(b.Low)+" - "+r.Figure.Show(b.High))
+		}
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -75,21 +75,14 @@ func (e *Env) compareTTFI(ctx context.Context, program *workload.Program) (*Resu
 	if err != nil {
 		return nil, err
 	}
-	result := &Result{}
-	var turns []*turn
-	for _, subject := range append([]Subject{theirs, own}, extra...) {
-		series := result.series(subject.Name(), "ns/op")
-		turns = append(turns, e.turnOf(ctx, subject, program, series,
-			func(ctx context.Context, img *image) (float64, error) { return e.ttfi(ctx, subject, img) }))
-	}
+	var more []*turn
 	if slices.Contains(e.opts.Extra, "cold") {
-		turns = append(turns, &turn{
-			series: result.series("cold-start", "ns/op"),
+		more = append(more, &turn{
+			series: &Series{Name: "cold-start", Unit: "ns/op"},
 			sample: func(ctx context.Context) (float64, error) { return e.cold(ctx, program) },
 		})
 	}
-	e.rounds(ctx, e.runs(ttfiRuns), turns...)
-	return result.divide(result.Series[0], result.Series[1]), nil
+	return e.compareAlone(ctx, program, theirs, own, extra, more...), nil
 }
 
 // ttfi restores once, and ends what was restored.

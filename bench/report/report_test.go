@@ -40,7 +40,7 @@ func sample() *harness.Run {
 		Results: []*harness.Result{
 			{
 				Figure: &harness.Figure{Name: "ttfi", Title: "TTFI: theirs over ours", Bound: 3, Aim: 5, Higher: true},
-				Value:  4, Low: 3.5, High: 4.5,
+				Value:  4, Low: 3.5, High: 4.5, Beside: []harness.Ratio{{Name: "again", Value: 2, Low: 1.75, High: 2.25}},
 				Series: []*harness.Series{{Name: "ours-lazy", Unit: "ns/op", Values: []float64{3e6, 3.1e6, 3.2e6}}},
 			},
 			{

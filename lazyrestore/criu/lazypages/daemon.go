@@ -48,7 +48,7 @@ type daemon struct {
 	pager *pager.Pager
 	state *state
 	log   *slog.Logger
-	// counter is there while criu restore builds the tree; nil if it is built.
+	// counter is there until criu restore has built the tree; nil if it was built before.
 	counter *counter
 }
 

@@ -39,6 +39,9 @@ type follower struct {
 	alone  bool   // the file is that of a process, whose only thread is meant
 	buf    []byte // for what it holds
 	cpu    int    // to which the reader is to go; -1 if it is not
+	// The latest look has found the thread on another processor. Until the next one in time it is not
+	// looked for again because it is late: it always is, from there.
+	elsewhere bool
 }
 
 // fault notes one that is about to be served, and looks where its thread is now and then.
@@ -53,13 +56,30 @@ func (w *follower) fault(f fault) {
 	if w.fd == 0 || w.faults%followFaults != followFirst {
 		return
 	}
-	n, err := unix.Pread(w.fd, w.buf, 0)
-	if err != nil {
-		return // it is gone
-	}
-	if cpu, ok := processorIn(w.buf[:n], w.alone); ok {
+	if _, cpu, ok := w.look(); ok {
 		w.cpu = cpu
 	}
+}
+
+// look says what the thread does, by the letter of ps(1), and on which processor.
+func (w *follower) look() (does byte, cpu int, ok bool) {
+	n, err := unix.Pread(w.fd, w.buf, 0)
+	if err != nil {
+		return 0, 0, false // it is gone
+	}
+	does, cpu, ok = statusIn(w.buf[:n], w.alone)
+	w.elsewhere = ok && cpu != thread.Processor()
+	return does, cpu, ok
+}
+
+// waitsHere reports whether the thread, whose fault has been served, waits for the processor of
+// the reader: it is ready to run, and it is the reader that does.
+func (w *follower) waitsHere() bool {
+	if w.fd == 0 || w.elsewhere {
+		return false
+	}
+	does, _, ok := w.look()
+	return ok && does == 'R' && !w.elsewhere
 }
 
 // served goes where the thread is whose fault has been served, if it was looked for.
@@ -108,21 +128,23 @@ func (w *follower) forget() {
 	*w = follower{buf: w.buf, cpu: -1}
 }
 
-// processorIn is the processor that a stat file tells. With alone it has to be
+// statusIn is the state and the processor that a stat file tells. With alone it has to be
 // that of a process with one thread.
-func processorIn(stat []byte, alone bool) (cpu int, ok bool) {
+func statusIn(stat []byte, alone bool) (does byte, cpu int, ok bool) {
 	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
 	for i := 0; ; i++ {
 		rest = bytes.TrimLeft(rest, " ")
 		field, more, found := bytes.Cut(rest, []byte(" "))
 		switch {
 		case !found:
-			return 0, false
+			return 0, 0, false
+		case i == 0:
+			does = field[0]
 		case i == statThreads && alone && string(field) != "1":
-			return 0, false
+			return 0, 0, false
 		case i == statProcessor:
 			cpu, err := strconv.Atoi(string(field))
-			return cpu, err == nil
+			return does, cpu, err == nil
 		}
 		rest = more
 	}

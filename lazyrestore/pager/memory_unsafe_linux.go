@@ -2,6 +2,7 @@ package pager
 
 import (
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,9 +29,13 @@ func slotOf(m *uffd.Msg) []byte {
 
 // pollNow reports whether any of fds is ready now (ppoll(2) with no time to
 // wait, and so without a word to the scheduler).
-func pollNow(fds []unix.PollFd) bool {
-	var none unix.Timespec
-	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(fds))), uintptr(len(fds)), uintptr(unsafe.Pointer(&none)), 0, 0, 0)
+func pollNow(fds []unix.PollFd) bool { return pollFor(fds, 0) }
+
+// pollFor is pollNow with d to wait, which is to be short: meanwhile Go runs nothing in the
+// caller's place.
+func pollFor(fds []unix.PollFd, d time.Duration) bool {
+	t := unix.NsecToTimespec(int64(d))
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(fds))), uintptr(len(fds)), uintptr(unsafe.Pointer(&t)), 0, 0, 0)
 	return errno == 0 && n > 0
 }
 

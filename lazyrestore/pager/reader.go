@@ -54,6 +54,7 @@ type reader struct {
 	follower follower
 	patience patience
 	turns    turns
+	standing []unix.PollFd // for standBack
 
 	probed int64 // when it was looked who is gone, but for crowding
 
@@ -101,36 +102,44 @@ func (r *reader) run() error {
 			}
 			continue
 		}
-		if r.giveWay() && r.turns.give() {
-			continue
-		}
-		if (r.session.forming.Load() || !r.letGo.Load()) && len(r.parked) == 0 {
-			// Whoever builds the process has better use for the processor: nothing
-			// is done ahead, and nothing waited for but asleep.
-			if spin > 0 && r.almostBuilt() {
-				thread.Yield()
-				r.turns.breathe(r.now())
-				continue
-			}
-			if err := r.rest(); err != nil {
-				return err
-			}
-			continue
-		}
-		if worked := r.assist(); worked || len(r.parked) > 0 {
-			active = r.now()
-			r.turns.breathe(active)
-			if r.unpark(active) || worked || !r.streaming.Load() {
-				continue
-			}
-		} else if r.now()-active < spin && !r.streaming.Load() {
-			continue
-		}
-		if err := r.rest(); err != nil {
+		if active, err = r.meanwhile(active, spin); err != nil {
 			return err
 		}
-		active = r.now()
 	}
+}
+
+// meanwhile is for when no event is there: the reader works ahead, looks again, or sleeps. There was
+// something to do last at active, and what it returns is that from now on.
+func (r *reader) meanwhile(active, spin int64) (int64, error) {
+	if r.giveWay() && r.turns.give() {
+		return active, nil
+	}
+	if (r.session.forming.Load() || !r.letGo.Load()) && len(r.parked) == 0 {
+		// Whoever builds the process has better use for the processor: nothing
+		// is done ahead, and nothing waited for but asleep.
+		if spin > 0 && r.almostBuilt() {
+			thread.Yield()
+			r.turns.breathe(r.now())
+			return active, nil
+		}
+		return active, r.rest()
+	}
+	now := r.now()
+	if now < r.pace.due && r.isWaitedFor(now) {
+		r.standBack(now)
+		return active, nil
+	}
+	if worked := r.assist(); worked || len(r.parked) > 0 {
+		active = r.now()
+		r.turns.breathe(active)
+		if r.unpark(active) || worked || !r.streaming.Load() {
+			return active, nil
+		}
+	} else if now-active < spin && !r.streaming.Load() && !r.isWaitedFor(now) {
+		return active, nil
+	}
+	err := r.rest()
+	return r.now(), err
 }
 
 // spinsFor is for how long the reader looks for the next event before it sleeps.

@@ -1,12 +1,16 @@
 package pager
 
 import (
+	"os"
 	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
+	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
 // Whatever thread the reader finds itself on after it has let others run, that
@@ -106,4 +110,78 @@ func TestTurnsSlept(t *testing.T) {
 	if err := r.rest(); err != nil || r.turns.breathed < int64(time.Millisecond) {
 		t.Errorf("there was nothing to do: %v, breathed at %d", err, r.turns.breathed)
 	}
+}
+
+// The reader stands back once for a fault, where the thread whose it was waits for its processor, and goes on
+// with what is due, or with the next event.
+func TestStandBack(t *testing.T) {
+	events, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := uffd.FromFD(events)
+	defer u.Close()
+	se := &session{start: time.Now().Add(-time.Second)}
+	se.spaces.Store(&[]*space{{u: u}})
+	r := &reader{worker: worker{session: se}}
+	cpu := thread.Processor()
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil || !all.IsSet(cpu) {
+		t.Fatal(err)
+	}
+	tid, end := runner(t, cpu)
+	defer end()
+	pinned(t, cpu, func() {
+		r.follower = follower{s: &space{model: &model{pid: os.Getpid()}}, tid: uint32(tid)}
+		defer r.follower.forget()
+		r.follower.open(os.Getpid())
+		r.pace.lull = lull
+		r.lastFault.Store(r.now() + int64(time.Hour)) // they come
+		fault := func() int64 {
+			now := r.now()
+			r.pace.served(now)
+			r.turns.breathed = now // Go need not run others
+			r.turns.served(now)
+			return now
+		}
+		if now := fault(); r.isWaitedFor(now + lull - 1) {
+			t.Error("looked for before it might be back")
+		}
+		if !eventually(true, func() bool { return r.isWaitedFor(fault() + lull) }) {
+			t.Error("not waited for")
+		}
+		if r.isWaitedFor(r.pace.last + lull) {
+			t.Error("looked for twice")
+		}
+		r.lastFault.Store(-demandRecent)
+		if !eventually(true, func() bool { return r.isWaitedFor(fault() + lull) }) {
+			t.Error("not waited for when faults seem to have ended")
+		}
+		r.pace.lull = 0
+		if now := fault(); r.isWaitedFor(now + lull) {
+			t.Error("it stands back where there is no time to wait for a fault")
+		}
+		// It may be held up, and a signal of Go's ends the sleep.
+		short := func(due time.Duration) (n int) {
+			for range 20 {
+				now := r.now()
+				r.pace.due = now + int64(due)
+				if r.standBack(now); r.now()-now < int64(min(due, time.Millisecond)) {
+					n++
+				}
+			}
+			return n
+		}
+		for _, due := range []time.Duration{500 * time.Microsecond, time.Hour} {
+			if n := short(due); n > 10 {
+				t.Errorf("%d times of 20 it goes on before anything is due", n)
+			}
+		}
+		if _, err := unix.Write(events, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			t.Error(err)
+		}
+		if n := short(time.Hour); n < 10 {
+			t.Errorf("%d times of 20 it sleeps though there is an event", 20-n)
+		}
+	})
 }

@@ -81,7 +81,7 @@ func (b *Behind) Yield(waited bool) {
 // It may be moved away again at once.
 func MoveTo(cpu int) {
 	var all, one unix.CPUSet
-	if cpu == processor() || unix.SchedGetaffinity(0, &all) != nil || !all.IsSet(cpu) {
+	if cpu == Processor() || unix.SchedGetaffinity(0, &all) != nil || !all.IsSet(cpu) {
 		return
 	}
 	one.Set(cpu)

@@ -76,12 +76,12 @@ func TestMoveTo(t *testing.T) {
 		}
 		arrived := false // it may be moved away before it is seen there
 		for cpu := range len(before) * 64 {
-			from := processor()
+			from := Processor()
 			if cpu > 64 && !before.IsSet(cpu) {
 				continue
 			}
 			MoveTo(cpu)
-			arrived = arrived || before.Count() == 1 || before.IsSet(cpu) && cpu != from && processor() == cpu
+			arrived = arrived || before.Count() == 1 || before.IsSet(cpu) && cpu != from && Processor() == cpu
 			if err := unix.SchedGetaffinity(0, &after); err != nil || after != before {
 				t.Fatalf("after a move to %d: %v, %v, not %v", cpu, after, err, before)
 			}

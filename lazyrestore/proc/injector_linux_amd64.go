@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +41,7 @@ type Injector struct {
 	nested bool   // it is in a pid namespace below ours
 	region page.Range
 	arena  *Arena
+	kept   bool // a thread is in the region that cannot be stopped
 }
 
 // The region, from its start: the loop and what its ending needs, the arena,
@@ -137,9 +137,10 @@ func (in *Injector) Region() page.Range { return in.region }
 // calls of a Run write there is in the arena's views when it returns.
 func (in *Injector) Arena() *Arena { return in.arena }
 
-// Close unmaps the region. The process's first thread must still be stopped.
+// Close unmaps the region, unless there is a thread in it that cannot be stopped. The
+// process's first thread must still be stopped.
 func (in *Injector) Close() error {
-	if in.region.Empty() {
+	if in.region.Empty() || in.kept {
 		return nil
 	}
 	r := in.region
@@ -154,7 +155,9 @@ func (in *Injector) Close() error {
 // Run has a stopped thread make the calls of a table and appends their results
 // to dst. Whatever the error, the thread stands as it did before: an
 // interrupted system call goes on when it does, a signal that comes meanwhile
-// waits. The arena is empty afterwards; its views stay readable until the next
+// waits. Only one that hangs in a call and cannot be stopped in it stays there: when
+// the call ends, and it is not traced any more, it leaves the region as it does where we
+// die. There is no other Run then. The arena is empty afterwards; its views stay readable until the next
 // use. Errors: *CallError where a call failed that may not, *ExitError.
 func (in *Injector) Run(tid int, calls []Call, dst []int64) ([]int64, error) {
 	base := len(dst)
@@ -179,6 +182,9 @@ func (in *Injector) Run(tid int, calls []Call, dst []int64) ([]int64, error) {
 	return dst, nil
 }
 
+// errKept says that a thread is in the region that has not stopped.
+var errKept = errors.New("another thread hangs in a system call that was run in it")
+
 // injection is one run in one thread.
 type injection struct {
 	*Injector
@@ -188,10 +194,13 @@ type injection struct {
 	self    uint64            // the thread's id as it sees it itself
 	foreign [SiginfoSize]byte // a signal like ours that somebody else sent
 	caught  bool              // there was one
-	exited  bool
+	away    bool              // it has ended, or does not stop
 }
 
 func (in *Injector) run(tid int, table uint64) (err error) {
+	if in.kept {
+		return errKept
+	}
 	k := in.t.tasks[tid]
 	if k == nil || !k.stopped {
 		return ErrNoProcess
@@ -275,7 +284,7 @@ func (j *injection) enter(loop *Regs) error {
 }
 
 func (j *injection) leave() error {
-	if j.exited {
+	if j.away {
 		return nil
 	}
 	err := taskError("set the signal mask of", j.k.tid, setSigMask(j.k.tid, j.mask))
@@ -284,7 +293,7 @@ func (j *injection) leave() error {
 
 // wait lets the thread run until it stops with our signal at the loop's end.
 func (j *injection) wait() error {
-	deadline := time.Now().Add(patience)
+	deadline := j.t.deadline()
 	sig := unix.Signal(0)
 	for {
 		if err := j.t.Cont(j.k.tid, sig); err != nil {
@@ -315,15 +324,15 @@ func (j *injection) wait() error {
 }
 
 // lost says what to do with a thread that did not stop as expected: one that
-// has ended is no more; one that hangs in a call is stopped in it.
+// has ended is no more; one that hangs in a call is stopped in it, or keeps the region.
 func (j *injection) lost(err error) error {
 	var stuck *StuckError
 	if !errors.As(err, &stuck) {
-		j.exited = true
+		j.away = true
 		return err
 	}
 	if herr := j.t.halt(j.k); herr != nil {
-		j.exited = true
+		j.away, j.kept = true, errors.As(herr, &stuck)
 		return errors.Join(err, herr)
 	}
 	return err
@@ -365,7 +374,7 @@ func (j *injection) requeue() error {
 		return err
 	}
 	for {
-		stop, err := j.t.wait(j.k.tid, time.Now().Add(patience))
+		stop, err := j.t.wait(j.k.tid, j.t.deadline())
 		if err != nil {
 			return j.lost(err)
 		}

@@ -8,8 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -346,4 +349,109 @@ func killInjector(t *testing.T, p *target, after time.Duration) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	p.count() // it lives
+}
+
+// TestInjectorHangs has a thread hang in a call in which it can be stopped.
+func TestInjectorHangs(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	p := startTarget(t, compile(t, "target.c"), "avx", "sleep")
+	tr := newTracer(t)
+	tids, in := inject(t, tr, p.pid())
+	besideTracer(t, tr, tids[1])
+	tr.Patience = time.Second
+	before := stateOf(t, tr, tids[1])
+	var stuck *StuckError
+	if _, err := in.Run(tids[1], []Call{{NR: unix.SYS_PAUSE}}, nil); !errors.As(err, &stuck) {
+		t.Fatalf("error %v, want that it does not stop", err)
+	}
+	tr.Patience = 0
+	if after := stateOf(t, tr, tids[1]); after != before {
+		t.Errorf("registers %x, before %x; mask %#x, before %#x", after.regs, before.regs, after.mask, before.mask)
+	}
+	if got, err := in.Run(tids[1], []Call{{NR: unix.SYS_GETTID}}, nil); err != nil || got[0] != int64(tids[1]) {
+		t.Errorf("run in it again: %v, %v", got, err)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.DetachAll(); err != nil {
+		t.Fatal(err)
+	}
+	p.waitProgress()
+}
+
+// besideTracer puts a thread on the tracer's processor, which it gets only where the tracer
+// waits.
+func besideTracer(t *testing.T, tr *Tracer, tid int) {
+	t.Helper()
+	err := tr.Do(func() error {
+		var cpus, one unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &cpus); err != nil {
+			return err
+		}
+		for cpu := 0; one.Count() == 0; cpu++ {
+			if cpus.IsSet(cpu) {
+				one.Set(cpu)
+			}
+		}
+		return errors.Join(
+			unix.SchedSetaffinity(0, &one), unix.SchedSetaffinity(tid, &one),
+			unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}, 0),
+		)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestInjectorHangsForGood has a thread hang in a call in which it cannot be stopped,
+// vfork, until its child is killed, which waits for a word to change.
+func TestInjectorHangsForGood(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	// The target ends with the thread that starts it, which must not be the tracer's.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p := startTarget(t, compile(t, "target.c"), "avx", "sleep")
+	tr, err := NewTracer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	tids, in := inject(t, tr, p.pid())
+	word, _, err := in.Arena().Alloc(8, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.Patience = time.Second
+	var stuck *StuckError
+	_, err = in.Run(tids[1], []Call{
+		{NR: unix.SYS_VFORK}, {NR: unix.SYS_FUTEX | MayFail, Args: [6]uint64{word}},
+	}, nil)
+	children, rerr := ReadFile(tids[1], "task/"+strconv.Itoa(tids[1])+"/children")
+	child, cerr := strconv.Atoi(strings.TrimSpace(string(children)))
+	if rerr != nil || cerr != nil {
+		t.Fatalf("its child: %v, %v; it ran with %v", rerr, cerr, err)
+	}
+	end := sync.OnceValue(func() error { return unix.Kill(child, unix.SIGKILL) })
+	defer end()
+	if !errors.As(err, &stuck) {
+		t.Fatalf("error %v, want that it does not stop", err)
+	}
+	tr.Patience = 0
+	if _, err := in.Run(tids[0], []Call{{NR: unix.SYS_GETTID}}, nil); !errors.Is(err, errKept) {
+		t.Errorf("run in another: %v, want %v", err, errKept)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Close(); !errors.As(err, &stuck) {
+		t.Errorf("close: %v, want that it does not stop", err)
+	}
+	if _, err := WriteMemory(p.pid(), word, []byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	p.waitProgress()
 }

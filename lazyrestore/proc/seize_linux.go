@@ -1,7 +1,6 @@
 package proc
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,13 +196,13 @@ func (t *Tracer) haltAll(ctx context.Context, tasks []*task) error {
 			return err
 		}
 	}
-	deadline := time.Now().Add(cmp.Or(t.Patience, patience))
+	deadline := t.deadline()
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
 	for _, k := range tasks {
 		if err := t.settle(k, deadline); gone(err) != nil {
-			return err
+			return markStuck(err, k)
 		}
 	}
 	return nil
@@ -264,7 +263,7 @@ func (t *Tracer) StopProcess(pid int) error {
 			return taskError("stop", pid, err)
 		}
 		sig := unix.Signal(0)
-		for deadline := time.Now().Add(patience); ; {
+		for deadline := t.deadline(); ; {
 			if err := t.Cont(pid, sig); err != nil {
 				return err
 			}

@@ -83,7 +83,7 @@ func (t *Tracer) listen(tid int) (*timerEvents, error) {
 
 // sleepOn lets a task sleep on for a moment.
 func (t *Tracer) sleepOn(k *task, where *string) (over bool, err error) {
-	deadline := time.Now().Add(patience)
+	deadline := t.deadline()
 	if over, err = t.goTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); over || err != nil {
 		return over, err
 	}
@@ -219,7 +219,7 @@ func (t *Tracer) EnterSleep(tid int, insn uint64, nr uint64, args ...uint64) (sl
 		if err := setRegs(tid, &regs); err != nil {
 			return taskError("set the registers of", tid, err)
 		}
-		deadline := time.Now().Add(patience)
+		deadline := t.deadline()
 		if err := t.runTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); err != nil {
 			return err
 		}
@@ -255,7 +255,7 @@ func (t *Tracer) Pass(tid int) error {
 		if err := t.poke(k); err != nil {
 			return err
 		}
-		return t.runTo(k, unix.PTRACE_CONT, StopInterrupt, time.Now().Add(patience))
+		return t.runTo(k, unix.PTRACE_CONT, StopInterrupt, t.deadline())
 	})
 }
 

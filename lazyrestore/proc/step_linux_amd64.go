@@ -80,7 +80,7 @@ func (t *Tracer) stepSyscall(tid int, insn uint64, nr uint64, args []uint64) (in
 // it runs anything else, where the kernel still looks at its registers as
 // those of a call that may have to be restarted.
 func (t *Tracer) roundTrip(k *task) (int64, error) {
-	deadline := time.Now().Add(patience)
+	deadline := t.deadline()
 	for range 2 {
 		if err := t.runTo(k, unix.PTRACE_SYSCALL, StopSyscall, deadline); err != nil {
 			return 0, err

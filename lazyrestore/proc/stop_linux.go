@@ -97,9 +97,6 @@ func (t *Tracer) wait(tid int, deadline time.Time) (Stop, error) {
 			if err != nil {
 				return Stop{}, err
 			}
-			if k := t.tasks[tid]; k != nil {
-				k.stuck = true
-			}
 			return Stop{}, &StuckError{tid, s.State}
 		case now.Sub(start) < spinWait:
 			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -32,7 +33,7 @@ type Tracer struct {
 	pidfd int           // of child
 	arena *Arena        // that Start used, or nil
 
-	// Patience is how long SeizeAll waits for tasks to stop; 0 stands for ten seconds.
+	// Patience is how long is waited for tasks to stop; 0 stands for ten seconds.
 	Patience time.Duration
 
 	timers *timerEvents // of the tracer's own thread, or nil; see listen
@@ -44,7 +45,7 @@ type task struct {
 	pid     int
 	seized  bool // by PTRACE_SEIZE; else it asked to be traced
 	stopped bool
-	stuck   bool // it did not stop in time, and has not since
+	stuck   bool // it was told to stop, did not in time, and has not since
 	stop    Stop // the last, where stopped
 	ours    bool // stop is a signal that we made; the task must not get it
 }
@@ -302,17 +303,32 @@ func (t *Tracer) detach(tid int) error {
 	return gone(taskError("detach", tid, err))
 }
 
-// halt stops a task that runs. One that was waited for in vain is not again: the
-// kernel lets it go when the tracer's thread ends.
+// halt stops a task that runs. One that was told to stop and waited for in vain is
+// not waited for again: the kernel lets it go when the tracer's thread ends.
 func (t *Tracer) halt(k *task) error {
 	if err := t.poke(k); err != nil {
 		return err
 	}
-	deadline := time.Now()
-	if !k.stuck {
-		deadline = deadline.Add(patience)
+	deadline := t.deadline()
+	if k.stuck {
+		deadline = time.Now()
 	}
 	_, err := t.wait(k.tid, deadline)
+	return markStuck(err, k)
+}
+
+// deadline is until when tasks have time to stop that are told so now.
+func (t *Tracer) deadline() time.Time { return time.Now().Add(cmp.Or(t.Patience, patience)) }
+
+// markStuck notes of tasks that were told to stop that they have not, where err is a
+// *StuckError; it is err.
+func markStuck(err error, tasks ...*task) error {
+	var stuck *StuckError
+	if errors.As(err, &stuck) {
+		for _, k := range tasks {
+			k.stuck = !k.stopped
+		}
+	}
 	return err
 }
 

@@ -40,7 +40,7 @@ const seizeOptions = unix.PTRACE_O_TRACESYSGOOD
 //
 // It gives the ids of the threads, the first thread's first. Errors:
 // ErrNoProcess and the reasons above, *TracedError, *StuckError, those of ctx.
-// No task is traced then.
+// No task is traced then but those that do not stop, until Close.
 func (t *Tracer) SeizeAll(ctx context.Context, pid int) (tids []int, err error) {
 	err = t.Do(func() error {
 		tids, err = t.seizeAll(ctx, pid)
@@ -61,9 +61,13 @@ func (t *Tracer) seizeAll(ctx context.Context, pid int) (tids []int, err error) 
 		if err == nil {
 			return
 		}
+		var tasks []*task
 		for tid := range mine {
-			_ = t.detach(tid) // the error that led here says more
+			if k := t.tasks[tid]; k != nil {
+				tasks = append(tasks, k)
+			}
 		}
+		_ = t.letGo(tasks) // the error that led here says more
 	}()
 	// Threads that still run may make others, and the kernel's list may miss
 	// one while others end: done is when two lists in a row bring nothing new.
@@ -202,7 +206,7 @@ func (t *Tracer) haltAll(ctx context.Context, tasks []*task) error {
 	}
 	for _, k := range tasks {
 		if err := t.settle(k, deadline); gone(err) != nil {
-			return markStuck(err, k)
+			return markStuck(err, tasks) // all had this time
 		}
 	}
 	return nil
@@ -291,9 +295,7 @@ func (t *Tracer) SeizeThreads(pid int, tids []int) error {
 		tasks := make([]*task, 0, len(tids))
 		defer func() {
 			if err != nil {
-				for _, k := range tasks {
-					_ = t.detach(k.tid)
-				}
+				_ = t.letGo(tasks)
 			}
 		}()
 		for _, tid := range tids {

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -250,45 +252,61 @@ func (t *Tracer) Interrupt(tid int) error {
 // about to get a signal gets it; one that was started does not.
 func (t *Tracer) DetachAll() error {
 	return t.Do(func() error {
-		var errs []error
-		for tid := range t.tasks {
-			if err := t.detach(tid); err != nil {
-				errs = append(errs, err)
-			}
-		}
-		return errors.Join(errs...)
+		return t.letGo(slices.Collect(maps.Values(t.tasks)))
 	})
 }
 
 // DetachStopped is DetachAll for those that stand still.
 func (t *Tracer) DetachStopped() error {
 	return t.Do(func() error {
-		var errs []error
-		for tid, k := range t.tasks {
+		var tasks []*task
+		for _, k := range t.tasks {
 			if k.stopped {
-				errs = append(errs, t.detach(tid))
+				tasks = append(tasks, k)
 			}
 		}
-		return errors.Join(errs...)
+		return t.letGo(tasks)
 	})
 }
 
 // Detach stops to trace one task.
 func (t *Tracer) Detach(tid int) error {
-	return t.Do(func() error { return t.detach(tid) })
+	return t.Do(func() error {
+		if k := t.tasks[tid]; k != nil {
+			return t.letGo([]*task{k})
+		}
+		return nil
+	})
 }
 
-func (t *Tracer) detach(tid int) error {
-	k := t.tasks[tid]
-	if k == nil {
-		return nil
-	}
-	if !k.stopped {
-		if err := t.halt(k); err != nil {
-			return gone(err)
+// letGo stops to trace tasks. Those that run have to be stopped for that: all are
+// told before the first is waited for.
+func (t *Tracer) letGo(tasks []*task) error {
+	var errs []error
+	told := make([]*task, 0, len(tasks))
+	for _, k := range tasks {
+		if k.stopped {
+			told = append(told, k)
+		} else if err := t.poke(k); err != nil {
+			errs = append(errs, gone(err))
+		} else {
+			told = append(told, k)
 		}
 	}
-	sig := unix.Signal(0)
+	deadline := t.deadline()
+	for _, k := range told {
+		err := t.stopped(k, deadline)
+		if err == nil {
+			err = t.detach(k)
+		}
+		errs = append(errs, gone(err))
+	}
+	return errors.Join(errs...)
+}
+
+// detach stops to trace a task that stands still.
+func (t *Tracer) detach(k *task) error {
+	tid, sig := k.tid, unix.Signal(0)
 	if k.seized && k.stop.Kind == StopSignal && !k.ours {
 		sig = k.stop.Signal
 	}
@@ -300,21 +318,28 @@ func (t *Tracer) detach(tid int) error {
 		return nil
 	}
 	delete(t.tasks, tid)
-	return gone(taskError("detach", tid, err))
+	return taskError("detach", tid, err)
 }
 
-// halt stops a task that runs. One that was told to stop and waited for in vain is
-// not waited for again: the kernel lets it go when the tracer's thread ends.
+// halt stops a task that runs.
 func (t *Tracer) halt(k *task) error {
 	if err := t.poke(k); err != nil {
 		return err
 	}
-	deadline := t.deadline()
+	return t.stopped(k, t.deadline())
+}
+
+// stopped waits until a task stands still that was told to. One that was waited for in
+// vain is not again: the kernel lets it go when the tracer's thread ends.
+func (t *Tracer) stopped(k *task, deadline time.Time) error {
+	if k.stopped {
+		return nil
+	}
 	if k.stuck {
 		deadline = time.Now()
 	}
 	_, err := t.wait(k.tid, deadline)
-	return markStuck(err, k)
+	return markStuck(err, []*task{k})
 }
 
 // deadline is until when tasks have time to stop that are told so now.
@@ -322,7 +347,7 @@ func (t *Tracer) deadline() time.Time { return time.Now().Add(cmp.Or(t.Patience,
 
 // markStuck notes of tasks that were told to stop that they have not, where err is a
 // *StuckError; it is err.
-func markStuck(err error, tasks ...*task) error {
+func markStuck(err error, tasks []*task) error {
 	var stuck *StuckError
 	if errors.As(err, &stuck) {
 		for _, k := range tasks {

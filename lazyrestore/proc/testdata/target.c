@@ -3,7 +3,7 @@
 // thread that finds a wrong register, or a system call that did not end as it
 // should, says so and ends the program with status 1.
 //
-//     target [lenient] KIND...    KIND: avx sleep futex pipe handler mask pause
+//     target [lenient] KIND...    KIND: avx sleep futex pipe handler mask vfork pause
 //
 // With lenient, a sleep may end with EINTR.
 #define _GNU_SOURCE
@@ -168,6 +168,17 @@ static void masker(int i) {
 	}
 }
 
+// Waits in the kernel, where no signal comes through but one that kills, for a child
+// that ends with it.
+static void waiter(int i) {
+	if (!vfork()) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	bad("vfork", i);
+}
+
 static void *run(void *arg) {
 	char **v = arg;
 	int i = (int)(intptr_t)v[1];
@@ -183,6 +194,8 @@ static void *run(void *arg) {
 		selfsignal(i);
 	else if (!strcmp(v[0], "mask"))
 		masker(i);
+	else if (!strcmp(v[0], "vfork"))
+		waiter(i);
 	else
 		for (;;) {
 			pause();

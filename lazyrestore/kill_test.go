@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -165,7 +164,7 @@ func TestCheckpointWithoutItsPager(t *testing.T) {
 	}
 }
 
-// A checkpoint says no less soon where a thread waits for missing memory in the
+// A checkpoint says no less soon where threads wait for missing memory in the
 // kernel, and cannot be stopped; and does not have one wait without sleep from then on.
 func TestCheckpointOfOneThatCannotStop(t *testing.T) {
 	for _, call := range []string{"process_vm_readv", "write"} {
@@ -184,11 +183,11 @@ func TestCheckpointOfOneThatCannotStop(t *testing.T) {
 			s.ready(2)
 			restorer.kill()
 			s.release()
-			s.await("wait for a page", func() bool { return proc.WaitsForPage(s.pid) })
+			s.await("wait for pages", func() bool { return waiting(s.pid) == 2 })
 			s.refusedSoon(true)
 			s.refusedSoon(false)
-			if !proc.WaitsForPage(s.pid) {
-				t.Error("the thread does not sleep any more")
+			if n := waiting(s.pid); n != 2 {
+				t.Errorf("of the threads %d sleep, want 2", n)
 			}
 			s.interrupt()
 			s.refusedSoon(true)
@@ -196,34 +195,15 @@ func TestCheckpointOfOneThatCannotStop(t *testing.T) {
 	}
 }
 
-// A checkpoint waits for a userfaultfd that somebody has open a moment longer than the
-// pager, and refuses one that stays open.
-func TestCheckpointAwaitsWhatIsLetGo(t *testing.T) {
-	t.Parallel()
-	s := launch(t, startWith{scene: "registered", args: []string{"1"}})
-	at := must(strconv.Atoi(s.says(`(?m)^userfaultfd (\d+)$`)[1]))(t)
-	s.ready(1)
-	pidfd := must(unix.PidfdOpen(s.pid, 0))(t)
-	defer unix.Close(pidfd)
-	held := must(unix.PidfdGetfd(pidfd, at, 0))(t)
-	s.release()
-	s.ready(2)
-	if err := s.refused(false); !contains(err.Error(), "no pager of ours answers") {
-		t.Errorf("refused with %q", err)
-	}
-	closed := make(chan bool)
-	go func() {
-		defer close(closed)
-		defer unix.Close(held)
-		for status, err := proc.ReadStatus(s.pid); err == nil && status.TracerPid == 0; status, err = proc.ReadStatus(s.pid) {
-			runtime.Gosched()
+// waiting is how many threads of a process wait in the kernel for missing memory.
+func waiting(pid int) (n int) {
+	tids, _ := proc.ReadTasks(pid)
+	for _, tid := range tids {
+		if proc.WaitsForPage(tid) {
+			n++
 		}
-	}()
-	s.checkpoint(plainest)
-	<-closed
-	s.restore(filling)
-	s.release()
-	s.well()
+	}
+	return n
 }
 
 // refusedSoon tries a checkpoint that has to be refused soon, for the pager was killed.

@@ -15,7 +15,6 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // Frozen is a process all of whose threads stand still. Release lets it run
@@ -128,21 +127,6 @@ func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
 	// What a restore would not take must not cost the process its life: an
 	// address beyond four-level page tables, say.
 	return f.c.st.validate()
-}
-
-// letGoTime is how long a userfaultfd may be open somewhere whose pager has left.
-const letGoTime = 500 * time.Millisecond
-
-// awaitLetGo waits until no memory is registered of a process whose pager was not killed, and says that nothing
-// is missing: what was forked while it had the userfaultfd open has that too until it execs.
-func (f *Frozen) awaitLetGo(ctx context.Context, owed *Owed) error {
-	for end := time.Now().Add(letGoTime); f.c.registered && len(owed.Missing) == 0 && !owed.Killed && time.Now().Before(end); {
-		thread.Sleep(time.Millisecond)
-		if err := cmp.Or(context.Cause(ctx), f.fromProc()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // mostLooks is how often a process is looked at anew whose mappings its pager joins

@@ -1,7 +1,5 @@
 /* What a process does while its memory is still missing. */
 #include "subject.h"
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 
 static size_t size = 48 << 20; /* of the memory that the scenes share */
 static char *memory;
@@ -310,37 +308,39 @@ static void kernel_copies(int argc, char **argv)
 	all_there("after reading it back");
 }
 
-/* Has the kernel read its missing memory: by process_vm_readv, which waits for it where no
-   signal comes through, or by write, which looks for signals but does not leave for them. */
-static void kernel_waits(int argc, char **argv)
+struct kernel_read {
+	char *from;
+	int to; /* a pipe, or -1 */
+};
+
+static void *kernel_reads(void *arg)
 {
+	struct kernel_read *r = arg;
 	char page[PAGE];
-	int p[2], writes = argc > 1 && strcmp(argv[1], "write") == 0;
-	build(argc, argv);
-	MUST(pipe(p) == 0);
-	for (int i = 0; i < 2; i++) { /* the first has all come that the second needs beside */
-		stop();
-		struct iovec here = {page, PAGE}, there = {memory + i * size / 2, PAGE};
-		if (writes)
-			CHECK(write(p[1], there.iov_base, PAGE) == PAGE);
-		else
-			CHECK(process_vm_readv(getpid(), &here, 1, &there, 1, 0) == PAGE);
-	}
-	all_there("at the end");
+	struct iovec here = {page, PAGE}, there = {r->from, PAGE};
+	if (r->to >= 0)
+		CHECK(write(r->to, r->from, PAGE) == PAGE);
+	else
+		CHECK(process_vm_readv(getpid(), &here, 1, &there, 1, 0) == PAGE);
+	return NULL;
 }
 
-/* Has its memory, all of which is there, registered with a userfaultfd, which it closes at the first stop. */
-static void registered(int argc, char **argv)
+/* Has the kernel read its missing memory, by two threads: by process_vm_readv, which waits for it where
+   no signal comes through, or by write, which looks for signals but does not leave for them. */
+static void kernel_waits(int argc, char **argv)
 {
+	int p[2][2], writes = argc > 1 && strcmp(argv[1], "write") == 0;
 	build(argc, argv);
-	int u = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	struct uffdio_api api = {.api = UFFD_API};
-	struct uffdio_register all = {.range = {(uintptr_t)memory, size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-	MUST(u >= 0 && ioctl(u, UFFDIO_API, &api) == 0 && ioctl(u, UFFDIO_REGISTER, &all) == 0);
-	say("userfaultfd %d", u);
-	stop();
-	close(u);
-	stop();
+	MUST(pipe(p[0]) == 0 && pipe(p[1]) == 0);
+	for (int i = 0; i < 2; i++) { /* the first has all come that the second needs beside */
+		char *from = memory + i * size / 2;
+		struct kernel_read read[] = {{from, writes ? p[0][1] : -1}, {from, writes ? p[1][1] : -1}};
+		pthread_t other;
+		stop();
+		CHECK(pthread_create(&other, NULL, kernel_reads, &read[1]) == 0);
+		kernel_reads(&read[0]);
+		CHECK(pthread_join(other, NULL) == 0);
+	}
 	all_there("at the end");
 }
 
@@ -381,5 +381,5 @@ const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
 	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
 	{"exits", exits}, {"changes", changes}, {"grows", grows}, {"movers", movers},
-	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"registered", registered}, {"forever", forever}, {"works", works}, {NULL, NULL},
+	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

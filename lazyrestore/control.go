@@ -35,7 +35,8 @@ const (
 	askStatus  = "status"
 	askMissing = "missing"
 
-	controlTimeout = 5 * time.Second
+	// controlTimeout is longer than a pager looks at threads at a time, during which it answers nobody (pager's lookTime).
+	controlTimeout = 8 * time.Second
 )
 
 // RunDir is the directory in which pagers keep their sockets and logs:
@@ -127,9 +128,9 @@ func sweepControls(dir, own string) {
 }
 
 // removeSame removes a socket, but not the one that the next pager has made there: an
-// id is free as soon as its process was waited for.
+// id is free as soon as its process was waited for. So is the number of an inode that nobody holds.
 func removeSame(path string, was os.FileInfo) {
-	if is, err := os.Lstat(path); err == nil && os.SameFile(was, is) {
+	if is, err := os.Lstat(path); err == nil && os.SameFile(was, is) && is.ModTime().Equal(was.ModTime()) {
 		_ = os.Remove(path)
 	}
 }

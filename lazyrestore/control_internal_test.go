@@ -53,6 +53,36 @@ func TestSweepControls(t *testing.T) {
 	}
 }
 
+// A socket that is made where another was may get the number of its inode. It stays.
+func TestRemoveSame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "1.sock")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	was, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := was.ModTime().Add(time.Minute)
+	if err := os.Chtimes(path, later, later); err != nil {
+		t.Fatal(err)
+	}
+	if removeSame(path, was); !isFile(path) {
+		t.Error("one that was made later is removed")
+	}
+	if err := os.Chtimes(path, was.ModTime(), was.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	if removeSame(path, was); isFile(path) {
+		t.Error("the same one stays")
+	}
+}
+
+func isFile(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 // A pager that leaves does not take the socket of the next one that has the id.
 func TestControlOfTheNextStays(t *testing.T) {
 	pid := os.Getpid()

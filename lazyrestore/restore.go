@@ -277,6 +277,16 @@ func (r *restorer) endKeeper() error {
 	return k.Close()
 }
 
+// startKeeperFirst starts the keeper before the rebuild where nothing is copied for it: then
+// the pager need not wait for who waits for the process.
+func (r *restorer) startKeeperFirst(opts *native.RebuildOptions) error {
+	if r.st.LazyBytes == 0 || r.opts.DryRun || !pager.KeeperIsThere() {
+		return nil
+	}
+	opts.Meanwhile = nil
+	return r.startKeeper()
+}
+
 func (r *restorer) run(ctx context.Context) (*Process, error) {
 	// While this goroutine reads and plans, another processor has nothing to do.
 	// What waits until the rebuild waits for the process would be in its way:
@@ -306,12 +316,8 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		TimerSlack:   pager.OwnSlack(),
 		Trace:        r.opts.Trace,
 	}
-	if r.st.LazyBytes > 0 && !r.opts.DryRun && pager.KeeperIsThere() {
-		// Nothing is copied for it, and so the pager need not wait for who waits for the process.
-		opts.Meanwhile = nil
-		if err := r.startKeeper(); err != nil {
-			return nil, errors.Join(err, r.endKeeper())
-		}
+	if err := r.startKeeperFirst(&opts); err != nil {
+		return nil, errors.Join(cmp.Or(<-opened, err), r.endKeeper()) // the source is not closed while it is read
 	}
 	r.ready, r.running = make(chan struct{}), make(chan struct{})
 	whole, cancel := context.WithCancelCause(ctx)

@@ -26,11 +26,6 @@ func main() { os.Exit(verb.External(importVerb, os.Args[1:], os.Stdout, os.Stder
 // buildVersion is set by the linker, as lazyrestore's own is.
 var buildVersion = "devel"
 
-const (
-	mostWorkers  = 1024
-	largestChunk = 4 << 20 // several are in memory at once
-)
-
 type importer struct {
 	*verb.Command
 	codec string
@@ -50,7 +45,7 @@ func importVerb(c *verb.Command) *cli.Command {
 			Usage: "The memory that is compressed, checked and fetched as one: a power of two from 4 KiB to 4 MiB",
 		},
 		{
-			Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, mostWorkers),
+			Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, verb.MostWorkers),
 			Usage: "How many chunks are compressed at once; one for each CPU if not given",
 		},
 	}
@@ -90,8 +85,8 @@ func (v *importer) run(args []string) error {
 	if v.opts.Spec, err = chunk.ParseSpec(v.codec); err != nil {
 		return &cli.UsageError{Problem: "--codec " + v.codec, Hint: err.Error()}
 	}
-	if !chunk.ValidSize(v.opts.ChunkSize) || v.opts.ChunkSize > largestChunk {
-		return &cli.UsageError{Problem: "--chunk-size " + strconv.Itoa(v.opts.ChunkSize), Hint: "it is a power of two from 4 KiB to 4 MiB"}
+	if !chunk.ValidSize(v.opts.ChunkSize) || v.opts.ChunkSize > verb.LargestChunk {
+		return &cli.UsageError{Problem: "--chunk-size " + strconv.Itoa(v.opts.ChunkSize), Hint: verb.ChunkSizes}
 	}
 	set, err := imgfile.Open(args[0])
 	if err != nil {

@@ -12,17 +12,14 @@ import (
 	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 )
 
-// largestChunk bounds --chunk-size below what the format takes: several chunks are
-// in memory at once.
 const (
 	defaultImage     = "./lazyrestore-%p"
 	defaultChunkSize = 64 << 10
-	largestChunk     = 4 << 20
-	mostWorkers      = 1024
 )
 
 type checkpointVerb struct {
@@ -54,7 +51,7 @@ func (c *command) checkpoint() *cli.Command {
 			Usage: "The memory that is compressed, checked and fetched as one: a power of two from 4 KiB to 4 MiB",
 		},
 		{
-			Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, mostWorkers),
+			Name: "workers", Arg: "N", Value: cli.Int(&v.opts.Workers, 1, verb.MostWorkers),
 			Usage: "How many chunks are compressed at once; one for each CPU if not given",
 		},
 		{
@@ -96,10 +93,10 @@ func (v *checkpointVerb) run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if !chunk.ValidSize(v.opts.ChunkSize) || v.opts.ChunkSize > largestChunk {
+	if !chunk.ValidSize(v.opts.ChunkSize) || v.opts.ChunkSize > verb.LargestChunk {
 		return &cli.UsageError{
 			Problem: "--chunk-size " + cmp.Or(cli.Size(&v.opts.ChunkSize).String(), "0") + " cannot be had",
-			Hint:    "it is a power of two from 4 KiB to 4 MiB",
+			Hint:    verb.ChunkSizes,
 		}
 	}
 	if v.image == "" {

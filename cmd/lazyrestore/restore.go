@@ -104,7 +104,7 @@ func (v *restoreVerb) flags() []cli.Flag {
 			Name: "pid-ns", Value: cli.Bool(&o.PIDNamespace),
 			Usage: "Give the process a pid namespace of its own, in which it has its old pid, and a /proc of that, so that any number run at once",
 		},
-		{Name: "workers", Arg: "N", Value: cli.Int(&o.Workers, 1, mostWorkers), Usage: "How many chunks are decoded at once; one for each CPU if not given"},
+		{Name: "workers", Arg: "N", Value: cli.Int(&o.Workers, 1, verb.MostWorkers), Usage: "How many chunks are decoded at once; one for each CPU if not given"},
 		{Name: "pidfile", Arg: "FILE", Value: cli.String(&v.pidfile), Operand: cli.OperandFile, Usage: "Write the pid to FILE once the process runs"},
 		{Name: "stats", Arg: "FILE", Value: cli.String(&v.stats), Operand: cli.OperandFile, Usage: "Write the pager's statistics to FILE as JSON, when all memory is there or the process has ended"},
 		{Name: "trace-file", Arg: "FILE", Value: cli.String(&v.trace), Operand: cli.OperandFile, Usage: "Write what the restore did when to FILE, for ui.perfetto.dev or chrome://tracing; at the time of --stats"},

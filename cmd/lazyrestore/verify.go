@@ -29,7 +29,7 @@ func (c *command) verify() *cli.Command {
 	v := &verifyVerb{command: c}
 	flags := append([]cli.Flag{
 		{Name: "image-digest", Arg: "DIGEST", Value: verb.Digest(&v.digest), Usage: "The digest that the image must have, as checkpoint printed it"},
-		{Name: "workers", Arg: "N", Value: cli.Int(&v.workers, 1, mostWorkers), Usage: "How many chunks are checked at once; one for each CPU if not given"},
+		{Name: "workers", Arg: "N", Value: cli.Int(&v.workers, 1, verb.MostWorkers), Usage: "How many chunks are checked at once; one for each CPU if not given"},
 	}, v.remote.tlsFlags()...)
 	return &cli.Command{
 		Name: "verify", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,

@@ -203,7 +203,7 @@ static void changes(int argc, char **argv)
 
 /* Blocks that threads move at the same time, to places of the kernel's choice:
  * often those that another thread's block has just left, or what it had grown by. */
-enum { MOVERS = 4, GROWERS = 2, BLOCKS = 64, GROWN = 2 * BLOCKS, BLOCK = 4 * PAGE, MOVES = 4 };
+enum { MOVERS = 4, GROWERS = 2, BLOCKS = 64, GROWN = 2 * BLOCKS, BLOCK = 4 * PAGE, MOVES = 12 };
 static char *block[MOVERS][BLOCKS];
 
 static void *mover(void *argument)

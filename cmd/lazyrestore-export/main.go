@@ -19,6 +19,9 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
+// treeFile is a file that every set has which can be restored.
+const treeFile = "pstree.img"
+
 func main() { os.Exit(verb.External(exportVerb, os.Args[1:], os.Stdout, os.Stderr)) }
 
 type exporter struct {
@@ -38,7 +41,8 @@ func exportVerb(c *verb.Command) *cli.Command {
 		Long: `Makes the image set that IMAGE was made of, by lazyrestore import or lazyrestore page-server --codec, in the
 			directory SET, which is absent or empty before. IMAGE is a directory, or tcp://HOST:PORT/NAME of a lazyrestore
 			serve. The files are those that CRIU wrote, to the byte, but where the set built on others: it then holds
-			all pages itself.
+			all pages itself. Of a dump that came to a page server IMAGE has the memory alone, also where the other
+			files were copied into its directory: that is said, and they are to be copied into SET too.
 
 			Every byte is checked on the way; on an error nothing is left in SET.`,
 		Flags: append(flags, c.Flags()...),
@@ -70,6 +74,9 @@ func (v *exporter) run(args []string) error {
 	}
 	if err := staging.Commit(); err != nil {
 		return err
+	}
+	if _, ok := im.Manifest().Objects[treeFile]; !ok {
+		v.Logger(v.Stderr).Warn("the image has the memory alone, as it came to a page server: the other images of the dump are to be copied into the set", "without", treeFile)
 	}
 	if v.JSON {
 		return verb.WriteJSON(v.Stdout, map[string]any{"set": args[1], "digest": im.Digest()})

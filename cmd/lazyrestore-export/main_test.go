@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
@@ -18,8 +20,8 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
-// made makes a set and an image of it.
-func made(t *testing.T) (set, img, digest string) {
+// made makes a set, with the files of a dump that are not memory if it is whole, and an image of it.
+func made(t *testing.T, whole bool) (set, img, digest string) {
 	t.Helper()
 	top := t.TempDir()
 	set, img = filepath.Join(top, "set"), filepath.Join(top, "image")
@@ -54,6 +56,18 @@ func made(t *testing.T) (set, img, digest string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if whole {
+		o, err := iw.Object("pstree.img")
+		if err == nil {
+			_, err = o.Write([]byte("the tree"))
+		}
+		if err == nil {
+			err = errors.Join(o.Close(), os.WriteFile(d.File("pstree.img"), []byte("the tree"), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	res, err := iw.Finish(context.Background(), m)
 	if err != nil {
 		t.Fatal(err)
@@ -72,14 +86,17 @@ func run(args ...string) (code int, out, errs string) {
 }
 
 func TestExport(t *testing.T) {
-	set, img, digest := made(t)
+	set, img, digest := made(t, true)
 	back := filepath.Join(t.TempDir(), "back")
 	code, out, errs := run("--json", "--image-digest", digest, img, back)
 	var said struct{ Set, Digest string }
 	if err := json.Unmarshal([]byte(out), &said); code != verb.Done || err != nil || said.Digest != digest || said.Set != back {
 		t.Fatalf("exit code %d, %v: %s%s", code, err, out, errs)
 	}
-	for _, name := range []string{"pagemap-7.img", "pages-1.img"} {
+	if errs != "" {
+		t.Errorf("it says %s", errs)
+	}
+	for _, name := range []string{"pagemap-7.img", "pages-1.img", "pstree.img"} {
 		want, err := os.ReadFile(filepath.Join(set, name))
 		if err != nil {
 			t.Fatal(err)
@@ -90,9 +107,22 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// An image that a page server made has the memory alone, whatever was copied beside it: that
+// is said.
+func TestExportOfMemoryAlone(t *testing.T) {
+	_, img, _ := made(t, false)
+	if err := os.WriteFile(filepath.Join(img, "pstree.img"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errs := run(img, filepath.Join(t.TempDir(), "back"))
+	if code != verb.Done || !strings.Contains(errs, "without=pstree.img") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
 func TestExportFails(t *testing.T) {
-	_, img, _ := made(t)
-	_, damaged, _ := made(t)
+	_, img, _ := made(t, false)
+	_, damaged, _ := made(t, false)
 	frames := filepath.Join(damaged, "pages.zst")
 	b, err := os.ReadFile(frames)
 	if err != nil {

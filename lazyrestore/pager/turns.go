@@ -11,15 +11,17 @@ import (
 
 // breath is how long the reader runs without letting Go run something else. Go
 // takes its processor (the P) from who has run for 10 ms, and from who is in a
-// system call then, for which it looks each 100 µs. A goroutine that has a thread
+// system call then. A goroutine that has a thread
 // to itself gets it back by way of two other threads, each of which has to be
 // woken, and all the while a fault may wait. So the system calls by which the
 // reader serves faults are made without a word to Go, and now and then it queues
 // up by itself, where nobody else does.
 const breath = int64(9 * time.Millisecond)
 
-// retakeTime is how soon that is, at the earliest to be counted on.
-const retakeTime = int64(100 * time.Microsecond)
+// retakeTime is how long a system call has to last for Go to have taken the P
+// from it for certain: as long as others are idle it leaves it for 10 ms, and
+// does not count it as a turn of anybody else.
+const retakeTime = int64(10 * time.Millisecond)
 
 // turns see to it that the reader's thread runs when somebody waits for it, and
 // others when they have something better to do. Their thread is locked.

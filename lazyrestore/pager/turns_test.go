@@ -82,7 +82,7 @@ func TestTurnsGive(t *testing.T) {
 	}
 }
 
-// A sleep lets Go run something else, a rest that is over at once does not.
+// A long sleep lets Go run something else, a short one does not, nor a rest that is over at once.
 func TestTurnsSlept(t *testing.T) {
 	kick, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -93,21 +93,28 @@ func TestTurnsSlept(t *testing.T) {
 	se.spaces.Store(new([]*space))
 	r := &reader{worker: worker{session: se}}
 	const never = -1
-	for try := 1; ; try++ {
-		r.turns.breathed = never
-		se.nudge()
-		if err := r.rest(); err != nil {
-			t.Fatal(err)
-		}
-		if r.turns.breathed == never {
-			break
-		}
-		if try == 100 { // one may be held up by another program
-			t.Fatal("it counts as a sleep where there was something to do")
+	short := func(parked int, before func()) {
+		t.Helper()
+		r.parked = make([]fault, parked) // then it is for a millisecond
+		for try := 1; ; try++ {
+			r.turns.breathed = never
+			before()
+			if err := r.rest(); err != nil {
+				t.Fatal(err)
+			}
+			if r.turns.breathed == never {
+				return
+			}
+			if try == 100 { // one may be held up by another program
+				t.Fatalf("with %d parked it counts as a long sleep", parked)
+			}
 		}
 	}
-	r.parked = make([]fault, 1) // for a millisecond
-	if err := r.rest(); err != nil || r.turns.breathed < int64(time.Millisecond) {
+	short(0, se.nudge)
+	short(1, func() {})
+	r.parked = nil
+	time.AfterFunc(time.Duration(2*retakeTime), se.nudge)
+	if err := r.rest(); err != nil || r.turns.breathed < retakeTime {
 		t.Errorf("there was nothing to do: %v, breathed at %d", err, r.turns.breathed)
 	}
 }

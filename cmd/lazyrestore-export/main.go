@@ -76,7 +76,7 @@ func (v *exporter) run(args []string) error {
 		return err
 	}
 	if _, ok := im.Manifest().Objects[treeFile]; !ok {
-		v.Logger(v.Stderr).Warn("the image has the memory alone, as it came to a page server: the other images of the dump are to be copied into the set", "without", treeFile)
+		v.Logger(v.Stderr).Warn("the image has the memory alone: the other images of the dump are to be copied into the set", "without", treeFile)
 	}
 	if v.JSON {
 		return verb.WriteJSON(v.Stdout, map[string]any{"set": args[1], "digest": im.Digest()})

@@ -44,14 +44,15 @@ func disown(u *uffd.FD, pid int, known *page.Set) error {
 func persist(limit time.Duration, step func() (some, over bool, err error)) error {
 	for last := time.Now(); ; {
 		some, over, err := step()
+		late := time.Since(last) > limit
 		switch {
 		case over, err != nil && !noRoom(err):
 			return err
 		case some:
 			last = time.Now()
-		case time.Since(last) > limit && err != nil:
+		case late && err != nil:
 			return err
-		case time.Since(last) > limit:
+		case late:
 			return errUnsure
 		}
 		thread.Sleep(gatePause)

@@ -19,8 +19,8 @@ import (
 const breath = int64(9 * time.Millisecond)
 
 // retakeTime is how long a system call has to last for Go to have taken the P
-// from it for certain: as long as others are idle it leaves it for 10 ms, and
-// does not count it as a turn of anybody else.
+// from it, mostly: as long as others are idle it leaves it for 10 ms, and does
+// not count it as a turn of anybody else.
 const retakeTime = int64(10 * time.Millisecond)
 
 // turns see to it that the reader's thread runs when somebody waits for it, and

@@ -122,6 +122,7 @@ func TestTurnsSlept(t *testing.T) {
 // The reader stands back once for a fault, where the thread whose it was waits for its processor, and goes on
 // with what is due, or with the next event.
 func TestStandBack(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))) // it computes while we look
 	events, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)

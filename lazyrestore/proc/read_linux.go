@@ -138,6 +138,9 @@ func WriteTimerSlack(tid int, ns uint64) error {
 		_, err = unix.Write(fd, strconv.AppendUint(nil, ns, 10))
 		unix.Close(fd)
 	}
+	if err != nil && goneError(err) && !exists(tid) {
+		err = ErrNoProcess
+	}
 	if err != nil {
 		return fmt.Errorf("set the timer slack of thread %d: %w", tid, err)
 	}

@@ -280,13 +280,13 @@ func (t *Tracer) Detach(tid int) error {
 }
 
 // letGo stops to trace tasks. Those that run have to be stopped for that: all are
-// told before the first is waited for.
+// told before the first is waited for, and those that have stopped go on by then.
 func (t *Tracer) letGo(tasks []*task) error {
 	var errs []error
-	told := make([]*task, 0, len(tasks))
+	var still, told []*task
 	for _, k := range tasks {
 		if k.stopped {
-			told = append(told, k)
+			still = append(still, k)
 		} else if err := t.poke(k); err != nil {
 			errs = append(errs, gone(err))
 		} else {
@@ -294,6 +294,9 @@ func (t *Tracer) letGo(tasks []*task) error {
 		}
 	}
 	deadline := t.deadline()
+	for _, k := range still { // who has stopped does not stand still for the others
+		errs = append(errs, gone(t.detach(k)))
+	}
 	for _, k := range told {
 		err := t.stopped(k, deadline)
 		if err == nil {

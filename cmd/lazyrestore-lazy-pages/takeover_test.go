@@ -31,16 +31,16 @@ func (tr *tree) complete(t *testing.T, d *daemon) {
 	d.wait(t)
 }
 
-// The keeper of a daemon that was killed before it had written down its first task is
-// ended once another daemon has all that it held.
-func TestKeeperOfNoTaskIsEnded(t *testing.T) {
-	tr := plant(t, 2)
+// startDying starts a daemon that takes over, says that it is ready, and is killed when it
+// says message in its log.
+func (tr *tree) startDying(t *testing.T, message string) *exec.Cmd {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe, tr.images)
-	cmd.Env = append(os.Environ(), dieEnv+"=task")
+	cmd.Env = append(os.Environ(), dieEnv+"="+message)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -51,6 +51,14 @@ func TestKeeperOfNoTaskIsEnded(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatalf("the daemon says %q, %v", line, err)
 	}
+	return cmd
+}
+
+// The keeper of a daemon that was killed before it had written down its first task is
+// ended once another daemon has all that it held.
+func TestKeeperOfNoTaskIsEnded(t *testing.T) {
+	tr := plant(t, 2)
+	cmd := tr.startDying(t, "task")
 	tr.connect(t)
 	tr.send(t, 0)
 	_ = cmd.Wait()
@@ -113,22 +121,7 @@ func TestResumeWhatIsDone(t *testing.T) {
 			tr.say(t, 0x52535446)
 			tr.awaitState(t, `"connection":-1`)
 			d.kill(t)
-			exe, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(exe, tr.images)
-			cmd.Env = append(os.Environ(), dieEnv+"=let go")
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-				t.Fatalf("the daemon says %q, %v", line, err)
-			}
+			cmd := tr.startDying(t, "let go")
 			if ends {
 				tr.tasks[0].Kill()
 			} else {

@@ -53,18 +53,28 @@ func (p *program) hand(t *table, last bool) error {
 	if last {
 		proc.PutEnd(p.buf[c.end:])
 	} else {
-		// EAGAIN: the next has been handed over.
-		wait := proc.Call{NR: unix.SYS_FUTEX | proc.MayFail, Args: [6]uint64{p.base + givenOffset, futexWait, uint64(p.given + 1)}}
-		proc.PutCall(p.buf[c.end-proc.CallSize:], &wait)
-	}
-	from := firstTable
-	if before >= 0 {
-		from = t.portions[before].end
+		p.putWait(c)
 	}
 	jump := proc.Jump(p.base, c.addr)
-	proc.PutCall(p.buf[from:], &jump)
+	if before < 0 {
+		proc.PutCall(p.buf[firstTable:], &jump)
+	} else {
+		p.redirect(t.portions[before].end, c.addr)
+	}
 	p.given++
 	return p.set(givenOffset, p.given)
+}
+
+// putWait puts the end of a portion that is not the last: the process waits until
+// more portions are given than this one, and looks again whenever it wakes. The
+// call that wakes it may come so late that it has run all that it was woken for,
+// and waits for the next.
+func (p *program) putWait(c *portion) {
+	at := c.end - proc.CallSize
+	wait := proc.Call{NR: unix.SYS_FUTEX | proc.MayFail, Args: [6]uint64{p.base + givenOffset, futexWait, uint64(p.given + 1)}}
+	proc.PutCall(p.buf[at:], &wait) // EAGAIN: the next has been handed over
+	again := proc.Jump(p.base, p.base+uint64(at))
+	proc.PutCall(p.buf[c.end:], &again)
 }
 
 // append puts the steps of t that are not there yet into the program, with room

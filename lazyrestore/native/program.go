@@ -176,7 +176,7 @@ func (e *StepError) Error() string {
 	case unix.EBADE:
 		return fmt.Sprintf("%s: returned %#x instead of %#x", e.Step, e.Got, e.Want)
 	case unix.ECANCELED:
-		return e.Step + ": the process ended before it"
+		return e.Step + ": the process did not come to it"
 	}
 	return fmt.Sprintf("%s: %v", e.Step, e.Errno)
 }

@@ -22,6 +22,12 @@ func (p *program) result(t *table, i int) (ret int64, done bool) {
 	return ret, ret != proc.NotRun
 }
 
+// redirect has the jump at off lead to a table at addr. The process may be reading
+// it.
+func (p *program) redirect(off int, addr uint64) {
+	(*atomic.Uint64)(unsafe.Pointer(&p.buf[off+proc.JumpTable])).Store(addr)
+}
+
 // open lets the process go on, that waits at the word at off in the first page
 // or will come to it.
 func (p *program) open(off int) error { return p.set(off, 1) }

@@ -43,6 +43,9 @@ func Jump(code, table uint64) Call {
 	return Call{NR: jumpCall, Args: [6]uint64{code, table}}
 }
 
+// JumpTable is where the address of the table lies in the entry of a Jump.
+const JumpTable = 16
+
 // TableSize is how many bytes EncodeTable makes of n calls.
 func TableSize(n int) int { return (n + 1) * CallSize }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,5 +186,28 @@ func TestLastPageByFault(t *testing.T) {
 	}
 	if least > tick/2 {
 		t.Errorf("the pager leaves after %v, with the look that it takes each %v", least, tick)
+	}
+}
+
+// That the process has ended is noticed at once, though a worker has stepped aside for faults and the
+// reader does not sleep for as long as it else might.
+func TestEndIsNoticedWhileSomebodyIsAside(t *testing.T) {
+	cmd := exec.Command("/bin/true")
+	pidfd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	se := fakeSession(t, 4, plainSource)
+	se.target.PidFD = pidfd
+	se.aside.Store(1)
+	r := &reader{worker: *se.newWorker("reader"), probed: int64(time.Hour)}
+	defer r.close()
+	if err := r.rest(); err != nil || !r.pidGone || r.kicks.Load() == 0 {
+		t.Errorf("%v; gone %v, looked %d times who has ended", err, r.pidGone, r.kicks.Load())
 	}
 }

@@ -78,12 +78,10 @@ func (r *reader) rest() error {
 		var count [8]byte
 		_, _ = unix.Read(r.kickFD, count[:])
 	}
-	if len(fds) > len(spaces)+1 && fds[len(fds)-1].Revents != 0 {
-		r.pidGone = true
-		n = 0 // look at once
-	}
+	gone := len(fds) > len(spaces)+1 && fds[len(fds)-1].Revents != 0
+	r.pidGone = r.pidGone || gone
 	// Where something is always to be done, too: whoever has ended still has a descriptor here.
-	if now := r.now(); n == 0 && timeout == tick || now-r.probed > int64(tick) {
+	if now := r.now(); gone || n == 0 && timeout == tick || now-r.probed > int64(tick) {
 		r.probed = now
 		r.probe()
 	}

@@ -211,3 +211,41 @@ func TestEndIsNoticedWhileSomebodyIsAside(t *testing.T) {
 		t.Errorf("%v; gone %v, looked %d times who has ended", err, r.pidGone, r.kicks.Load())
 	}
 }
+
+// That nothing is missing any more is said before the last process that lives is let go of, though children that
+// have ended are still in the books: a keeper has nobody to wait for then.
+func TestLastOfThoseThatLive(t *testing.T) {
+	uffdtest.Need(t, "uffd")
+	se := fakeSession(t, 4, plainSource)
+	w := &world{}
+	var list []*space
+	var children []*uffdtest.Child
+	for range 3 {
+		c := uffdtest.Start(t, uffdtest.Options{Pages: 4, Features: events})
+		l, err := newLayout([]page.Mapping{{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: testBase, PageSize: page.Size}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, newSpace(se.pages, w.add(c.FD.Fd(), c.Pid, l), c.FD, c.FD, nil))
+		children = append(children, c)
+	}
+	se.spaces.Store(&list)
+	j, err := newJournal(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	said := 0
+	se.last = func() { said++ }
+	se.released = func(*space, bool) {}
+	r := &reader{worker: *se.newWorker("reader"), world: w, journal: j}
+	defer r.close()
+	if err := r.release(list[0], true); err != nil || said > 0 {
+		t.Fatalf("%v; said %d times while others live", err, said)
+	}
+	children[1].Kill()
+	until(t, "a process that was killed lives", func() bool { return hasEnded(children[1].FD) })
+	if err := r.release(list[2], true); err != nil || said != 1 || !list[1].ended.Load() {
+		t.Errorf("%v; said %d times, and that the other has ended is noted: %v", err, said, list[1].ended.Load())
+	}
+}

@@ -68,7 +68,7 @@ type Options struct {
 	// answers faults, and leaves the processors to who builds the process.
 	Runs   <-chan struct{}
 	Logger *slog.Logger // discards if nil
-	// Done, if not nil, is called before the last process is let go, unless pages were given up: from
+	// Done, if not nil, is called once, before the last process that lives is let go, unless pages were given up: from
 	// then on nothing is missing, also if this process is killed before Serve returns.
 	Done func()
 
@@ -314,8 +314,10 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, se.kick)
 	var wg sync.WaitGroup
+	said := false
 	se.last = func() {
-		if p.opts.Done != nil && p.lost.err() == nil && !p.holdsUnserved() {
+		if !said && p.opts.Done != nil && p.lost.err() == nil && !p.holdsUnserved() {
+			said = true
 			p.opts.Done()
 		}
 	}

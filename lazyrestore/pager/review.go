@@ -157,13 +157,28 @@ func (r *reader) giveBack() {
 	}
 }
 
+// outlives reports whether no process but that of s lives: what else is in the books only waits to be let go of.
+func (r *reader) outlives(s *space) bool {
+	for _, o := range *r.spaces.Load() {
+		switch {
+		case o == s, o.ended.Load():
+		case !hasEnded(o.u):
+			return false
+		default:
+			o.ended.Store(true)
+			r.kicks.Add(1)
+		}
+	}
+	return true
+}
+
 // release lets go of s, whose pages are all resident, or whose process is
 // gone: the uffd is closed, which makes all of its memory ordinary memory again. One range after another would
 // for a moment part a mapping that has grown in two, which nothing tells, and the process could not mremap it. So only
 // where somebody else may have the uffd open that is done before.
 func (r *reader) release(s *space, resident bool) error {
 	r.watch.begin()
-	if len(*r.spaces.Load()) == 1 && !r.gathering.Load() {
+	if !r.gathering.Load() && r.outlives(s) {
 		r.last()
 	}
 	r.gate.shut()

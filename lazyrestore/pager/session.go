@@ -26,7 +26,7 @@ type session struct {
 	lost   *lostErrors
 
 	background bool                          // there are background workers
-	last       func()                        // called by the reader before it lets the last space go
+	last       func()                        // called by the reader before it lets the last process go, and those that have ended
 	released   func(s *space, resident bool) // called by the reader when it has let a space go
 
 	gate      gate

@@ -216,7 +216,7 @@ func (s *Staging) Abort() error {
 	}
 	s.done = true
 	if err := errors.Join(s.remove(), unix.Close(s.dir), unix.Close(s.parent)); err != nil {
-		return fmt.Errorf("remove %s: %w", filepath.Join(filepath.Dir(s.path), s.tmp), err)
+		return fmt.Errorf("give up image %s: %w", s.path, err)
 	}
 	return nil
 }

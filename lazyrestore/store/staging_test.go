@@ -155,6 +155,28 @@ func TestAbort(t *testing.T) {
 	wantNames(t, dir)
 }
 
+// What cannot be removed is told of once, however many files it is.
+func TestAbortStuck(t *testing.T) {
+	dir := t.TempDir()
+	s, err := store.CreateDir(filepath.Join(dir, "img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp, err := filepath.Glob(filepath.Join(dir, ".img.tmp-*"))
+	if err != nil || len(tmp) != 1 {
+		t.Fatal(tmp, err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		if err := os.Mkdir(filepath.Join(tmp[0], name), 0o700); err != nil { // to be removed by another call
+			t.Fatal(err)
+		}
+	}
+	err = s.Abort()
+	if err == nil || strings.Count(err.Error(), "is a directory") != 1 || !strings.Contains(err.Error(), filepath.Base(tmp[0])) {
+		t.Errorf("Abort: %v", err)
+	}
+}
+
 // An object that nobody has closed may be half written.
 func TestCommitUnclosed(t *testing.T) {
 	dir := t.TempDir()

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -82,7 +84,8 @@ func removeIfStale(parent int, name string) {
 	}
 }
 
-// removeDir removes a directory and the files in it; fd is the directory.
+// removeDir removes a directory and the files in it; fd is the directory. The error is of
+// the first file that stays: on a disk that takes no more it is the same of all of them.
 func removeDir(parent int, name string, fd int) error {
 	again, err := openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -91,9 +94,13 @@ func removeDir(parent int, name string, fd int) error {
 	dir := os.NewFile(uintptr(again), name)
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
-	errs := []error{err}
 	for _, n := range names {
-		errs = append(errs, unix.Unlinkat(fd, n, 0))
+		if e := unix.Unlinkat(fd, n, 0); e != nil && err == nil {
+			err = &fs.PathError{Op: "remove", Path: filepath.Join(name, n), Err: e}
+		}
 	}
-	return errors.Join(append(errs, unix.Unlinkat(parent, name, unix.AT_REMOVEDIR))...)
+	if e := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR); e != nil && err == nil {
+		err = &fs.PathError{Op: "remove", Path: name, Err: e}
+	}
+	return err
 }

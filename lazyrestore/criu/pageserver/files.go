@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,8 @@ type Files struct {
 	w     *imgfile.MemoryWriter
 	names []string // of complete files
 	next  uint32
+
+	placed []string // what place has put into the directory of the set
 }
 
 // NewFiles starts an image set in the directory dir, which has to exist. If
@@ -176,11 +179,20 @@ func (f *Files) end() error {
 	return errors.Join(w.Sync(), w.Close())
 }
 
-// Commit is Target's.
+// Commit is Target's. After an error nothing of the dump is left in the directory.
 func (f *Files) Commit(context.Context) error {
 	if err := f.end(); err != nil {
 		return err
 	}
+	if err := f.place(); err != nil {
+		return errors.Join(err, f.retract())
+	}
+	f.Abort() // nothing is left in it
+	return nil
+}
+
+// place puts the complete files into the directory.
+func (f *Files) place() error {
 	if err := f.clear(); err != nil {
 		return err
 	}
@@ -188,20 +200,29 @@ func (f *Files) Commit(context.Context) error {
 		if err := os.Rename(f.stage.File(name), f.dir.File(name)); err != nil {
 			return err
 		}
+		f.placed = append(f.placed, name)
 	}
 	if f.link != "" {
 		if err := f.dir.LinkParent(f.link); err != nil {
 			return err
 		}
+		f.placed = append(f.placed, imgfile.ParentLink)
 	}
 	d, err := os.Open(f.dir.Path())
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return err
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// retract takes back what place has done, a pagemap before its pages. On a disk that
+// takes no more all of it fails for the one reason.
+func (f *Files) retract() error {
+	for _, name := range slices.Backward(f.placed) {
+		if err := os.Remove(f.dir.File(name)); err != nil {
+			return err
+		}
 	}
-	f.Abort() // nothing is left in it
 	return nil
 }
 

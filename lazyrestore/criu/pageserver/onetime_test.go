@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,10 +52,11 @@ func TestServeSetOfOneTime(t *testing.T) {
 }
 
 // Whoever is killed while a set takes the place of another one leaves no pagemap of that
-// with pages of this, nor does one stay of a task that is in that alone.
+// with pages of this, nor does one stay of a task that is in that alone. Where it fails,
+// nothing is left.
 func TestReplacedSetIsOfOneTime(t *testing.T) {
 	dir := t.TempDir()
-	receive := func(tasks int) error {
+	receive := func(tasks int, commit func(*Files) error) error {
 		f, err := NewFiles(dir, "")
 		if err != nil {
 			t.Fatal(err)
@@ -69,8 +71,10 @@ func TestReplacedSetIsOfOneTime(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		return f.Commit(t.Context())
+		return commit(f)
 	}
+	whole := func(f *Files) error { return f.Commit(t.Context()) }
+	killed := func(f *Files) error { return errors.Join(f.end(), f.place()) }
 	has := func(want ...uint64) {
 		t.Helper()
 		d, err := imgfile.Open(dir)
@@ -89,7 +93,7 @@ func TestReplacedSetIsOfOneTime(t *testing.T) {
 			t.Errorf("pagemaps of %v are there, want %v", got, want)
 		}
 	}
-	if err := receive(3); err != nil {
+	if err := receive(3, whole); err != nil {
 		t.Fatal(err)
 	}
 	has(1, 2, 3)
@@ -97,20 +101,27 @@ func TestReplacedSetIsOfOneTime(t *testing.T) {
 	if err := errors.Join(os.Remove(inTheWay), os.Mkdir(inTheWay, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(3); err == nil {
+	if err := receive(3, killed); err == nil {
 		t.Fatal("no error")
 	}
 	has(1)
+	if err := receive(3, whole); err == nil {
+		t.Fatal("no error")
+	}
+	has()
+	if _, err := os.Stat(filepath.Join(dir, imgfile.PagesName(firstPagesID))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("pages of a dump that failed: %v", err)
+	}
 	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(3); err != nil {
+	if err := receive(3, whole); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(filepath.Join(dir, imgfile.OfTask(1).File()), filepath.Join(dir, imgfile.OfTask(9).File())); err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(1); err != nil {
+	if err := receive(1, whole); err != nil {
 		t.Fatal(err)
 	}
 	has(1, 2, 3)

@@ -152,10 +152,10 @@ func (k *conn) write(b []byte) {
 // what is not answered back to the lane.
 func (k *conn) read() {
 	err := k.messages()
-	_ = k.c.Close()
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("the server has closed the connection: %w", err)
 	}
+	k.close(err) // or who writes meanwhile would say that it is closed
 	k.lane.lost(k, err)
 	close(k.gone)
 }

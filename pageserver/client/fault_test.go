@@ -298,6 +298,7 @@ func TestImpostors(t *testing.T) {
 		{"nobody knows", [][]byte{serverHello(0), opened(pages), (&wire.Error{Code: 999, Text: "?"}).Append(nil, 2)}, true, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			bad := impostor(t, func(conn net.Conn) {
 				_, _ = conn.Write(bytes.Join(tt.says, nil))
 				if tt.stays {
@@ -306,7 +307,15 @@ func TestImpostors(t *testing.T) {
 					_, _ = conn.Read(make([]byte, 4096))
 				}
 			})
-			opts := client.Options{Timeout: 200 * time.Millisecond, Logger: testLog(t)}
+			const long = 20 * time.Second
+			silent := errors.Is(tt.want, client.ErrSilent)
+			opts := client.Options{Timeout: long, Logger: testLog(t)}
+			switch {
+			case silent:
+				opts.Timeout = time.Second // also the good server's
+			case tt.want == nil:
+				opts.Timeout = 200 * time.Millisecond // in the end it may be silent
+			}
 			c, err := client.Open(t.Context(), address("img", bad), opts)
 			if err == nil {
 				err = c.ReadRange(t.Context(), "pages.lz4", make([]byte, 1000), 0, image.Demand)
@@ -322,7 +331,10 @@ func TestImpostors(t *testing.T) {
 				t.Error("the error does not name the server")
 			}
 			// The impostors that get as far as OPENED have another image.
-			c = open(t, address("img", bad, good.addr), client.Options{Timeout: 200 * time.Millisecond, Digest: digestOf(t, root)})
+			if opts.Digest = digestOf(t, root); !silent {
+				opts.Timeout = long
+			}
+			c = open(t, address("img", bad, good.addr), opts)
 			readAll(t, c, "pages.lz4", want)
 			if err := c.Close(); err != nil {
 				t.Error(err)
@@ -364,7 +376,7 @@ func TestServerThatLeavesInSilence(t *testing.T) {
 		_, _ = io.Copy(io.Discard, conn)
 	})
 	t.Run("lost", func(t *testing.T) {
-		c := open(t, address("img", bad, good.addr), client.Options{Timeout: 200 * time.Millisecond, Logger: testLog(t)})
+		c := open(t, address("img", bad, good.addr), client.Options{Timeout: time.Second, Logger: testLog(t)})
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		p := make([]byte, 1000)

@@ -50,6 +50,9 @@ func TestPromptReadEndsInAFlood(t *testing.T) {
 			if err := unix.SetNonblock(sp[0], true); err != nil {
 				t.Fatal(err)
 			}
+			if !readable(sp[0], 10*time.Second) {
+				t.Fatal("the flood does not come")
+			}
 			x := &prompt{fd: sp[0]}
 			done := make(chan error, 1)
 			go func() { done <- x.read("pages.lz4", make([]byte, 1000), 0, time.Now().Add(time.Millisecond)) }()

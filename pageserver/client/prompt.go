@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,7 @@ type prompt struct {
 	passed []byte // where that goes
 	late   int    // replies in a row that were
 	until  time.Time
+	within time.Duration // instead of soon; 0: soon
 }
 
 var _ image.Prompt = (*Client)(nil)
@@ -109,7 +111,7 @@ func (c *Client) ReadSoon(object string, p []byte, off int64) (bool, error) {
 // read asks for a range, now, and looks for the reply until it is too late. p is
 // not written to any more when it returns.
 func (x *prompt) read(object string, p []byte, off int64, now time.Time) error {
-	deadline := now.Add(soon)
+	deadline := now.Add(cmp.Or(x.within, soon))
 	look := now
 	if x.looks() && min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) > 1 {
 		look = now.Add(lookTime)

@@ -5,6 +5,14 @@ import (
 	"time"
 )
 
+// PromptWithin has replies of ReadSoon waited for so long, for the tests of the client
+// from outside: how soon they come is the machine's matter.
+func (c *Client) PromptWithin(d time.Duration) {
+	c.prompt.busy.Lock()
+	defer c.prompt.busy.Unlock()
+	c.prompt.within = d
+}
+
 // Who has slept for replies looks again, soon where they are quick and seldom
 // where they are not.
 func TestPromptLooksAgain(t *testing.T) {

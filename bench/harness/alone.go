@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/lazypages"
 )
 
 // CRIU lets go of what it has restored by hardware breakpoints, which are
@@ -96,10 +97,7 @@ func (f *aloneFigure) again(ctx context.Context, subject Subject, img *image) (f
 		return 0, err
 	}
 	began := time.Now()
-	counter, err := unix.PerfEventOpen(&unix.PerfEventAttr{
-		Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_DUMMY, Size: unix.PERF_ATTR_SIZE_VER0,
-		Bits: unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
-	}, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	counter, err := lazypages.OpenCounter(0)
 	if err == nil { // else CRIU can have no breakpoint either, and does without
 		f.first.add(float64(time.Since(began).Nanoseconds()))
 		defer unix.Close(counter)

@@ -3,11 +3,15 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/lazypages"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -15,14 +19,7 @@ import (
 // the breakpoints of criu restore are not the first.
 func TestCounterUntilTheTreeIsBuilt(t *testing.T) {
 	tr := plant(t, 1)
-	uffdtest.NeedFunc(t, "perf_event_open", func() error {
-		attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_DUMMY, Size: unix.PERF_ATTR_SIZE_VER0}
-		fd, err := unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
-		if err != nil {
-			return err
-		}
-		return unix.Close(fd)
-	})
+	needCounter(t)
 	d := start(t, tr.images, "--background", "none")
 	d.awaitCounters(t, 1)
 	tr.connect(t)
@@ -49,17 +46,58 @@ func (d *daemon) awaitCounters(t *testing.T, want int) {
 }
 
 // counters is how many performance counters the daemon has.
-func (d *daemon) counters(t *testing.T) (n int) {
+func (d *daemon) counters(t *testing.T) int {
 	t.Helper()
-	dir := fmt.Sprintf("/proc/%d/fd/", d.cmd.Process.Pid)
-	entries, err := os.ReadDir(dir)
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", d.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		if to, err := os.Readlink(dir + e.Name()); err == nil && to == "anon_inode:[perf_event]" {
-			n++
+	return strings.Count(string(maps), "anon_inode:[perf_event]")
+}
+
+func needCounter(t *testing.T) {
+	t.Helper()
+	uffdtest.NeedFunc(t, "perf_event_open", func() error {
+		fd, err := lazypages.OpenCounter(0)
+		if err != nil {
+			return err
 		}
+		return unix.Close(fd)
+	})
+}
+
+// The counter goes with a daemon that is killed, and is not its keeper's.
+func TestCounterGoesWithTheDaemon(t *testing.T) {
+	tr := plant(t, 2)
+	needCounter(t)
+	d := start(t, tr.images, "--background", "none")
+	d.awaitCounters(t, 1)
+	tr.connect(t)
+	tr.send(t, 0)
+	tr.awaitFirst(t)
+	d.kill(t)
+	b, err := os.ReadFile(filepath.Join(tr.images, lazypages.StateName))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return n
+	m := regexp.MustCompile(`"keepers":\[{"pid":(\d+),`).FindStringSubmatch(string(b))
+	if m == nil {
+		t.Fatalf("state: %s", b)
+	}
+	maps, err := os.ReadFile("/proc/" + m[1] + "/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := filepath.Glob("/proc/" + m[1] + "/fd/*")
+	if err != nil || len(held) == 0 {
+		t.Fatalf("the keeper has %v, %v", held, err)
+	}
+	for _, fd := range held {
+		to, _ := os.Readlink(fd)
+		maps = append(maps, to...)
+	}
+	if strings.Contains(string(maps), "[perf_event]") {
+		t.Error("the keeper has the counter of the daemon that was killed")
+	}
+	tr.complete(t, start(t, tr.images, "--resume"))
 }

@@ -1,6 +1,15 @@
 package lazypages
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// counterTime is how long there is a counter at most: as long as there is one the kernel looks at each change from
+// task to task.
+const counterTime = time.Minute
 
 // A counter is an event of the kernel's performance counters that belongs to a
 // task, which counts nothing. As long as there is one criu restore need not wait:
@@ -10,34 +19,54 @@ import "golang.org/x/sys/unix"
 // second after the last one has gone, which a task keeps until it ends, it changes
 // it back.
 // (perf_event_alloc; account_event in kernel/events/core.c.)
+//
+// It is a mapping, without a descriptor, which the keeper would have too: so it
+// goes with the daemon.
 type counter struct {
-	opened chan int // the descriptor, -1 if there is none to be had; closed behind it
+	mapped chan []byte // a page of it, nil if there is none to be had; closed behind it
+	limit  *time.Timer
+}
+
+// OpenCounter opens such an event of the process pid, 0: of the calling thread. It asks for no more
+// rights than need be.
+func OpenCounter(pid int) (fd int, err error) {
+	attr := unix.PerfEventAttr{
+		Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_DUMMY, Size: unix.PERF_ATTR_SIZE_VER0,
+		Bits: unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
+	}
+	fd, err = unix.PerfEventOpen(&attr, pid, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	return fd, os.NewSyscallError("perf_event_open", err)
 }
 
 // startCounter begins to count for the process pid, and does not wait for it.
 func startCounter(pid int) *counter {
-	c := &counter{make(chan int, 1)}
+	c := &counter{mapped: make(chan []byte, 1)}
 	go func() {
-		defer close(c.opened)
-		attr := unix.PerfEventAttr{
-			Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_DUMMY, Size: unix.PERF_ATTR_SIZE_VER0,
-			Bits: unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv, // no more rights than need be
-		}
-		fd, err := unix.PerfEventOpen(&attr, pid, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+		defer close(c.mapped)
+		fd, err := OpenCounter(pid)
 		if err != nil {
-			fd = -1 // criu restore waits, as it does without us
+			return // criu restore waits, as it does without us
 		}
-		c.opened <- fd
+		b, err := unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
+		_ = unix.Close(fd)
+		if err == nil {
+			c.mapped <- b
+		}
 	}()
+	c.limit = time.AfterFunc(counterTime, c.stop)
 	return c
 }
+
+// lasts reports whether c had not come to its end by itself, and has it last as long again.
+func (c *counter) lasts() bool { return c.limit.Reset(counterTime) }
 
 // stop ends it, if there is one; it may be called again.
 func (c *counter) stop() {
 	if c == nil {
 		return
 	}
-	if fd, ok := <-c.opened; ok && fd >= 0 {
-		_ = unix.Close(fd)
+	c.limit.Stop()
+	if b, ok := <-c.mapped; ok {
+		_ = unix.Munmap(b)
 	}
 }

@@ -48,7 +48,7 @@ type daemon struct {
 	pager *pager.Pager
 	state *state
 	log   *slog.Logger
-	// counter is there until criu restore has built the tree; nil if it was built before.
+	// counter is there until criu restore has built the tree, or for a minute; nil if it was built before.
 	counter *counter
 }
 
@@ -163,6 +163,9 @@ func (d *daemon) connect(w *waker, listener int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	if !d.counter.lasts() {
+		d.counter = startCounter(d.state.Keepers[0].Pid)
+	}
 	d.state.Keepers[0].Connection = conn // it is written down with the first task
 	return conn, nil
 }
@@ -193,7 +196,7 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	// A thread of its own: a word of criu restore wakes that, and nothing else.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer d.counter.stop()
+	defer func() { d.counter.stop() }() // there may be another by then
 	w, err := newWaker(ctx)
 	if err != nil {
 		d.pager.Abandon()

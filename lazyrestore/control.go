@@ -35,8 +35,9 @@ const (
 	askStatus  = "status"
 	askMissing = "missing"
 
-	// controlTimeout is longer than a pager looks at threads at a time, during which it answers nobody (pager's lookTime).
+	// controlTimeout, and missingTime, are longer than a pager looks at threads at a time, during which it names nothing (pager's lookTime).
 	controlTimeout = 8 * time.Second
+	missingTime    = 6 * time.Second
 )
 
 // RunDir is the directory in which pagers keep their sockets and logs:

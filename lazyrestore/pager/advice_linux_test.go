@@ -178,7 +178,7 @@ func TestJudgeRemovals(t *testing.T) {
 // After a look in which there was nothing to be told any more nothing is read: who has asked
 // for what comes then was not seen.
 func TestLookInVain(t *testing.T) {
-	r := &reader{}
+	r := &reader{ctx: t.Context()}
 	for _, pid := range []int{os.Getpid(), 0} {
 		s := &space{model: &model{pid: pid}}
 		if _, ok := r.lookBefore(s, func() bool { return false }); ok {

@@ -2,6 +2,7 @@ package pager
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"os"
 	"path"
@@ -33,7 +34,7 @@ const (
 	// lookYields is how often a look is made again before the looker sleeps in between.
 	lookYields = 4
 	// lookTime is how long it then waits at most: a thread may wait for a processor, on a busy virtual machine for
-	// more than a tenth of a second, now and then for one. Nothing can be copied meanwhile, but without a look bytes may be wrong.
+	// more than a tenth of a second, now and then for one. Nothing can be copied into the space meanwhile, but without a look bytes may be wrong.
 	lookTime = 5 * time.Second
 	// All looks together wait one part in lookShare of the time, and up to maxLooks at once: where each has to wait
 	// for a processor, moves that follow one another are looked at for so long.
@@ -49,32 +50,18 @@ const (
 // errUnsure is of threads of which it could not be seen in time what they are in.
 var errUnsure = errors.New("it is not known what all threads are in")
 
-// leaves lists the calls by which memory is leaving a place, of all threads of
-// pid. Without an error none is missing: each thread was seen asleep once, or busy, or there is no need,
-// for all has been told. Beyond some yields it waits as long as p lets it.
-func leaves(pid int, p *patience, need func() bool) (calls []leave, err error) {
-	l, err := lookAt(pid, p, need)
-	if err != nil {
-		return nil, err
-	}
-	return l.calls, nil
-}
-
 // lookAt looks at all threads of pid, or, where that is not known (0), of all processes but this one. Without
 // an error it has seen each asleep once, or busy, or nothing was to be told any more, and it is idle. That one is seen
 // in a call is no reason to look no further: a thread has put its event into the queue a moment before it can be seen
-// to sleep, and one that was woken looks for a moment as if it slept still. With an error it has what was seen.
-func lookAt(pid int, p *patience, need func() bool) (l lookOut, err error) {
-	l = lookOut{ran: map[string]*runTime{}, all: pid == 0}
+// to sleep, and one that was woken looks for a moment as if it slept still. With an error it has what was seen. Beyond
+// some yields it waits as long as p and ctx let it.
+func lookAt(ctx context.Context, pid int, p *patience, need func() bool, pause func()) (*lookOut, error) {
+	l, err := newLookOut(pid)
 	defer l.close()
-	if l.all {
-		err = l.listAll()
-	} else {
-		err = l.list(strconv.Itoa(pid))
+	if err != nil {
+		return l, err
 	}
-	if err == nil {
-		err = l.look(p, need)
-	}
+	_, err = l.look(ctx, p, need, func() bool { pause(); return true })
 	return l, err
 }
 
@@ -86,6 +73,20 @@ type lookOut struct {
 	calls  []leave
 	advice []advice
 	idle   bool // nothing was to be told any more: what comes later was not looked for
+
+	rounds     int
+	began, end time.Time // since when it has waited for threads, and until when it may
+}
+
+// newLookOut is for a look at pid, 0: at all. It is to be closed.
+func newLookOut(pid int) (l *lookOut, err error) {
+	l = &lookOut{ran: map[string]*runTime{}, all: pid == 0}
+	if l.all {
+		err = l.listAll()
+	} else {
+		err = l.list(strconv.Itoa(pid))
+	}
+	return l, err
 }
 
 func (l *lookOut) list(pid string) error {
@@ -111,32 +112,50 @@ func (l *lookOut) listAll() error {
 	return err
 }
 
-// look looks at the tasks until all were seen, as long as need and patience last.
-func (l *lookOut) look(p *patience, need func() bool) error {
-	var end time.Time
-	for round := 0; need(); round++ {
-		switch left, err := l.again(round > lookYields); {
-		case err != nil: // asking again would be no better
-			return err
-		case left == 0:
-			return nil
-		case round < lookYields:
-			thread.Yield()
-			continue
-		case round == lookYields:
-			start := time.Now()
-			if end = start.Add(settleTime); !l.all {
-				end = start.Add(p.left(start))
-				defer func() { p.spend(start, time.Now()) }()
+// look looks at the tasks until all were seen, as long as need, patience and ctx last. While it waits for some
+// it calls pause in between, and is not over if that says so: then it is to be called again.
+func (l *lookOut) look(ctx context.Context, p *patience, need, pause func() bool) (over bool, err error) {
+	for {
+		if over, err := l.step(ctx, p, need); over {
+			if !l.began.IsZero() {
+				p.spend(l.began, time.Now())
 			}
+			return true, err
 		}
-		if !time.Now().Before(end) {
-			return errUnsure
+		if l.rounds <= lookYields {
+			thread.Yield()
+		} else if !pause() { // else whom we wait for may need this processor
+			return false, nil
 		}
-		thread.Sleep(gatePause) // whom we wait for may need this processor
 	}
-	l.calls, l.advice, l.idle = nil, nil, true
-	return nil
+}
+
+// step looks once, and reports whether that was enough.
+func (l *lookOut) step(ctx context.Context, p *patience, need func() bool) (over bool, err error) {
+	if !need() {
+		l.calls, l.advice, l.idle = nil, nil, true
+		return true, nil
+	}
+	left, err := l.again(l.rounds > lookYields)
+	if err != nil || left == 0 { // asking again would be no better
+		return true, err
+	}
+	l.rounds++
+	if l.rounds <= lookYields {
+		return false, nil
+	}
+	now := time.Now()
+	if l.began.IsZero() {
+		l.began = now
+		if l.end = now.Add(settleTime); !l.all {
+			l.end = now.Add(p.left(now))
+		}
+	}
+	if !now.Before(l.end) {
+		return true, errUnsure
+	}
+	err = ctx.Err()
+	return err != nil, err
 }
 
 // again looks at those that are left, and returns how many are. With long it counts how long they run. Of
@@ -190,7 +209,7 @@ func (l *lookOut) close() {
 	}
 }
 
-// A patience is how long looks may wait for threads, while nothing can be copied into any space.
+// A patience is how long looks may wait for threads, while nothing can be copied into the space that is looked at.
 type patience struct {
 	spent time.Duration // not made up for yet
 	last  time.Time
@@ -304,13 +323,31 @@ func (c *sysCall) leavesOf(tid string) []leave {
 
 func pageUp(n uint64) uint64 { return uint64(page.Addr(n).Up()) }
 
-// lookAround finds out what was under way when what is fresh was told, and applies that. The gate is shut.
+// lookAround finds out what was under way when what is fresh was told, and applies that; or begins to, where
+// there is something to do for other spaces, and goes on when it is called again. It ends with ctx, and then what is
+// fresh stays so: a successor takes it for something of which nothing was seen. The gate is shut.
 func (r *reader) lookAround(s *space) error {
 	var calls []leave
 	sure := false
 	if s.pid != 0 && !s.hidden { // of a forked child it is not known
 		var err error
-		calls, err = leaves(s.pid, &r.patience, func() bool { return isChanging(s.u) })
+		if s.look == nil {
+			s.look, err = newLookOut(s.pid)
+		}
+		if err == nil {
+			var over bool
+			over, err = s.look.look(r.ctx, &r.patience, func() bool { return isChanging(s.u) }, func() bool {
+				return !r.hasOther(s) && r.pauseLook()
+			})
+			if !over {
+				return nil
+			}
+		}
+		calls = s.look.calls
+		s.endLook()
+		if err != nil && r.ctx.Err() != nil {
+			return r.ctx.Err()
+		}
 		sure = err == nil
 		s.hidden = errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)
 	}
@@ -324,4 +361,32 @@ func (r *reader) lookAround(s *space) error {
 		list, sure = nil, false
 	}
 	return r.say(s, append(list, event{kind: eventLooked, sure: sure})...)
+}
+
+// endLook ends a look that is under way.
+func (s *space) endLook() {
+	if s.look != nil {
+		s.look.close()
+		s.look = nil
+	}
+}
+
+// hasOther reports whether there is something to do for another space than s, which is looked at.
+func (r *reader) hasOther(s *space) bool {
+	if len(r.openings) > 0 || slices.ContainsFunc(r.queue[r.head:], func(f fault) bool { return f.s != s && f.s.isServed() }) {
+		return true
+	}
+	return slices.ContainsFunc(*r.spaces.Load(), func(o *space) bool { return o != s && o.isServed() && readable(o.u.Fd()) })
+}
+
+// isServed reports whether faults of s can be served.
+func (s *space) isServed() bool { return !s.ended.Load() && !s.crowded.Load() && !s.unsettled() }
+
+// pauseLook sleeps for a moment, in which others may go in: nothing can be copied into the space that is looked at,
+// as long as it is changing.
+func (r *reader) pauseLook() bool {
+	r.gate.open()
+	thread.Sleep(gatePause)
+	r.gate.shut()
+	return true
 }

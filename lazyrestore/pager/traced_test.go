@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -91,7 +92,7 @@ func TestRefusedLookIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.close()
-	r := &reader{worker: worker{session: &session{}}, world: w, journal: j}
+	r := &reader{worker: worker{session: &session{}}, ctx: t.Context(), world: w, journal: j}
 	r.spaces.Store(new([]*space))
 	s := &space{model: m, u: c.FD}
 	unmapped := c.Munmap(c.Start, page.Size)
@@ -155,13 +156,13 @@ func TestLooksHaveABudget(t *testing.T) {
 		}
 	}()
 	<-computes
-	need := func() bool { return true }
+	need, pause := func() bool { return true }, func() { thread.Sleep(gatePause) }
 	var p patience
 	// Now and then the runtime has it sleep.
 	look := func(fresh patience, seen func(err error) bool) bool {
 		for range 100 {
 			p = fresh
-			if _, err := leaves(os.Getpid(), &p, need); seen(err) {
+			if _, err := lookAt(t.Context(), os.Getpid(), &p, need, pause); seen(err) {
 				return true
 			}
 		}
@@ -173,8 +174,8 @@ func TestLooksHaveABudget(t *testing.T) {
 	if !look(patience{}, func(err error) bool { return err == nil && p.spent > 0 }) || p.spent > 2*lookTime {
 		t.Errorf("a look has waited for %v", p.spent)
 	}
-	if calls, err := leaves(os.Getpid(), &p, func() bool { return false }); len(calls) > 0 || err != nil {
-		t.Errorf("a look that is not needed finds %v, %v", calls, err)
+	if l, err := lookAt(t.Context(), os.Getpid(), &p, func() bool { return false }, pause); len(l.calls) > 0 || err != nil {
+		t.Errorf("a look that is not needed finds %v, %v", l.calls, err)
 	}
 }
 

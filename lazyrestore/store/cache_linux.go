@@ -101,9 +101,9 @@ func OpenCache(root, digest string, under image.Source, opts CacheOptions) (*Cac
 	return c, nil
 }
 
-// noRoom makes errors of a full or read-only disk into ErrNoRoom.
+// noRoom makes errors of a disk that is full, read-only or failing into ErrNoRoom.
 func noRoom(err error) error {
-	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("%w: %w", ErrNoRoom, err)
 		}

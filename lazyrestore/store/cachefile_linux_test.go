@@ -1,6 +1,8 @@
 package store
 
 import (
+	"errors"
+	"io/fs"
 	"math"
 	"testing"
 
@@ -67,5 +69,15 @@ func TestDamageThatCannotBeNoted(t *testing.T) {
 	}
 	if err := o.close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A disk that takes nothing is no reason to fail; a directory that is not for us is one.
+func TestNoRoom(t *testing.T) {
+	for err, want := range map[error]bool{unix.ENOSPC: true, unix.EDQUOT: true, unix.EROFS: true, unix.EIO: true, unix.EACCES: false} {
+		got := noRoom(&fs.PathError{Op: "mkdir", Path: "cache", Err: err})
+		if errors.Is(got, ErrNoRoom) != want || !errors.Is(got, err) {
+			t.Errorf("%v: %v", err, got)
+		}
 	}
 }

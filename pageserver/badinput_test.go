@@ -268,10 +268,14 @@ func TestTooManyConnections(t *testing.T) {
 		}
 		defer nc.Close()
 		conns[i] = nc
-		_, _ = nc.Write(hello) // it may have been closed
+		if i < limit {
+			greet(t, nc) // one that has said nothing yet would give way
+		} else {
+			_, _ = nc.Write(hello) // it may have been closed
+		}
 	}
-	served, told, closed := 0, 0, 0
-	for _, nc := range conns {
+	served, told, closed := limit, 0, 0
+	for _, nc := range conns[limit:] {
 		_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
 		m, err := wire.NewDecoder(nc, wire.Client, 64).Next()
 		switch {
@@ -317,5 +321,58 @@ func TestLogIsBounded(t *testing.T) {
 	l.Warn("a client misbehaves")
 	if !strings.Contains(b.String(), "count=980") {
 		t.Errorf("it does not say how many were left out: %s", b.String()[max(0, b.Len()-300):])
+	}
+}
+
+// Connections that say nothing keep nobody out, though there are as many as may be: the
+// oldest gives way. One that has said HELLO does not.
+func TestSilentConnectionsGiveWay(t *testing.T) {
+	const limit = 8
+	s := newSite(t, ServerOptions{MaxConns: limit, HelloTime: time.Hour})
+	addr := s.listenTCP(t)
+	dial := func() net.Conn {
+		nc, err := net.Dial(addr.Network(), addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+		return nc
+	}
+	honest := dial()
+	greet(t, honest)
+	silent := make([]net.Conn, 3*limit)
+	for i := range silent {
+		silent[i] = dial()
+	}
+	late := dial()
+	greet(t, late)
+	// All that are one too many end; which of those that are left does, is the newest's to say.
+	for _, nc := range silent[:2*limit+2] {
+		if _, err := nc.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("a silent connection: %v", err)
+		}
+	}
+	for _, nc := range []net.Conn{honest, late} {
+		if _, err := nc.Write(wire.AppendPing(nil, 1)); err != nil {
+			t.Error(err)
+		}
+		if m, err := wire.NewDecoder(nc, wire.Client, 64).Next(); err != nil || m.Type != wire.TypeDone {
+			t.Errorf("a connection that has said HELLO: %v, %v", m, err)
+		}
+	}
+	if st := s.Stats(); st.Connections != limit || st.Refused != 2*limit+2 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// greet says HELLO, and waits for the answer.
+func greet(t *testing.T, nc net.Conn) {
+	t.Helper()
+	if _, err := nc.Write(wire.ClientHello{Version: wire.Version}.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := wire.NewDecoder(nc, wire.Client, 64).Next(); err != nil || m.Type != wire.TypeHello {
+		t.Fatalf("%v, %v", m, err)
 	}
 }

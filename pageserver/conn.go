@@ -1,6 +1,7 @@
 package pageserver
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,8 @@ type conn struct {
 	dec    *wire.Decoder
 	out    *outlet
 	key    clientKey
-	client *client // nil before its HELLO
+	client *client       // nil before its HELLO
+	quiet  *list.Element // under Server.mu: its place in Server.quiet; nil: in none
 
 	writeUntil time.Time // a deadline, of who has the outlet
 
@@ -170,7 +172,9 @@ func (c *conn) hello() error {
 		return err
 	}
 	c.key = clientKey{host: c.host(), id: h.Client}
-	c.client = c.server.join(c.key)
+	if !c.server.join(c) {
+		return net.ErrClosed
+	}
 	agent, _ := h.Fields.Get(wire.TagAgent)
 	c.server.log.Debug("client", "peer", c.nc.RemoteAddr().String(), "agent", string(agent))
 	opts := &c.server.opts

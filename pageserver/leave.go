@@ -98,12 +98,26 @@ func (c *conn) cut(err error) {
 	if c.stop() {
 		c.explain(err)
 	}
-	nc := c.nc
-	if outer, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = outer.NetConn() // beneath TLS
-	}
+	nc := c.beneath()
 	if tcp, ok := nc.(*net.TCPConn); ok && unacknowledged(tcp) {
 		_ = tcp.SetLinger(0)
 	}
 	_ = nc.Close()
+}
+
+// beneath is the connection without TLS.
+func (c *conn) beneath() net.Conn {
+	if outer, ok := c.nc.(interface{ NetConn() net.Conn }); ok {
+		return outer.NetConn()
+	}
+	return c.nc
+}
+
+// giveWay ends a connection that has said nothing, for another one.
+func (c *conn) giveWay() {
+	if c.stop() {
+		c.server.log.Warn("a connection that has said nothing gives way to another",
+			"peer", c.nc.RemoteAddr().String(), "limit", c.server.opts.MaxConns)
+	}
+	_ = c.beneath().Close()
 }

@@ -2,6 +2,7 @@ package pageserver
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -58,6 +59,7 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // under mu
 	open      map[*conn]struct{}        // under mu
+	quiet     list.List                 // under mu: those of open that have not said HELLO, the oldest first
 	clients   map[clientKey]*client     // under mu
 	refusing  int                       // under mu: connections too many that are being told so
 	leaving   bool                      // under mu
@@ -149,26 +151,46 @@ func (s *Server) isLeaving() bool {
 // more are closed without a word.
 const maxRefusing = 64
 
-// accept starts serving a connection.
+// accept starts serving a connection. Where there are too many, the one that has said
+// nothing for longest gives way: who may connect and no more, as without a certificate,
+// keeps nobody out.
 func (s *Server) accept(nc net.Conn) {
 	s.accepted.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.leaving:
+	if s.leaving {
 		_ = nc.Close()
-	case len(s.open) < s.opts.MaxConns:
-		c := newConn(s, nc)
-		s.open[c] = struct{}{}
-		s.conns.Go(c.serve)
-	default:
+		return
+	}
+	if len(s.open) >= s.opts.MaxConns {
 		s.refused.Add(1)
-		if s.refusing >= maxRefusing {
+		oldest := s.quiet.Front()
+		switch {
+		case oldest != nil:
+			c := oldest.Value.(*conn)
+			s.remove(c)
+			s.conns.Go(c.giveWay)
+		case s.refusing < maxRefusing:
+			s.refusing++
+			s.conns.Go(func() { s.refuse(nc) })
+			return
+		default:
 			_ = nc.Close()
 			return
 		}
-		s.refusing++
-		s.conns.Go(func() { s.refuse(nc) })
+	}
+	c := newConn(s, nc)
+	s.open[c] = struct{}{}
+	c.quiet = s.quiet.PushBack(c)
+	s.conns.Go(c.serve)
+}
+
+// remove takes a connection off the books. s.mu is held.
+func (s *Server) remove(c *conn) {
+	delete(s.open, c)
+	if c.quiet != nil {
+		s.quiet.Remove(c.quiet)
+		c.quiet = nil
 	}
 }
 
@@ -185,24 +207,31 @@ func (s *Server) refuse(nc net.Conn) {
 	s.refusing--
 }
 
-// join counts a connection as one of the client's.
-func (s *Server) join(key clientKey) *client {
+// join counts a connection, which has said HELLO, as one of the client's; it reports
+// false for one that has given way meanwhile.
+func (s *Server) join(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cl := s.clients[key]
+	if c.quiet == nil {
+		return false
+	}
+	s.quiet.Remove(c.quiet)
+	c.quiet = nil
+	cl := s.clients[c.key]
 	if cl == nil {
 		cl = new(client)
-		s.clients[key] = cl
+		s.clients[c.key] = cl
 	}
 	cl.conns++
-	return cl
+	c.client = cl
+	return true
 }
 
 // forget is the end of a connection.
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.open, c)
+	s.remove(c)
 	if c.client == nil {
 		return
 	}

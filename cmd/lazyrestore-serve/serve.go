@@ -77,7 +77,7 @@ func (v *serveVerb) flags() []cli.Flag {
 		{Name: "tls-key", Arg: "FILE", Value: cli.String(&v.tls.Key), Operand: cli.OperandFile, Usage: "The private key of --tls-cert (PEM)"},
 		{Name: "insecure", Value: cli.Bool(&v.insecure), Usage: "Serve beyond this machine without TLS: whoever reaches the port may read the images"},
 		{Name: "metrics", Arg: "HOST:PORT", Value: cli.String(&v.metrics), Usage: "Serve metrics for Prometheus by HTTP, at /metrics"},
-		{Name: "max-connections", Arg: "N", Value: cli.Int(&v.opts.MaxConns, 1, 1<<20), Usage: "Refuse connections beyond N"},
+		{Name: "max-connections", Arg: "N", Value: cli.Int(&v.opts.MaxConns, 1, 1<<20), Usage: "Serve at most N connections; one that has said nothing yet gives way to a new one"},
 		{Name: "idle-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.IdleTime, time.Second), Usage: "Close connections that are silent for TIME"},
 		{Name: "write-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.WriteTime, 100*time.Millisecond), Usage: "Close connections that do not take a message within TIME"},
 		{Name: "stop-timeout", Arg: "TIME", Value: cli.Duration(&v.stopTime, 0), Usage: "When told to end, cut what is in flight after TIME"},
@@ -103,6 +103,7 @@ func (v *serveVerb) run(dirs []string) error {
 	if err := v.check(); err != nil {
 		return err
 	}
+	v.fitConnections()
 	catalog, err := pageserver.NewCatalog(dirs...)
 	if twice, ok := errors.AsType[*pageserver.DuplicateError](err); ok {
 		return &cli.UsageError{Problem: twice.Error(), Hint: "rename one of them, or serve it on another port"}
@@ -166,6 +167,19 @@ func (v *serveVerb) check() error {
 		return &cli.UsageError{Problem: "--insecure and --tls-cert contradict each other", Hint: "leave --insecure out"}
 	}
 	return nil
+}
+
+// fitConnections leaves a quarter of the descriptors to images: connections beyond would wait
+// for one, and nobody would tell them that the server is busy.
+func (v *serveVerb) fitConnections() {
+	var files syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
+		return
+	}
+	if most := max(files.Cur/4*3, 1); uint64(v.opts.MaxConns) > most {
+		v.log.Warn("the limit of open files allows fewer connections than --max-connections", "connections", most, "open files", files.Cur)
+		v.opts.MaxConns = int(most)
+	}
 }
 
 // tellReady tells whoever waits that clients can connect.

@@ -288,6 +288,47 @@ func TestServeTLS(t *testing.T) {
 	s.stop(t)
 }
 
+// With few descriptors there are fewer connections, so that images can be opened for
+// those, and one too many is told so.
+func TestFewDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	writeImage(t, filepath.Join(dir, "one"), 1)
+	s := prepare(t, "--port", "0", dir)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Path, s.cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -n 64; exec "$0" "$@"`, self}, s.cmd.Args[1:]...)
+	s.start(t)
+	greet := func() wire.Type {
+		nc := dial(t, s.Addresses[0])
+		t.Cleanup(func() { nc.Close() })
+		_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := nc.Write(wire.ClientHello{Version: wire.Version}.Append(nil)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := wire.NewDecoder(nc, wire.Client, 64).Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Type
+	}
+	const most = 64 / 4 * 3
+	for i := range most - 1 {
+		if got := greet(); got != wire.TypeHello {
+			t.Fatalf("connection %d: %v", i, got)
+		}
+	}
+	wantImage(t, dial(t, s.Addresses[0]), filepath.Join(dir, "one"))
+	served := 0
+	for greet() == wire.TypeHello {
+		served++
+	}
+	if served > 1 {
+		t.Errorf("%d connections more than there were to be", served-1)
+	}
+}
+
 func TestStatusFD(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -29,7 +29,7 @@ func apart(r lazyrestore.RestoreOptions) lazyrestore.RestoreOptions {
 // its pid. It is ended with the test.
 func (s *subject) twin(r lazyrestore.RestoreOptions) *subject {
 	s.t.Helper()
-	twin := &subject{t: s.t, dir: s.dir, image: s.image}
+	twin := &subject{t: s.t, dir: s.dir, image: s.image, away: s.away}
 	if err := twin.tryRestore(apart(r)); err != nil {
 		s.t.Fatalf("restore in a pid namespace: %v", err)
 	}

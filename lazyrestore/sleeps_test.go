@@ -1,6 +1,8 @@
 package lazyrestore_test
 
 import (
+	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -26,5 +28,18 @@ func TestSleepersSleepOn(t *testing.T) {
 			s.cycle(plainest, filling)
 			s.well()
 		})
+	}
+}
+
+// sleptEnough sees in what the subject has said that no sleep was much longer than
+// it had to be, while the process was there.
+func (s *subject) sleptEnough(said string) {
+	s.t.Helper()
+	const late = 2500 // ms from the end of a sleep until the thread runs
+	for _, m := range regexp.MustCompile(`(?m)^(\S+) slept for (\d+) of (\d+) ms$`).FindAllStringSubmatch(said, -1) {
+		slept, want := must(strconv.ParseInt(m[2], 10, 64))(s.t), must(strconv.ParseInt(m[3], 10, 64))(s.t)
+		if away := s.away.all.Milliseconds(); slept > want+away+late {
+			s.t.Errorf("%s, and it was away for %d ms", m[0], away)
+		}
 	}
 }

@@ -33,7 +33,17 @@ type subject struct {
 	last  *lazyrestore.CheckpointResult
 	count int // of checkpoints
 	stops int // of stops that were let go
+	away  *absence
 }
+
+// An absence is how long a subject and its twins were not there, or stood still.
+type absence struct {
+	since time.Time // the beginning of the last checkpoint
+	all   time.Duration
+}
+
+// over adds the time since the last checkpoint began.
+func (a *absence) over() { a.all += time.Since(a.since) }
 
 // startWith are the wishes of a start.
 type startWith struct {
@@ -68,7 +78,7 @@ func launch(t testing.TB, with startWith) *subject {
 	if with.exe != "" {
 		exe = with.exe
 	}
-	s := &subject{t: t, dir: with.cwd}
+	s := &subject{t: t, dir: with.cwd, away: &absence{}}
 	if s.dir == "" {
 		s.dir = t.TempDir()
 	}
@@ -208,9 +218,13 @@ func (s *subject) tryCheckpoint(opts *lazyrestore.CheckpointOptions) {
 	if opts.Codec == "" {
 		opts.Codec = "lz4"
 	}
+	s.away.since = time.Now()
 	res, err := lazyrestore.Checkpoint(s.t.Context(), s.pid, *opts)
 	if err != nil {
 		s.t.Fatalf("checkpoint: %v", err)
+	}
+	if opts.LeaveRunning {
+		s.away.over()
 	}
 	s.last = res
 }
@@ -280,6 +294,7 @@ func (s *subject) tryRestore(opts lazyrestore.RestoreOptions) error {
 	p, err := lazyrestore.Restore(ctx, s.image, opts)
 	if err == nil {
 		s.proc = p
+		s.away.over()
 	}
 	return err
 }
@@ -314,6 +329,7 @@ func (s *subject) well() {
 	s.t.Helper()
 	status := s.status()
 	said := s.output()
+	s.sleptEnough(said)
 	if strings.Contains(said, "lost: ") || !status.Exited() || status.ExitStatus() != 0 {
 		s.t.Fatalf("exit status %d, signal %v; it said:\n%s", status.ExitStatus(), status.Signal(), said)
 	}

@@ -75,6 +75,10 @@ func ownMounts() error {
 	return unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), mark+"=1"))
 }
 
+// raceEnabled is set where the race detector is built in, with which a test takes
+// two or three times as long.
+var raceEnabled bool
+
 // needAll skips a test that needs processes to checkpoint and restore, where
 // that cannot be.
 func needAll(t testing.TB) {

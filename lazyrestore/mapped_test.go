@@ -181,6 +181,7 @@ func TestMemoryFiles(t *testing.T) {
 // A program of so many mappings that each splits into two or three does not
 // fit, and of one that hardly has room for its own.
 func TestManyMappings(t *testing.T) {
+	t.Parallel()
 	limit := must(strconv.Atoi(firstLine(t, "/proc/sys/vm/max_map_count")))(t)
 	for _, n := range []int{20000, limit - 100} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {

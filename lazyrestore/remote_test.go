@@ -107,7 +107,11 @@ func TestRemoteCache(t *testing.T) {
 // The server is killed and started anew in the middle of many restores: the
 // processes wait, and every byte is right.
 func TestServerDiesAmidRestores(t *testing.T) {
-	const many = 100
+	t.Parallel()
+	many := 100
+	if raceEnabled {
+		many = 30
+	}
 	root := t.TempDir()
 	var subjects []*subject
 	for i := range many {

@@ -1,0 +1,5 @@
+//go:build race
+
+package lazyrestore_test
+
+func init() { raceEnabled = true }

@@ -135,7 +135,7 @@ func TestSilence(t *testing.T) {
 // Who is waiting for an answer is not silent, and neither is who pings.
 func TestPing(t *testing.T) {
 	t.Parallel()
-	const idle = time.Second
+	const idle = 2 * time.Second
 	s := newSite(t, ServerOptions{IdleTime: idle})
 	p := dial(t, s.listenTCP(t))
 	p.greet(1)
@@ -162,22 +162,26 @@ func smallBuffers(t *testing.T, addr net.Addr) *peer {
 	return newPeer(t, nc)
 }
 
-// Clients that do not take what they asked for keep nothing from the others,
-// and are cut in the end.
+// stopReading are clients that do not take what they asked for: more than there are turns.
+func stopReading(t *testing.T, addr net.Addr, flags uint8) (stuck []*peer) {
+	for i := range 3 * runtime.NumCPU() {
+		p := smallBuffers(t, addr)
+		p.greet(byte(i))
+		p.mustOpen()
+		for range 8 {
+			p.ask(wire.Read{Image: 1, Length: 5 << 20, Object: "pages.lz4"}, flags)
+		}
+		stuck = append(stuck, p)
+	}
+	return stuck
+}
+
+// Clients that do not take what they asked for keep nothing from the others.
 func TestClientsThatStopReading(t *testing.T) {
 	for _, flags := range []uint8{0, wire.FlagBackground} {
-		s := newSite(t, ServerOptions{WriteTime: 2 * time.Second})
+		s := newSite(t, ServerOptions{WriteTime: time.Hour})
 		addr := s.listenTCP(t)
-		var stuck []*peer
-		for i := range 3 * runtime.NumCPU() { // more than there are turns
-			p := smallBuffers(t, addr)
-			p.greet(byte(i))
-			p.mustOpen()
-			for range 8 {
-				p.ask(wire.Read{Image: 1, Length: 5 << 20, Object: "pages.lz4"}, flags)
-			}
-			stuck = append(stuck, p)
-		}
+		stopReading(t, addr, flags)
 		p := dial(t, addr)
 		p.greet(200)
 		p.mustOpen()
@@ -188,6 +192,14 @@ func TestClientsThatStopReading(t *testing.T) {
 		if n := s.Stats().Silent; n > 0 {
 			t.Errorf("another client was served when %d were cut", n)
 		}
+	}
+}
+
+// They are cut in the end.
+func TestClientsThatStopReadingAreCut(t *testing.T) {
+	for _, flags := range []uint8{0, wire.FlagBackground} {
+		s := newSite(t, ServerOptions{WriteTime: time.Second})
+		stuck := stopReading(t, s.listenTCP(t), flags)
 		for _, p := range stuck {
 			if _, err := io.Copy(io.Discard, slow{p.nc}); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 				t.Error(err)
@@ -202,7 +214,7 @@ func TestClientsThatStopReading(t *testing.T) {
 // A client that is slow, but takes what it asked for, is not cut: the time is
 // that of a message, not of all that it reads.
 func TestSlowClient(t *testing.T) {
-	const writeTime = 800 * time.Millisecond
+	const writeTime = 2 * time.Second
 	s := newSite(t, ServerOptions{WriteTime: writeTime})
 	p := smallBuffers(t, s.listenTCP(t))
 	p.greet(1)
@@ -221,7 +233,7 @@ func TestSlowClient(t *testing.T) {
 				t.Fatalf("after %v and %d bytes: %v", time.Since(begin), len(got), err)
 			}
 			got, left = append(got, part...), left-len(part)
-			time.Sleep(4 * writeTime / (size / (64 << 10))) // its slowness is what is tested
+			time.Sleep(3 * writeTime / 2 / (size / (64 << 10))) // its slowness is what is tested
 		}
 	}
 	same(t, "what a slow client reads", got, nil, s.objects["pages.lz4"][:size])

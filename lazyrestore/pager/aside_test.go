@@ -3,6 +3,7 @@ package pager
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -40,6 +42,62 @@ func TestStepAside(t *testing.T) {
 		se.exhausted.Store(true)
 		se.stepAside(t.Context()) // the other has nothing to do, and has said so before
 	})
+}
+
+// What was meant for who stepped aside before does not have a worker go on while faults come.
+func TestStepAsideDespiteWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		se := &session{calm: make(chan struct{}, 2), start: time.Now()}
+		se.calm <- struct{}{}
+		se.lastFault.Store(se.now())
+		over := false
+		go func() {
+			se.stepAside(t.Context())
+			over = true
+		}()
+		if synctest.Wait(); over || len(se.calm) > 0 {
+			t.Fatalf("it goes on: %v; it leaves %d tokens", over, len(se.calm))
+		}
+		time.Sleep(time.Duration(demandRecent))
+		se.rouse()
+		if synctest.Wait(); !over {
+			t.Fatal("it waits though none come")
+		}
+	})
+}
+
+// A worker that runs only where nobody else wants to never goes into the gate: everybody would wait for it.
+func TestNobodyIdlesInTheGate(t *testing.T) {
+	se := fakeSession(t, 8, plainSource)
+	var policies []uint32
+	s := fakeSpace(t, se, &fakeMemory{
+		vmas: []page.Range{page.RangeOf(testBase, 8*page.Size)}, pages: map[page.Addr]byte{},
+		refuse: func() error {
+			attr, err := unix.SchedGetAttr(0, 0)
+			if err != nil {
+				return err
+			}
+			policies = append(policies, attr.Policy)
+			return nil
+		},
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		runtime.LockOSThread() // it is not given back: its priority would stay
+		w := &filler{worker: *se.newWorker("background"), behind: thread.FallBehind()}
+		defer w.close()
+		w.behind.Yield(true)
+		w.fillSlowly(t.Context(), 0, 1)
+		w.behind.Yield(true)
+		o := &w.slots[0]
+		o.plain, o.first, o.n, o.out = make([]byte, 4*page.Size), 1, 1, true
+		o.done.Store(true)
+		w.reclaim(t.Context(), o)
+	})
+	wg.Wait()
+	if s.left.Load() > 0 || len(policies) != 8 || slices.Contains(policies, unix.SCHED_IDLE) {
+		t.Errorf("%d pages are missing; the others came by threads of the policies %v", s.left.Load(), policies)
+	}
 }
 
 // A sleeping reader, which alone may notice that the faults have ended, is told of who steps aside.

@@ -99,9 +99,15 @@ func (se *session) stepAside(ctx context.Context) {
 	if se.resting.Load() {
 		se.nudge() // it sleeps until something happens, and nothing might
 	}
-	select {
-	case <-se.calm:
-	case <-ctx.Done():
+	for {
+		select {
+		case <-se.calm:
+			if !se.giveWay() || se.exhausted.Load() {
+				return
+			} // else it was for who waited before, or they have begun again
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -200,7 +206,6 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	w.stats.outage.over(w.log)
 	o.plain, o.first, o.n, o.next = plain, first, n, w.from(first)
 	if !w.giveWay() {
-		w.behind.Yield(false) // nobody waits for the gate because of who has its processor
 		w.fillSpaces(ctx, plain, first, n)
 		if w.parking.Load() {
 			w.nudge()
@@ -263,6 +268,7 @@ func (w *filler) fillSlowly(ctx context.Context, first, n int) {
 			w.fillSpaces(ctx, plain, frame, 1)
 			continue
 		}
+		w.behind.Yield(false) // as in fillSpaces
 		for _, s := range *w.spaces.Load() {
 			if ctx.Err() == nil && !s.crowded.Load() {
 				w.note(w.lose(ctx, s, frame, err))
@@ -282,7 +288,10 @@ func (w *worker) wanted(frame int) bool {
 	return false
 }
 
-func (w *worker) fillSpaces(ctx context.Context, plain []byte, first, n int) {
+// fillSpaces installs n frames from first on wherever they are wanted. It goes into the gate, and nobody is to
+// wait for that because of who has its processor.
+func (w *filler) fillSpaces(ctx context.Context, plain []byte, first, n int) {
+	w.behind.Yield(false)
 	for _, s := range *w.spaces.Load() {
 		w.note(w.installFrames(ctx, s, plain, first, n))
 	}

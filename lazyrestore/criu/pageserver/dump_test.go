@@ -444,6 +444,23 @@ func TestPrevImagesDir(t *testing.T) {
 	}
 }
 
+// The files of a compressed image do not have its lazy pages: that none of them are there
+// is said before a dump that builds on them begins.
+func TestPrevImage(t *testing.T) {
+	top := t.TempDir()
+	for _, name := range []string{"image", "set"} {
+		if err := os.Mkdir(filepath.Join(top, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(top, "image", image.ManifestObject), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewFiles(filepath.Join(top, "set"), "../image"); err == nil || !strings.Contains(err.Error(), "--codec") {
+		t.Errorf("CRIU's files on an image of ours: %v", err)
+	}
+}
+
 // A header that promises much makes nothing large of it.
 func TestReceiveBoundedMemory(t *testing.T) {
 	for _, p := range places(t, "") {

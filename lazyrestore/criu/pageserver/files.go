@@ -15,6 +15,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pageset"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
 
 // firstPagesID is the number of the first pages file that a page server makes:
@@ -67,6 +68,9 @@ func NewFiles(dir, prev string) (*Files, error) {
 	return f, nil
 }
 
+// errImageBelow is for an image of ours, whose lazy pages are in no file of CRIU's.
+var errImageBelow = errors.New("CRIU's own files cannot build on a compressed image; with --codec another one does, and lazyrestore export makes files of it")
+
 // linkTo finds the set that this one builds on: prev, or the one that the
 // directory already says.
 func (f *Files) linkTo(prev string) error {
@@ -90,6 +94,9 @@ func (f *Files) linkTo(prev string) error {
 	below, err := imgfile.Open(path)
 	if err != nil {
 		return fmt.Errorf("the image set to build on (--prev-images-dir): %w", err)
+	}
+	if _, err := os.Stat(below.File(image.ManifestObject)); err == nil {
+		return fmt.Errorf("the image set to build on (--prev-images-dir): %s: %w", below.Path(), errImageBelow)
 	}
 	set, err := pageset.OfFiles(below)
 	if err != nil {

@@ -386,7 +386,7 @@ func (s *space) isServed() bool { return !s.ended.Load() && !s.crowded.Load() &&
 // as long as it is changing.
 func (r *reader) pauseLook() bool {
 	r.gate.open()
-	thread.Sleep(gatePause)
+	nap(gatePause)
 	r.gate.shut()
 	return true
 }

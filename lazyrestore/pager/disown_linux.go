@@ -8,7 +8,6 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
 
@@ -55,7 +54,7 @@ func persist(limit time.Duration, step func() (some, over bool, err error)) erro
 		case late:
 			return errUnsure
 		}
-		thread.Sleep(gatePause)
+		nap(gatePause)
 	}
 }
 

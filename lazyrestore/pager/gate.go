@@ -4,8 +4,6 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
-
-	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // A gate keeps copies and events apart. Copiers go in, check that a page is
@@ -41,7 +39,7 @@ func (g *gate) enter() {
 			g.inside.Add(-1)
 		}
 		if try >= spins {
-			thread.Sleep(gatePause)
+			nap(gatePause)
 		}
 	}
 }

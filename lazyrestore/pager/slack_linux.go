@@ -3,8 +3,12 @@ package pager
 import (
 	"errors"
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // longSlack is the timer slack (PR_SET_TIMERSLACK of prctl(2)), in nanoseconds, with
@@ -20,7 +24,10 @@ func OwnSlack() uint64 { return enteredSlack() }
 
 // GiveSlackBack gives all threads of this program the timer slack that it was
 // started with, once nobody waits for the restored process any more, or
-// before anything else is started.
+// before anything else is started: all but sysmon. Each time that it has taken the
+// right to run Go from a thread, as it does when the reader has slept for 10 ms, that
+// wakes 50 times as soon as it can; and it starts nothing but threads, which see to
+// their slack where it matters (nap).
 func GiveSlackBack() error {
 	own := enteredSlack()
 	for again := own != 0; again; {
@@ -28,8 +35,12 @@ func GiveSlackBack() error {
 		if err != nil {
 			return err
 		}
+		sysmon := sysmonOf(os.Getpid(), tids)
 		again = false // but for threads that one of these starts meanwhile
 		for _, tid := range tids {
+			if tid == sysmon {
+				continue
+			}
 			slack, err := proc.ReadTimerSlack(tid)
 			if err == nil && slack == longSlack {
 				again, err = true, proc.WriteTimerSlack(tid, own)
@@ -40,4 +51,29 @@ func GiveSlackBack() error {
 		}
 	}
 	return nil
+}
+
+// sysmonOf is Go's thread sysmon among a program's threads, whose ids ascend: the one that
+// it makes first. Ids are given out in turn, and begin anew at their end.
+func sysmonOf(pid int, tids []int) int {
+	for _, tid := range tids {
+		if tid > pid {
+			return tid
+		}
+	}
+	return tids[0]
+}
+
+// ownSlack has the calling thread take the timer slack that this program was started
+// with: sysmon may have made it.
+func ownSlack() {
+	if own := enteredSlack(); own != 0 {
+		_, _, _ = unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, uintptr(own), 0, 0, 0, 0)
+	}
+}
+
+// nap is a sleep that is to be short.
+func nap(d time.Duration) {
+	ownSlack()
+	thread.Sleep(d)
 }

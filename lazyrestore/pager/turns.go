@@ -32,8 +32,9 @@ type turns struct {
 	looked   bool   // for the thread whose fault has been served last, which was not back in time
 }
 
-// begin has the calling thread go first; end ends it.
+// begin has the calling thread go first, and sleep as shortly as it asks to; end ends it.
 func (t *turns) begin() {
+	ownSlack()
 	t.unhurry = thread.Hurry()
 }
 

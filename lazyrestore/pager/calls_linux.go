@@ -117,7 +117,7 @@ func (l *lookOut) listAll() error {
 func (l *lookOut) look(ctx context.Context, p *patience, need, pause func() bool) (over bool, err error) {
 	for {
 		if over, err := l.step(ctx, p, need); over {
-			if !l.began.IsZero() {
+			if !l.all && !l.began.IsZero() {
 				p.spend(l.began, time.Now())
 			}
 			return true, err

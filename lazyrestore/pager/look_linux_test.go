@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
@@ -121,6 +122,17 @@ func TestLookEndsWithThePager(t *testing.T) {
 	}
 	if _, ok := st.lookBefore(&space{model: &model{pid: computing(t)}}, func() bool { return true }); ok {
 		t.Error("something is read after a look that was ended")
+	}
+}
+
+// A look at all processes gives up after a moment, which it takes from no budget.
+func TestLooksAtAllHaveNoBudget(t *testing.T) {
+	st := starve(t, t.Context())
+	l, p := st.s[0].look, patience{last: time.Now()}
+	l.all = true
+	over, err := l.look(t.Context(), &p, func() bool { return true }, func() bool { return true })
+	if !over || !errors.Is(err, errUnsure) || p.spent > 0 {
+		t.Errorf("over %v, %v; it took %v from the budget", over, err, p.spent)
 	}
 }
 

@@ -30,6 +30,7 @@ type pages struct {
 
 	spans   []span // what the page server has, in the order of the object
 	current int    // pid of the latest span
+	latest  uint32 // its file: those of sets below may have come since
 }
 
 // A span is adjacent pages of a task that a page server has.
@@ -113,12 +114,13 @@ func (p *pages) add(f file) (uint32, error) {
 // The tasks come one after another.
 func (p *pages) remote(pid int, r page.Range) (page.Addr, error) {
 	if p.current != pid {
-		if _, err := p.add(file{path: fmt.Sprintf("page server, task %d", pid)}); err != nil {
+		n, err := p.add(file{path: fmt.Sprintf("page server, task %d", pid)})
+		if err != nil {
 			return 0, err
 		}
-		p.current = pid
+		p.current, p.latest = pid, n
 	}
-	n := uint32(len(p.files) - 1)
+	n := p.latest
 	f := &p.files[n]
 	off := f.size
 	if int64(r.Len()) > imgfile.MaxPagesBytes-off {

@@ -2,7 +2,9 @@ package lazypages
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pagexfer"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -135,6 +138,58 @@ func TestPagesOfAChainInACompressedImage(t *testing.T) {
 	}
 	if got := read(t, s.image, maps[0].Image, 4); !bytes.Equal(got, stretch{pages: 4, seed: 2}.bytes()) {
 		t.Error("the pages are not those of the set")
+	}
+}
+
+// Of a chain whose topmost set is with a page server, those below are here, and their
+// files come between what the server has of one task.
+func TestPagesOfAChainWithAServer(t *testing.T) {
+	top := t.TempDir()
+	first, second := filepath.Join(top, "1"), filepath.Join(top, "2")
+	must(t, os.Mkdir(first, 0o700))
+	must(t, os.Mkdir(second, 0o700))
+	must(t, os.Symlink("../1", filepath.Join(second, imgfile.ParentLink)))
+	dump(t, first, stretch{8, late, 1})
+	d := dump(t, second, stretch{2, late, 2}, stretch{2, imgfile.Parent | imgfile.Lazy, 0}, stretch{4, late, 3})
+	there := bytes.Repeat([]byte{42}, 4<<page.Shift)
+	server := &Server{Dialect: pagexfer.V41, Dial: func(context.Context) (net.Conn, error) {
+		here, peer := net.Pipe()
+		go give(peer, there)
+		return here, nil
+	}}
+	s, err := load(t.Context(), d, nil, server)
+	must(t, err)
+	for _, m := range s.tasks[taskOf(t, d)] {
+		want := there[:m.Len()]
+		if m.Start == at+2*page.Size {
+			want = stretch{pages: 8, seed: 1}.bytes()[2<<page.Shift : 4<<page.Shift]
+		}
+		if got := read(t, s.image, m.Image, m.Pages()); !bytes.Equal(got, want) {
+			t.Errorf("pages %v are not those of their set", m.Range)
+		}
+	}
+	must(t, s.close())
+}
+
+// give answers requests with content.
+func give(c net.Conn, content []byte) {
+	defer c.Close()
+	for dec := pagexfer.NewDecoder(c); ; {
+		h, err := dec.Next()
+		if err != nil {
+			return
+		}
+		reply := []byte{0, 0, 0, 0} // to the end of it all
+		if h.Command == pagexfer.Get {
+			h.Command, h.Flags = pagexfer.AddF, pagexfer.Present
+			if reply, err = pagexfer.V41.Append(nil, h); err != nil {
+				return
+			}
+			reply = append(reply, content[:h.Pages<<page.Shift]...)
+		}
+		if _, err := c.Write(reply); err != nil {
+			return
+		}
 	}
 }
 

@@ -337,13 +337,15 @@ func TestLogIsBounded(t *testing.T) {
 }
 
 // Connections that say nothing keep nobody out, though there are as many as may be: the
-// oldest gives way. One that has said HELLO does not.
+// oldest gives way. One that has said HELLO does not, nor does one that has yet to say it
+// while another address has more.
 func TestSilentConnectionsGiveWay(t *testing.T) {
 	const limit = 8
 	s := newSite(t, ServerOptions{MaxConns: limit, HelloTime: time.Hour})
 	addr := s.listenTCP(t)
-	dial := func() net.Conn {
-		nc, err := net.Dial(addr.Network(), addr.String())
+	dial := func(from string) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		nc, err := d.Dial(addr.Network(), addr.String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -351,21 +353,24 @@ func TestSilentConnectionsGiveWay(t *testing.T) {
 		_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
 		return nc
 	}
-	honest := dial()
+	const attacker, other, third = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+	honest := dial(other)
 	greet(t, honest)
+	hesitant := dial(third) // it is older than what comes now
 	silent := make([]net.Conn, 3*limit)
 	for i := range silent {
-		silent[i] = dial()
+		silent[i] = dial(attacker)
 	}
-	late := dial()
+	late := dial(other)
 	greet(t, late)
+	greet(t, hesitant)
 	// All that are one too many end; which of those that are left does, is the newest's to say.
-	for _, nc := range silent[:2*limit+2] {
+	for _, nc := range silent[:2*limit+3] {
 		if _, err := nc.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
 			t.Errorf("a silent connection: %v", err)
 		}
 	}
-	for _, nc := range []net.Conn{honest, late} {
+	for _, nc := range []net.Conn{honest, hesitant, late} {
 		if _, err := nc.Write(wire.AppendPing(nil, 1)); err != nil {
 			t.Error(err)
 		}
@@ -373,10 +378,49 @@ func TestSilentConnectionsGiveWay(t *testing.T) {
 			t.Errorf("a connection that has said HELLO: %v, %v", m, err)
 		}
 	}
-	if st := s.Stats(); st.Connections != limit || st.Refused != 2*limit+2 {
+	if st := s.Stats(); st.Connections != limit || st.GaveWay != 2*limit+3 || st.Refused != 0 {
 		t.Errorf("%+v", st)
 	}
 }
+
+// Where several origins have as many, not always the same one loses; an address is as good as
+// its network.
+func TestOriginsThatGiveWay(t *testing.T) {
+	from := func(ip string) *conn { return &conn{nc: addressed{ip: net.ParseIP(ip)}} }
+	q := make(quiet)
+	conns := map[string]*conn{}
+	for _, ip := range []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"} {
+		conns[ip] = from(ip)
+		q.add(conns[ip])
+	}
+	lost := map[*conn]bool{}
+	for range 1000 {
+		lost[q.oldest("192.0.2.3")] = true
+	}
+	if len(lost) != len(conns) {
+		t.Errorf("of %d origins with one connection each %d lose it", len(conns), len(lost))
+	}
+	q.add(from("2001:db8::2"))
+	for range 1000 {
+		if q.oldest("192.0.2.3") != conns["2001:db8::1"] {
+			t.Fatal("another network than that with most of them loses one")
+		}
+	}
+	q.remove(conns["2001:db8::1"])
+	for range 1000 {
+		if q.oldest("192.0.2.2") != conns["192.0.2.2"] {
+			t.Fatal("the newcomer's origin has one more, and another one loses")
+		}
+	}
+}
+
+// addressed is a connection of which only the peer's address is known.
+type addressed struct {
+	net.Conn
+	ip net.IP
+}
+
+func (a addressed) RemoteAddr() net.Addr { return &net.TCPAddr{IP: a.ip, Port: 1} }
 
 // greet says HELLO, and waits for the answer.
 func greet(t *testing.T, nc net.Conn) {

@@ -75,15 +75,6 @@ func newConn(s *Server, nc net.Conn) *conn {
 	return c
 }
 
-// host is the address of the peer without its port: what a client cannot choose.
-func (c *conn) host() string {
-	addr := c.nc.RemoteAddr()
-	if host, _, err := net.SplitHostPort(addr.String()); err == nil {
-		return host
-	}
-	return addr.Network()
-}
-
 // serve runs the connection from its begin to its end.
 func (c *conn) serve() {
 	err := c.hello()
@@ -171,7 +162,7 @@ func (c *conn) hello() error {
 	if err != nil {
 		return err
 	}
-	c.key = clientKey{host: c.host(), id: h.Client}
+	c.key = clientKey{host: hostOf(c.nc), id: h.Client}
 	if !c.server.join(c) {
 		return net.ErrClosed
 	}

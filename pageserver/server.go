@@ -2,7 +2,6 @@ package pageserver
 
 import (
 	"cmp"
-	"container/list"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -20,6 +19,7 @@ import (
 type ServerOptions struct {
 	Limits    wire.Limits   // what each connection is granted; 0: 16 MiB, 256 requests, 64 images
 	MaxConns  int           // connections at once; 0: 4096
+	MaxTold   int           // connections beyond, at once, that are told so for a while; the others are closed; 0: 64
 	HelloTime time.Duration // for TLS and HELLO of a new connection; 0: 10 s
 	IdleTime  time.Duration // of silence, after which a connection is closed; 0: 2 minutes
 	WriteTime time.Duration // for a client to take a message; 0: 30 s
@@ -32,6 +32,7 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	o.Limits.Requests = max(cmp.Or(o.Limits.Requests, 256), wire.MinRequests)
 	o.Limits.Images = max(cmp.Or(o.Limits.Images, 64), wire.MinImages)
 	o.MaxConns = cmp.Or(o.MaxConns, 4096)
+	o.MaxTold = cmp.Or(o.MaxTold, 64)
 	o.HelloTime = cmp.Or(o.HelloTime, 10*time.Second)
 	o.IdleTime = cmp.Or(o.IdleTime, 2*time.Minute)
 	o.WriteTime = cmp.Or(o.WriteTime, 30*time.Second)
@@ -59,7 +60,7 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // under mu
 	open      map[*conn]struct{}        // under mu
-	quiet     list.List                 // under mu: those of open that have not said HELLO, the oldest first
+	quiet     quiet                     // under mu: those of open that have not said HELLO
 	clients   map[clientKey]*client     // under mu
 	refusing  int                       // under mu: connections too many that are being told so
 	leaving   bool                      // under mu
@@ -87,6 +88,7 @@ func NewServer(catalog *Catalog, opts ServerOptions) *Server {
 		turns:     newTurns(runtime.NumCPU()),
 		listeners: make(map[net.Listener]struct{}),
 		open:      make(map[*conn]struct{}),
+		quiet:     make(quiet),
 		clients:   make(map[clientKey]*client),
 	}
 	s.log = newLimitedLog(s.opts.Logger)
@@ -147,51 +149,55 @@ func (s *Server) isLeaving() bool {
 	return s.leaving
 }
 
-// maxRefusing is how many connections at once are told that they are too many;
-// more are closed without a word.
-const maxRefusing = 64
-
-// accept starts serving a connection. Where there are too many, the one that has said
-// nothing for longest gives way: who may connect and no more, as without a certificate,
-// keeps nobody out.
+// accept starts serving a connection. Where there are too many, one that has said nothing
+// gives way: who may connect and no more, as without a certificate, keeps nobody out that
+// comes from elsewhere, unless he has many addresses.
 func (s *Server) accept(nc net.Conn) {
 	s.accepted.Add(1)
+	if loser := s.admit(nc); loser != nil {
+		loser.giveWay() // before the next one is accepted: descriptors are few
+	}
+}
+
+// admit serves a connection, or refuses it. It takes the one that has to give way for it
+// off the books, if any.
+func (s *Server) admit(nc net.Conn) (loser *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.leaving {
 		_ = nc.Close()
-		return
+		return nil
 	}
 	if len(s.open) >= s.opts.MaxConns {
-		s.refused.Add(1)
-		oldest := s.quiet.Front()
-		switch {
-		case oldest != nil:
-			c := oldest.Value.(*conn)
-			s.remove(c)
-			s.conns.Go(c.giveWay)
-		case s.refusing < maxRefusing:
-			s.refusing++
-			s.conns.Go(func() { s.refuse(nc) })
-			return
-		default:
-			_ = nc.Close()
-			return
+		if loser = s.quiet.oldest(origin(nc)); loser == nil {
+			s.turnDown(nc)
+			return nil
 		}
+		s.gaveWay.Add(1)
+		s.remove(loser)
 	}
 	c := newConn(s, nc)
 	s.open[c] = struct{}{}
-	c.quiet = s.quiet.PushBack(c)
+	s.quiet.add(c)
 	s.conns.Go(c.serve)
+	return loser
+}
+
+// turnDown ends a connection that is one too many. s.mu is held.
+func (s *Server) turnDown(nc net.Conn) {
+	s.refused.Add(1)
+	if s.refusing >= s.opts.MaxTold {
+		_ = nc.Close()
+		return
+	}
+	s.refusing++
+	s.conns.Go(func() { s.refuse(nc) })
 }
 
 // remove takes a connection off the books. s.mu is held.
 func (s *Server) remove(c *conn) {
 	delete(s.open, c)
-	if c.quiet != nil {
-		s.quiet.Remove(c.quiet)
-		c.quiet = nil
-	}
+	s.quiet.remove(c)
 }
 
 // refuse tells a connection that it is one too many.
@@ -212,11 +218,9 @@ func (s *Server) refuse(nc net.Conn) {
 func (s *Server) join(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.quiet == nil {
+	if !s.quiet.remove(c) {
 		return false
 	}
-	s.quiet.Remove(c.quiet)
-	c.quiet = nil
 	cl := s.clients[c.key]
 	if cl == nil {
 		cl = new(client)

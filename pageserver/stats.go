@@ -33,8 +33,8 @@ const Codes = 32
 
 // counters are what a Server counts. They only grow.
 type counters struct {
-	accepted, refused         atomic.Uint64
-	silent, malformed, broken atomic.Uint64
+	accepted, refused, gaveWay atomic.Uint64
+	silent, malformed, broken  atomic.Uint64
 
 	bytes   [Lanes]atomic.Uint64
 	latency [Lanes]histogram
@@ -88,6 +88,7 @@ type ServerStats struct {
 	Held                 int // images that somebody has open, at the moment
 
 	Accepted, Refused uint64 // connections; Refused are those that were too many
+	GaveWay           uint64 // connections closed, where there were too many, before they had said anything
 	Silent            uint64 // connections closed because nothing came, or was taken, for too long
 	Malformed         uint64 // connections closed because the client did not keep to the protocol
 	Broken            uint64 // connections that ended otherwise than in peace
@@ -100,7 +101,7 @@ type ServerStats struct {
 // Stats are what the server does and has done.
 func (s *Server) Stats() ServerStats {
 	st := ServerStats{
-		Accepted: s.accepted.Load(), Refused: s.refused.Load(),
+		Accepted: s.accepted.Load(), Refused: s.refused.Load(), GaveWay: s.gaveWay.Load(),
 		Silent: s.silent.Load(), Malformed: s.malformed.Load(), Broken: s.broken.Load(),
 		Held: s.catalog.inUse(),
 	}

@@ -19,7 +19,8 @@ type collector struct {
 	server *pageserver.Server
 
 	clients, connections, images *prometheus.Desc
-	accepted, refused, closed    *prometheus.Desc
+	accepted, refused, gaveWay   *prometheus.Desc
+	closed                       *prometheus.Desc
 	bytes, latency, errors       *prometheus.Desc
 	build                        *prometheus.Desc
 }
@@ -35,6 +36,7 @@ func newCollector(server *pageserver.Server) *collector {
 		images:      desc("images_open", "Images that a client has open."),
 		accepted:    desc("connections_accepted_total", "Connections that were accepted."),
 		refused:     desc("connections_refused_total", "Connections that were one too many."),
+		gaveWay:     desc("connections_gave_way_total", "Connections that had said nothing yet, and were closed for a new one."),
 		closed:      desc("connections_closed_total", "Connections that did not end in peace: the client was silent or took nothing for too long, did not keep to the protocol, or the network broke.", "reason"),
 		bytes:       desc("read_bytes_total", "Bytes of objects sent.", "lane"),
 		latency:     desc("read_duration_seconds", "Time from a read's arrival to the last byte of its answer being handed to the kernel.", "lane"),
@@ -45,7 +47,7 @@ func newCollector(server *pageserver.Server) *collector {
 
 // Describe is prometheus.Collector's.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.clients, c.connections, c.images, c.accepted, c.refused, c.closed, c.bytes, c.latency, c.errors, c.build} {
+	for _, d := range []*prometheus.Desc{c.clients, c.connections, c.images, c.accepted, c.refused, c.gaveWay, c.closed, c.bytes, c.latency, c.errors, c.build} {
 		to <- d
 	}
 }
@@ -64,6 +66,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	gauge(c.images, st.Held)
 	count(c.accepted, st.Accepted)
 	count(c.refused, st.Refused)
+	count(c.gaveWay, st.GaveWay)
 	count(c.closed, st.Silent, "silent")
 	count(c.closed, st.Malformed, "malformed")
 	count(c.closed, st.Broken, "broken")

@@ -33,6 +33,7 @@ type serveVerb struct {
 	statusFD int
 	metrics  string
 	stopTime time.Duration
+	most     bool // --max-connections was given
 	opts     pageserver.ServerOptions
 	log      *slog.Logger
 }
@@ -77,7 +78,7 @@ func (v *serveVerb) flags() []cli.Flag {
 		{Name: "tls-key", Arg: "FILE", Value: cli.String(&v.tls.Key), Operand: cli.OperandFile, Usage: "The private key of --tls-cert (PEM)"},
 		{Name: "insecure", Value: cli.Bool(&v.insecure), Usage: "Serve beyond this machine without TLS: whoever reaches the port may read the images"},
 		{Name: "metrics", Arg: "HOST:PORT", Value: cli.String(&v.metrics), Usage: "Serve metrics for Prometheus by HTTP, at /metrics"},
-		{Name: "max-connections", Arg: "N", Value: cli.Int(&v.opts.MaxConns, 1, 1<<20), Usage: "Serve at most N connections; one that has said nothing yet gives way to a new one"},
+		{Name: "max-connections", Arg: "N", Value: noted{cli.Int(&v.opts.MaxConns, 1, 1<<20), &v.most}, Usage: "Serve at most N connections; one that has said nothing yet gives way to a new one"},
 		{Name: "idle-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.IdleTime, time.Second), Usage: "Close connections that are silent for TIME"},
 		{Name: "write-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.WriteTime, 100*time.Millisecond), Usage: "Close connections that do not take a message within TIME"},
 		{Name: "stop-timeout", Arg: "TIME", Value: cli.Duration(&v.stopTime, 0), Usage: "When told to end, cut what is in flight after TIME"},
@@ -169,17 +170,35 @@ func (v *serveVerb) check() error {
 	return nil
 }
 
-// fitConnections leaves a quarter of the descriptors to images: connections beyond would wait
-// for one, and nobody would tell them that the server is busy.
+// A noted value notes that it was given.
+type noted struct {
+	cli.Value
+	given *bool
+}
+
+// Set is cli.Value's.
+func (n noted) Set(text string) error {
+	*n.given = true
+	return n.Value.Set(text)
+}
+
+// fitConnections leaves a quarter of the descriptors to images, but for an eighth of that to
+// connections that are told that they are too many: those beyond would wait for a descriptor,
+// and nobody would tell them that the server is busy.
 func (v *serveVerb) fitConnections() {
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
 		return
 	}
-	if most := max(files.Cur/4*3, 1); uint64(v.opts.MaxConns) > most {
-		v.log.Warn("the limit of open files allows fewer connections than --max-connections", "connections", most, "open files", files.Cur)
-		v.opts.MaxConns = int(most)
+	most := max(files.Cur/4*3, 1)
+	v.opts.MaxTold = int(min(max(files.Cur/4/8, 1), 64))
+	if uint64(v.opts.MaxConns) <= most {
+		return
 	}
+	if v.most {
+		v.log.Warn("the limit of open files allows fewer connections than --max-connections", "connections", most, "open files", files.Cur)
+	}
+	v.opts.MaxConns = int(most)
 }
 
 // tellReady tells whoever waits that clients can connect.

@@ -289,22 +289,13 @@ func TestServeTLS(t *testing.T) {
 }
 
 // With few descriptors there are fewer connections, so that images can be opened for
-// those, and one too many is told so.
+// those, however many are one too many and are told so.
 func TestFewDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	writeImage(t, filepath.Join(dir, "one"), 1)
-	s := prepare(t, "--port", "0", dir)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.cmd.Path, s.cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -n 64; exec "$0" "$@"`, self}, s.cmd.Args[1:]...)
-	s.start(t)
-	greet := func() wire.Type {
-		nc := dial(t, s.Addresses[0])
-		t.Cleanup(func() { nc.Close() })
-		_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
-		if _, err := nc.Write(wire.ClientHello{Version: wire.Version}.Append(nil)); err != nil {
+	s := few(t, dir)
+	say := func(nc net.Conn, b []byte) wire.Type {
+		if _, err := nc.Write(b); err != nil {
 			t.Fatal(err)
 		}
 		m, err := wire.NewDecoder(nc, wire.Client, 64).Next()
@@ -313,19 +304,68 @@ func TestFewDescriptors(t *testing.T) {
 		}
 		return m.Type
 	}
+	begin := func() net.Conn {
+		nc := dial(t, s.Addresses[0])
+		t.Cleanup(func() { nc.Close() })
+		_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+		return nc
+	}
+	hello := wire.ClientHello{Version: wire.Version}.Append(nil)
+	first := begin()
 	const most = 64 / 4 * 3
 	for i := range most - 1 {
-		if got := greet(); got != wire.TypeHello {
+		nc := first
+		if i > 0 {
+			nc = begin()
+		}
+		if got := say(nc, hello); got != wire.TypeHello {
 			t.Fatalf("connection %d: %v", i, got)
 		}
 	}
 	wantImage(t, dial(t, s.Addresses[0]), filepath.Join(dir, "one"))
 	served := 0
-	for greet() == wire.TypeHello {
+	for say(begin(), hello) == wire.TypeHello {
 		served++
 	}
 	if served > 1 {
 		t.Errorf("%d connections more than there were to be", served-1)
+	}
+	for range most {
+		begin() // it is refused, and does not end its half
+	}
+	for i := range uint32(20) {
+		if got := say(first, wire.Open{Image: i, Name: "one"}.Append(nil, 2*i+1)); got != wire.TypeOpened {
+			t.Fatalf("an image, beside connections that are refused: %v", got)
+		}
+		if got := say(first, wire.AppendClose(nil, 2*i+2, i)); got != wire.TypeDone {
+			t.Fatal(got)
+		}
+	}
+}
+
+// few starts a server with few descriptors.
+func few(t *testing.T, args ...string) *server {
+	t.Helper()
+	s := prepare(t, append([]string{"--port", "0"}, args...)...)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Path, s.cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -n 64; exec "$0" "$@"`, self}, s.cmd.Args[1:]...)
+	return s.start(t)
+}
+
+// Who has asked for more connections than can be is told so, and nobody else.
+func TestFewDescriptorsWarning(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want bool
+	}{{nil, false}, {[]string{"--max-connections", "48"}, false}, {[]string{"--max-connections", "4096"}, true}} {
+		s := few(t, append(tt.args, t.TempDir())...)
+		s.stop(t)
+		if got := strings.Contains(s.stderr.String(), "fewer connections"); got != tt.want {
+			t.Errorf("with %q it warns: %v, want %v", tt.args, got, tt.want)
+		}
 	}
 }
 

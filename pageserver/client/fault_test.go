@@ -308,11 +308,10 @@ func TestImpostors(t *testing.T) {
 				}
 			})
 			const long = 20 * time.Second
-			silent := errors.Is(tt.want, client.ErrSilent)
 			opts := client.Options{Timeout: long, Logger: testLog(t)}
 			switch {
-			case silent:
-				opts.Timeout = time.Second // also the good server's
+			case errors.Is(tt.want, client.ErrSilent):
+				opts.Timeout = time.Second
 			case tt.want == nil:
 				opts.Timeout = 200 * time.Millisecond // in the end it may be silent
 			}
@@ -331,9 +330,7 @@ func TestImpostors(t *testing.T) {
 				t.Error("the error does not name the server")
 			}
 			// The impostors that get as far as OPENED have another image.
-			if opts.Digest = digestOf(t, root); !silent {
-				opts.Timeout = long
-			}
+			opts.Digest, opts.Timeout = digestOf(t, root), long
 			c = open(t, address("img", bad, good.addr), opts)
 			readAll(t, c, "pages.lz4", want)
 			if err := c.Close(); err != nil {

@@ -35,7 +35,7 @@ const (
 	askStatus  = "status"
 	askMissing = "missing"
 
-	// controlTimeout, and missingTime, are longer than a pager looks at threads at a time, during which it names nothing (pager's lookTime).
+	// controlTimeout, and missingTime, are longer than a pager looks at threads at a time, during which it answers nobody (pager's lookTime).
 	controlTimeout = 8 * time.Second
 	missingTime    = 6 * time.Second
 )

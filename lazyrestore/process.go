@@ -51,7 +51,7 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 	return p.status, p.waitErr
 }
 
-// missing is what the pager still has to bring. Before it serves, while it looks what threads are in, and while it
+// missing is what the pager still has to bring. Before it serves and while it
 // leaves it names nothing, although the memory is registered with it: then its
 // answer is waited for.
 func (p *Process) missing() []page.Mapping {

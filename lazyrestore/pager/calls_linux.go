@@ -34,8 +34,11 @@ const (
 	// lookYields is how often a look is made again before the looker sleeps in between.
 	lookYields = 4
 	// lookTime is how long it then waits at most: a thread may wait for a processor, on a busy virtual machine for
-	// more than a tenth of a second, now and then for one. Nothing can be copied into the space meanwhile, but without a look bytes may be wrong.
+	// more than a tenth of a second, now and then for one. Nothing can be copied meanwhile, but without a look bytes may be wrong.
 	lookTime = 5 * time.Second
+	// lastRounds is how often it looks still once the pager is told to stop, some 0.1 s: enough for
+	// a thread that computes to be seen.
+	lastRounds = 500
 	// All looks together wait one part in lookShare of the time, and up to maxLooks at once: where each has to wait
 	// for a processor, moves that follow one another are looked at for so long.
 	lookShare = 2
@@ -55,13 +58,17 @@ var errUnsure = errors.New("it is not known what all threads are in")
 // in a call is no reason to look no further: a thread has put its event into the queue a moment before it can be seen
 // to sleep, and one that was woken looks for a moment as if it slept still. With an error it has what was seen. Beyond
 // some yields it waits as long as p and ctx let it.
-func lookAt(ctx context.Context, pid int, p *patience, need func() bool, pause func()) (*lookOut, error) {
-	l, err := newLookOut(pid)
+func lookAt(ctx context.Context, pid int, p *patience, need func() bool) (l lookOut, err error) {
+	l = lookOut{ran: map[string]*runTime{}, all: pid == 0}
 	defer l.close()
-	if err != nil {
-		return l, err
+	if l.all {
+		err = l.listAll()
+	} else {
+		err = l.list(strconv.Itoa(pid))
 	}
-	_, err = l.look(ctx, p, need, func() bool { pause(); return true })
+	if err == nil {
+		err = l.look(ctx, p, need)
+	}
 	return l, err
 }
 
@@ -73,20 +80,6 @@ type lookOut struct {
 	calls  []leave
 	advice []advice
 	idle   bool // nothing was to be told any more: what comes later was not looked for
-
-	rounds     int
-	began, end time.Time // since when it has waited for threads, and until when it may
-}
-
-// newLookOut is for a look at pid, 0: at all. It is to be closed.
-func newLookOut(pid int) (l *lookOut, err error) {
-	l = &lookOut{ran: map[string]*runTime{}, all: pid == 0}
-	if l.all {
-		err = l.listAll()
-	} else {
-		err = l.list(strconv.Itoa(pid))
-	}
-	return l, err
 }
 
 func (l *lookOut) list(pid string) error {
@@ -112,50 +105,37 @@ func (l *lookOut) listAll() error {
 	return err
 }
 
-// look looks at the tasks until all were seen, as long as need, patience and ctx last. While it waits for some
-// it calls pause in between, and is not over if that says so: then it is to be called again.
-func (l *lookOut) look(ctx context.Context, p *patience, need, pause func() bool) (over bool, err error) {
-	for {
-		if over, err := l.step(ctx, p, need); over {
-			if !l.all && !l.began.IsZero() {
-				p.spend(l.began, time.Now())
-			}
-			return true, err
-		}
-		if l.rounds <= lookYields {
+// look looks at the tasks until all were seen, as long as need and patience last, and for lastRounds after ctx has
+// ended, whose error it then has.
+func (l *lookOut) look(ctx context.Context, p *patience, need func() bool) error {
+	var end time.Time
+	last := lastRounds
+	for round := 0; need(); round++ {
+		switch left, err := l.again(round > lookYields); {
+		case err != nil: // asking again would be no better
+			return err
+		case left == 0:
+			return nil
+		case round < lookYields:
 			thread.Yield()
-		} else if !pause() { // else whom we wait for may need this processor
-			return false, nil
+			continue
+		case round == lookYields:
+			start := time.Now()
+			if end = start.Add(settleTime); !l.all {
+				end = start.Add(p.left(start))
+				defer func() { p.spend(start, time.Now()) }()
+			}
 		}
-	}
-}
-
-// step looks once, and reports whether that was enough.
-func (l *lookOut) step(ctx context.Context, p *patience, need func() bool) (over bool, err error) {
-	if !need() {
-		l.calls, l.advice, l.idle = nil, nil, true
-		return true, nil
-	}
-	left, err := l.again(l.rounds > lookYields)
-	if err != nil || left == 0 { // asking again would be no better
-		return true, err
-	}
-	l.rounds++
-	if l.rounds <= lookYields {
-		return false, nil
-	}
-	now := time.Now()
-	if l.began.IsZero() {
-		l.began = now
-		if l.end = now.Add(settleTime); !l.all {
-			l.end = now.Add(p.left(now))
+		if ctx.Err() != nil {
+			last--
 		}
+		if last < 0 || !time.Now().Before(end) {
+			return cmp.Or(ctx.Err(), errUnsure)
+		}
+		nap(gatePause) // whom we wait for may need this processor
 	}
-	if !now.Before(l.end) {
-		return true, errUnsure
-	}
-	err = ctx.Err()
-	return err != nil, err
+	l.calls, l.advice, l.idle = nil, nil, true
+	return nil
 }
 
 // again looks at those that are left, and returns how many are. With long it counts how long they run. Of
@@ -209,7 +189,7 @@ func (l *lookOut) close() {
 	}
 }
 
-// A patience is how long looks may wait for threads, while nothing can be copied into the space that is looked at.
+// A patience is how long looks may wait for threads, while nothing can be copied into any space.
 type patience struct {
 	spent time.Duration // not made up for yet
 	last  time.Time
@@ -323,32 +303,17 @@ func (c *sysCall) leavesOf(tid string) []leave {
 
 func pageUp(n uint64) uint64 { return uint64(page.Addr(n).Up()) }
 
-// lookAround finds out what was under way when what is fresh was told, and applies that; or begins to, where
-// there is something to do for other spaces, and goes on when it is called again. It ends with ctx, and then what is
-// fresh stays so: a successor takes it for something of which nothing was seen. The gate is shut.
+// lookAround finds out what was under way when what is fresh was told, and applies that. Where it ends with ctx
+// what is fresh stays so: a successor takes it for something of which nothing was seen. The gate is shut.
 func (r *reader) lookAround(s *space) error {
 	var calls []leave
 	sure := false
 	if s.pid != 0 && !s.hidden { // of a forked child it is not known
-		var err error
-		if s.look == nil {
-			s.look, err = newLookOut(s.pid)
-		}
-		if err == nil {
-			var over bool
-			over, err = s.look.look(r.ctx, &r.patience, func() bool { return isChanging(s.u) }, func() bool {
-				return !r.hasOther(s) && r.pauseLook()
-			})
-			if !over {
-				return nil
-			}
-		}
-		calls = s.look.calls
-		s.endLook()
+		l, err := lookAt(r.ctx, s.pid, &r.patience, func() bool { return isChanging(s.u) })
 		if err != nil && r.ctx.Err() != nil {
 			return r.ctx.Err()
 		}
-		sure = err == nil
+		calls, sure = l.calls, err == nil
 		s.hidden = errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)
 	}
 	var list []event
@@ -361,32 +326,4 @@ func (r *reader) lookAround(s *space) error {
 		list, sure = nil, false
 	}
 	return r.say(s, append(list, event{kind: eventLooked, sure: sure})...)
-}
-
-// endLook ends a look that is under way.
-func (s *space) endLook() {
-	if s.look != nil {
-		s.look.close()
-		s.look = nil
-	}
-}
-
-// hasOther reports whether there is something to do for another space than s, which is looked at.
-func (r *reader) hasOther(s *space) bool {
-	if len(r.openings) > 0 || slices.ContainsFunc(r.queue[r.head:], func(f fault) bool { return f.s != s && f.s.isServed() }) {
-		return true
-	}
-	return slices.ContainsFunc(*r.spaces.Load(), func(o *space) bool { return o != s && o.isServed() && readable(o.u.Fd()) })
-}
-
-// isServed reports whether faults of s can be served.
-func (s *space) isServed() bool { return !s.ended.Load() && !s.crowded.Load() && !s.unsettled() }
-
-// pauseLook sleeps for a moment, in which others may go in: nothing can be copied into the space that is looked at,
-// as long as it is changing.
-func (r *reader) pauseLook() bool {
-	r.gate.open()
-	nap(gatePause)
-	r.gate.shut()
-	return true
 }

@@ -3,6 +3,7 @@ package pager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,53 +14,95 @@ import (
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
-// A starving is a reader that looks at a thread which gets no processor. In the first of its spaces something is
-// still to be told, and what was told last is fresh.
+// A starving is a thread that gets no processor unless run is called.
 type starving struct {
-	*reader
-	s        []*space
-	children []*uffdtest.Child
-	task     string // the thread's directory
+	task string // its directory
+	ran  time.Duration
 }
 
-func starve(t *testing.T, ctx context.Context) *starving {
+func starve(t *testing.T) *starving {
 	t.Helper()
-	uffdtest.Need(t, "uffd")
-	st := &starving{task: filepath.Join(t.TempDir(), "999999999")} // nobody's
+	st := &starving{task: filepath.Join(t.TempDir(), "999999999"), ran: 5 * time.Millisecond} // nobody's
 	if err := os.Mkdir(st.task, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	st.write(t, "syscall", "running\n")
-	st.write(t, "schedstat", "5 0 1\n")
-	se := fakeSession(t, 4, plainSource)
-	w := &world{}
-	for range 2 {
-		c := uffdtest.Start(t, uffdtest.Options{Pages: 4, Features: events})
-		l, err := newLayout([]page.Mapping{{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: testBase, PageSize: page.Size}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		st.s = append(st.s, newSpace(se.pages, w.add(c.FD.Fd(), c.Pid, l), c.FD, c.FD, nil))
-		st.children = append(st.children, c)
+	if err := os.WriteFile(filepath.Join(st.task, "syscall"), []byte("running\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	se.spaces.Store(&st.s)
+	st.run(t, 0)
+	return st
+}
+
+func (st *starving) run(t *testing.T, d time.Duration) {
+	t.Helper()
+	st.ran += d
+	if err := os.WriteFile(filepath.Join(st.task, "schedstat"), fmt.Appendf(nil, "%d 0 1\n", st.ran), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (st *starving) lookOut() *lookOut {
+	return &lookOut{tasks: []string{st.task}, ran: map[string]*runTime{}}
+}
+
+// A pager that is told to stop looks long enough to see who computes, and then no longer.
+func TestLastRounds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, step := range []time.Duration{0, tickTime} {
+		st, rounds := starve(t), 0
+		err := st.lookOut().look(ctx, &patience{}, func() bool {
+			if rounds++; rounds > lookYields && step > 0 {
+				st.run(t, step)
+			}
+			return true
+		})
+		switch {
+		case step > 0 && err != nil:
+			t.Errorf("%v in round %d, though it computes", err, rounds)
+		case step == 0 && (!errors.Is(err, context.Canceled) || rounds != lookYields+1+lastRounds):
+			t.Errorf("%v in round %d", err, rounds)
+		}
+	}
+}
+
+// A look at all processes gives up after a moment, which it takes from no budget.
+func TestLooksAtAllHaveNoBudget(t *testing.T) {
+	l, p := starve(t).lookOut(), patience{last: time.Now()}
+	l.all = true
+	if err := l.look(t.Context(), &p, func() bool { return true }); !errors.Is(err, errUnsure) || p.spent > 0 {
+		t.Errorf("%v; it took %v from the budget", err, p.spent)
+	}
+}
+
+// What a look was for that ends with the pager is left to a successor, who has seen nothing of it.
+func TestLookEndsWithThePager(t *testing.T) {
+	uffdtest.Need(t, "uffd")
+	c := uffdtest.Start(t, uffdtest.Options{Pages: 4, Features: events})
+	l, err := newLayout([]page.Mapping{{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: testBase, PageSize: page.Size}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	se, w := fakeSession(t, 4, plainSource), &world{}
+	s := newSpace(se.pages, w.add(c.FD.Fd(), computing(t), l), c.FD, c.FD, nil)
+	se.spaces.Store(&[]*space{s})
 	j, err := newJournal(w)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(j.close)
-	st.reader = &reader{worker: *se.newWorker("reader"), ctx: ctx, world: w, journal: j}
-	t.Cleanup(st.close)
+	defer j.close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: w, journal: j}
+	defer r.close()
 
-	c := st.children[0]
-	unmapped := c.Munmap(c.Addr(3), page.Size)
+	unmapped := c.Munmap(c.Addr(3), page.Size) // something is still to be told
 	uffdtest.WaitMessage(t, c.FD)
-	t.Cleanup(func() {
+	defer func() {
 		_ = c.FD.Close()
 		unmapped.Wait(t)
-	})
-	moved := j.slots(st.s[0].id, nil)
-	b := slotOf(&moved[0])
+	}()
+	b := slotOf(&j.slots(s.id, nil)[0])
 	b[0] = slotRemap
 	for i, word := range []page.Addr{page.Addr(c.Start), page.Addr(c.Start) + 1<<30, page.Size} {
 		order64.PutUint64(b[8+8*i:], uint64(word))
@@ -69,70 +112,21 @@ func starve(t *testing.T, ctx context.Context) *starving {
 		t.Fatal(err)
 	}
 	j.keep(1)
-	if err := st.change(st.s[0], e); err != nil || len(st.s[0].fresh) != 1 {
-		t.Fatalf("%v; %d events are fresh", err, len(st.s[0].fresh))
+	if err := r.change(s, e); err != nil || len(s.fresh) != 1 {
+		t.Fatalf("%v; %d events are fresh", err, len(s.fresh))
 	}
-	st.s[0].look = &lookOut{tasks: []string{st.task}, ran: map[string]*runTime{}}
-	return st
-}
 
-func (st *starving) write(t *testing.T, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(st.task, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+	exhausted := patience{spent: 2 * maxLooks, last: time.Now()} // else it would be seen that it computes
+	r.patience = exhausted
+	if err := r.lookAround(s); !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
-}
-
-// latest is the kind of the last slot of the log.
-func (st *starving) latest() byte { return slotOf(&st.journal.log[st.journal.pos-1])[0] }
-
-// Who touches memory of another process is served while a thread is waited for, and the look goes on.
-func TestOthersAreServedDuringALook(t *testing.T) {
-	st := starve(t, t.Context())
-	other := st.children[1]
-	touched := other.Load(other.Addr(1))
-	uffdtest.WaitMessage(t, other.FD)
-	if n, err := st.readAll(); n != 1 || err != nil || len(st.queue) != 1 || st.queue[0].s != st.s[1] {
-		t.Fatalf("%d messages read, %v, %d faults", n, err, len(st.queue))
+	if last := slotOf(&j.log[j.pos-1])[0]; len(s.fresh) != 1 || last != slotRemap {
+		t.Errorf("%d events are fresh, and the log ends with %#x", len(s.fresh), last)
 	}
-	if st.s[0].look == nil || !st.s[0].unsettled() || st.latest() != slotRemap {
-		t.Errorf("the look is over, and the log ends with %#x", st.latest())
-	}
-	st.zeros = make([]byte, maxZero)
-	st.makeRests()
-	defer st.dropRests(nil)
-	st.serve()
-	touched.Wait(t)
-	st.write(t, "syscall", "-1 0x7ffc 0x7f00\n")
-	if _, err := st.readAll(); err != nil || st.s[0].look != nil || len(st.s[0].fresh) > 0 {
-		t.Errorf("%v; the look goes on: %v, with %d events", err, st.s[0].look != nil, len(st.s[0].fresh))
-	}
-}
-
-// A look ends with the pager. What it was for is left to a successor, who has seen nothing of it.
-func TestLookEndsWithThePager(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	st := starve(t, ctx)
-	cancel()
-	if _, err := st.readAll(); !errors.Is(err, context.Canceled) || st.s[0].look != nil {
-		t.Errorf("%v; the look goes on: %v", err, st.s[0].look != nil)
-	}
-	if !st.s[0].unsettled() || st.latest() != slotRemap {
-		t.Errorf("the log ends with %#x", st.latest())
-	}
-	if _, ok := st.lookBefore(&space{model: &model{pid: computing(t)}}, func() bool { return true }); ok {
+	r.patience = exhausted
+	if _, ok := r.lookBefore(s, func() bool { return true }); ok {
 		t.Error("something is read after a look that was ended")
-	}
-}
-
-// A look at all processes gives up after a moment, which it takes from no budget.
-func TestLooksAtAllHaveNoBudget(t *testing.T) {
-	st := starve(t, t.Context())
-	l, p := st.s[0].look, patience{last: time.Now()}
-	l.all = true
-	over, err := l.look(t.Context(), &p, func() bool { return true }, func() bool { return true })
-	if !over || !errors.Is(err, errUnsure) || p.spent > 0 {
-		t.Errorf("over %v, %v; it took %v from the budget", over, err, p.spent)
 	}
 }
 

@@ -354,9 +354,6 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 	r.kicks.Add(1)
 	err := r.run()
 	r.dropRests(nil)
-	for _, s := range *se.spaces.Load() {
-		s.endLook()
-	}
 	r.follower.forget()
 	r.close()
 	stop()

@@ -177,9 +177,6 @@ func (r *reader) read(s *space) (int, error) {
 		r.gate.shut()
 	}
 	defer r.gate.open()
-	if s.look != nil {
-		return 0, r.lookAround(s)
-	}
 	if err := r.waitForEarly(s); err != nil {
 		return 0, err
 	}

@@ -197,7 +197,6 @@ func (r *reader) release(s *space, resident bool) error {
 	r.head = 0
 	r.dropRests(s)
 	r.rows.forget(s)
-	s.endLook()
 	if r.follower.s == s {
 		r.follower.forget()
 	}

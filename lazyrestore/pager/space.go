@@ -37,7 +37,6 @@ type space struct {
 	earlyFirst [2]page.Range // see firstUnsettled
 	earlySince int64         // since when it is that; 0: all is settled
 	hidden     bool          // what calls its threads are in may not be read
-	look       *lookOut      // at what they are in, which is not over; nil: none
 	sharedNext int           // no page of shared memory with a lower number is missing
 	sharedHere bool          // none is
 	lastWake   page.Addr

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -156,13 +155,13 @@ func TestLooksHaveABudget(t *testing.T) {
 		}
 	}()
 	<-computes
-	need, pause := func() bool { return true }, func() { thread.Sleep(gatePause) }
+	need := func() bool { return true }
 	var p patience
 	// Now and then the runtime has it sleep.
 	look := func(fresh patience, seen func(err error) bool) bool {
 		for range 100 {
 			p = fresh
-			if _, err := lookAt(t.Context(), os.Getpid(), &p, need, pause); seen(err) {
+			if _, err := lookAt(t.Context(), os.Getpid(), &p, need); seen(err) {
 				return true
 			}
 		}
@@ -174,7 +173,7 @@ func TestLooksHaveABudget(t *testing.T) {
 	if !look(patience{}, func(err error) bool { return err == nil && p.spent > 0 }) || p.spent > 2*lookTime {
 		t.Errorf("a look has waited for %v", p.spent)
 	}
-	if l, err := lookAt(t.Context(), os.Getpid(), &p, func() bool { return false }, pause); len(l.calls) > 0 || err != nil {
+	if l, err := lookAt(t.Context(), os.Getpid(), &p, func() bool { return false }); len(l.calls) > 0 || err != nil {
 		t.Errorf("a look that is not needed finds %v, %v", l.calls, err)
 	}
 }

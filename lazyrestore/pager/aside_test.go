@@ -66,38 +66,55 @@ func TestStepAsideDespiteWhatIsLeft(t *testing.T) {
 	})
 }
 
-// A worker that runs only where nobody else wants to never goes into the gate: everybody would wait for it.
+// While faults come a worker runs only where nobody else wants to, whatever it has done before; but never in the
+// gate: everybody would wait for it.
 func TestNobodyIdlesInTheGate(t *testing.T) {
-	se := fakeSession(t, 8, plainSource)
-	var policies []uint32
+	uffdtest.Need(t, "root") // back from the idle policy
+	var reading, inside policies
+	var r *remote
+	se := fakeSession(t, 16, remoteOf(&r, func(context.Context, image.Lane) error { return reading.note() }))
 	s := fakeSpace(t, se, &fakeMemory{
-		vmas: []page.Range{page.RangeOf(testBase, 8*page.Size)}, pages: map[page.Addr]byte{},
-		refuse: func() error {
-			attr, err := unix.SchedGetAttr(0, 0)
-			if err != nil {
-				return err
-			}
-			policies = append(policies, attr.Policy)
-			return nil
-		},
+		vmas: []page.Range{page.RangeOf(testBase, 16*page.Size)}, pages: map[page.Addr]byte{}, refuse: inside.note,
 	})
+	se.lastFault.Store(int64(time.Hour)) // they come all the time
+	se.offers = make(chan *offer, offersEach)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		runtime.LockOSThread() // it is not given back: its priority would stay
 		w := &filler{worker: *se.newWorker("background"), behind: thread.FallBehind()}
 		defer w.close()
-		w.behind.Yield(true)
-		w.fillSlowly(t.Context(), 0, 1)
-		w.behind.Yield(true)
-		o := &w.slots[0]
-		o.plain, o.first, o.n, o.out = make([]byte, 4*page.Size), 1, 1, true
-		o.done.Store(true)
-		w.reclaim(t.Context(), o)
+		w.fillSlowly(t.Context(), 0, 2)
+		for i := range w.slots {
+			o := &w.slots[i]
+			o.frames, o.by, o.first, o.n = w.newFrames(), w, 2, 1
+			o.plain, o.out = make([]byte, 4*page.Size), true // and comes back as it is
+			o.done.Store(true)
+			defer o.frames.Close()
+		}
+		w.fillSpan(t.Context(), 3, 1)
 	})
 	wg.Wait()
-	if s.left.Load() > 0 || len(policies) != 8 || slices.Contains(policies, unix.SCHED_IDLE) {
-		t.Errorf("%d pages are missing; the others came by threads of the policies %v", s.left.Load(), policies)
+	if len(se.offers) != 1 || s.left.Load() != 4 {
+		t.Errorf("%d spans are offered, %d pages are missing", len(se.offers), s.left.Load())
 	}
+	if want := (policies{unix.SCHED_IDLE, unix.SCHED_IDLE, unix.SCHED_IDLE}); !slices.Equal(reading, want) {
+		t.Errorf("it has read by the policies %v", reading)
+	}
+	if len(inside) != 12 || slices.Contains(inside, unix.SCHED_IDLE) {
+		t.Errorf("pages have come by threads of the policies %v", inside)
+	}
+}
+
+// policies are those by which the kernel's scheduler treated threads.
+type policies []uint32
+
+// note adds that of the calling thread.
+func (p *policies) note() error {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err == nil {
+		*p = append(*p, attr.Policy)
+	}
+	return err
 }
 
 // A sleeping reader, which alone may notice that the faults have ended, is told of who steps aside.

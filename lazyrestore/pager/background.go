@@ -194,6 +194,7 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	if ctx.Err() != nil {
 		return
 	}
+	w.behind.Yield(w.giveWay()) // it may have been in the gate
 	w.watch.begin()
 	plain, err := o.frames.ReadSpan(ctx, first, n, image.Background)
 	w.watch.hasDecoded()
@@ -263,6 +264,7 @@ func (w *filler) fillSlowly(ctx context.Context, first, n int) {
 		if !w.wanted(frame) {
 			continue
 		}
+		w.behind.Yield(w.giveWay()) // again, after each time in the gate
 		plain, err := w.fetch(ctx, frame, image.Background)
 		if err == nil {
 			w.fillSpaces(ctx, plain, frame, 1)

@@ -53,7 +53,7 @@ func startCounter(pid int) *counter {
 			c.mapped <- b
 		}
 	}()
-	c.limit = time.AfterFunc(counterTime, c.stop)
+	c.limit = time.AfterFunc(counterTime, c.unmap)
 	return c
 }
 
@@ -66,6 +66,11 @@ func (c *counter) stop() {
 		return
 	}
 	c.limit.Stop()
+	c.unmap()
+}
+
+// unmap ends it. It may be called again, and before there is a limit.
+func (c *counter) unmap() {
 	if b, ok := <-c.mapped; ok {
 		_ = unix.Munmap(b)
 	}

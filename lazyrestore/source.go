@@ -23,8 +23,8 @@ type SourceOptions struct {
 	// names of hosts nor TLS. It may be called by several goroutines at once.
 	Dial client.Dialer
 	// Cache is a directory in which what page servers give is kept for later
-	// restores; none if empty. Where its disk is full or read-only the restore goes
-	// on without it, and the log says so. CacheSize bounds it, in bytes; 0 is 16 GiB.
+	// restores; none if empty. Where its disk is full, read-only or failing the restore
+	// goes on without it, and the log says so. CacheSize bounds it, in bytes; 0 is 16 GiB.
 	Cache     string
 	CacheSize int64
 }

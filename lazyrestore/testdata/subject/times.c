@@ -185,8 +185,7 @@ static void *sleep_in(void *argument)
 	return NULL;
 }
 
-/* The first thread sleeps in the bed that the argument names, and says nothing
-   when it wakes. */
+/* The first thread sleeps in the bed that the argument names, beside one in each of all. */
 static void timed_sleepers(int argc, char **argv)
 {
 	pthread_t thread[BEDS];

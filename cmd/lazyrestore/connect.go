@@ -81,8 +81,7 @@ func (r *remote) dial(ctx context.Context, s client.Server) (client.Conn, error)
 	var said strings.Builder
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = &said
-	_ = pager.GiveSlackBack() // the helper inherits it; it is slower where it does
-	if err := cmd.Start(); err != nil {
+	if err := pager.WithOwnSlack(cmd.Start); err != nil {
 		return nil, errors.Join(helperError(cmd.Path, err), unix.Close(pair[0]))
 	}
 	_ = theirs.Close()

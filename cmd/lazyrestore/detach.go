@@ -16,6 +16,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 )
 
 // reportFlag names the pipe on which a detached restore tells the command that
@@ -58,7 +59,7 @@ func (v *restoreVerb) launch() error {
 	// Until it reports, what ends this command ends the restore.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
-	err = cmd.Start()
+	err = pager.WithOwnSlack(cmd.Start)
 	write.Close()
 	if err != nil {
 		return err

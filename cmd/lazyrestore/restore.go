@@ -11,7 +11,6 @@ import (
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
-	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 )
 
 type restoreVerb struct {
@@ -118,9 +117,6 @@ func (v *restoreVerb) run(args []string) error {
 	v.image = args[0]
 	if err := v.check(); err != nil {
 		return err
-	}
-	if v.detach || v.opts.PIDNamespace { // something else is started before the process
-		v.noteError(pager.GiveSlackBack())
 	}
 	switch {
 	case v.opts.DryRun:

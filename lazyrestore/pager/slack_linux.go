@@ -3,6 +3,7 @@ package pager
 import (
 	"errors"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,19 +16,19 @@ import (
 // which Go begins in a command that is entered as Keeper says, if it has
 // CAP_SYS_NICE: Go's thread sysmon else wakes each 100 µs, mostly on the processor
 // of the thread that everything waits for. All threads inherit it, and so would
-// what is started by any of them.
+// what is started by any of them (WithOwnSlack).
 const longSlack = 1_000_000
 
 // OwnSlack is the timer slack that this program was started with, if its
 // threads have a longer one; 0: they have not.
 func OwnSlack() uint64 { return enteredSlack() }
 
-// GiveSlackBack gives all threads of this program the timer slack that it was
-// started with, once nobody waits for the restored process any more, or
-// before anything else is started: all but sysmon. Each time that it has taken the
-// right to run Go from a thread, as it does when the reader has slept for 10 ms, that
-// wakes 50 times as soon as it can; and it starts nothing but threads, which see to
-// their slack where it matters (nap).
+// GiveSlackBack gives the threads that there are the timer slack that this program
+// was started with, once nobody waits for the restored process any more: all but sysmon.
+// Each time that it has taken the right to run Go from a thread, as it does when the reader
+// has slept for 10 ms, that wakes 50 times as soon as it can. Threads that it starts
+// later have the long slack: those that sleep for microseconds take their own (nap),
+// and so do those that start something else (WithOwnSlack).
 func GiveSlackBack() error {
 	own := enteredSlack()
 	for again := own != 0; again; {
@@ -62,6 +63,16 @@ func sysmonOf(pid int, tids []int) int {
 		}
 	}
 	return tids[0]
+}
+
+// WithOwnSlack calls start, which starts another program, on a thread with the timer slack that
+// this one was started with. It is what the other one begins with, and has as its default: a
+// child has that of the very thread that makes it.
+func WithOwnSlack(start func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ownSlack()
+	return start()
 }
 
 // ownSlack has the calling thread take the timer slack that this program was started

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -173,6 +174,12 @@ func holdUp(t *testing.T, server string) *holdup {
 				_ = down.Close()
 				continue
 			}
+			// Before the cleanups, which wait for what passes on: a test that fails leaves
+			// its client open.
+			context.AfterFunc(t.Context(), func() {
+				_ = down.Close()
+				_ = up.Close()
+			})
 			wg.Go(func() { h.pass(up, down, func(n int) { h.asked.Add(int64(n)) }) })
 			wg.Go(func() {
 				h.pass(down, up, func(int) {

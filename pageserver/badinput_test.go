@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -317,23 +316,6 @@ func TestTooManyConnections(t *testing.T) {
 		runtime.Gosched()
 	}
 	stillServes(t, s, addr)
-}
-
-// What peers do wrong is logged, but not without bound.
-func TestLogIsBounded(t *testing.T) {
-	var b strings.Builder
-	l := newLimitedLog(testLogger(&b))
-	for range 1000 {
-		l.Warn("a client misbehaves")
-	}
-	if n := strings.Count(b.String(), "misbehaves"); n != linesPerSecond {
-		t.Errorf("%d lines, want %d", n, linesPerSecond)
-	}
-	l.since = l.since.Add(-time.Hour)
-	l.Warn("a client misbehaves")
-	if !strings.Contains(b.String(), "count=980") {
-		t.Errorf("it does not say how many were left out: %s", b.String()[max(0, b.Len()-300):])
-	}
 }
 
 // Connections that say nothing keep nobody out, though there are as many as may be: the

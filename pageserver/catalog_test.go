@@ -3,7 +3,6 @@ package pageserver
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
-
-func testLogger(b *strings.Builder) *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
 
 func symlink(t *testing.T, to, at string) {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lazyrestore/lazyrestore/pageserver/peerlog"
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
 
@@ -53,7 +54,7 @@ type Server struct {
 	buffers atomic.Int32 // long ones that are in use
 	looking atomic.Int32 // goroutines that look for the next request
 	counters
-	log *limitedLog
+	log *peerlog.Log
 
 	conns sync.WaitGroup // goroutines of connections
 
@@ -91,7 +92,7 @@ func NewServer(catalog *Catalog, opts ServerOptions) *Server {
 		quiet:     make(quiet),
 		clients:   make(map[clientKey]*client),
 	}
-	s.log = newLimitedLog(s.opts.Logger)
+	s.log = peerlog.New(s.opts.Logger)
 	_, _ = rand.Read(s.id[:]) // never fails
 	return s
 }

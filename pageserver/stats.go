@@ -1,9 +1,7 @@
 package pageserver
 
 import (
-	"log/slog"
 	"math/bits"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -116,53 +114,4 @@ func (s *Server) Stats() ServerStats {
 		st.Errors[i] = s.errors[i].Load()
 	}
 	return st
-}
-
-// A limitedLog lets peers write only so much: what they do wrong is logged, but
-// not a disk full of it.
-type limitedLog struct {
-	*slog.Logger
-
-	mu      sync.Mutex
-	since   time.Time // under mu
-	written int       // under mu: since then
-	left    int       // under mu: left out since then
-}
-
-// linesPerSecond is how many warnings and notes about peers are logged.
-const linesPerSecond = 20
-
-func newLimitedLog(l *slog.Logger) *limitedLog { return &limitedLog{Logger: l} }
-
-// allow reports whether a line may be written, and how many were left out
-// before it.
-func (l *limitedLog) allow(now time.Time) (ok bool, leftOut int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Sub(l.since) >= time.Second {
-		l.since, l.written = now, 0
-		leftOut, l.left = l.left, 0
-	}
-	if l.written >= linesPerSecond {
-		l.left++
-		return false, 0
-	}
-	l.written++
-	return true, leftOut
-}
-
-// Warn logs a warning, unless there were too many.
-func (l *limitedLog) Warn(msg string, args ...any) { l.log(l.Logger.Warn, msg, args) }
-
-// Info logs a note, unless there were too many.
-func (l *limitedLog) Info(msg string, args ...any) { l.log(l.Logger.Info, msg, args) }
-
-func (l *limitedLog) log(write func(string, ...any), msg string, args []any) {
-	ok, leftOut := l.allow(time.Now())
-	if leftOut > 0 {
-		l.Logger.Warn("lines left out", "count", leftOut)
-	}
-	if ok {
-		write(msg, args...)
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/lazyrestore/lazyrestore/pageserver/peerlog"
 )
 
 // Options are for Receive and Serve; the zero value works.
@@ -34,7 +36,7 @@ func (o Options) log() *slog.Logger {
 
 // clients are the connections of a server.
 type clients struct {
-	log *slog.Logger
+	log *peerlog.Log
 	max int
 	wg  sync.WaitGroup
 
@@ -47,7 +49,7 @@ type clients struct {
 // accept hands connections to serve, in goroutines, until the listener is
 // closed. It returns when all of them have ended.
 func (o Options) accept(ctx context.Context, l net.Listener, serve func(net.Conn, *clients) error) error {
-	c := &clients{log: o.log(), max: o.MaxClients, all: map[net.Conn]struct{}{}}
+	c := &clients{log: peerlog.New(o.log()), max: o.MaxClients, all: map[net.Conn]struct{}{}}
 	if c.max <= 0 {
 		c.max = defaultClients
 	}

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/convert"
@@ -17,6 +20,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/pageserver/peerlog"
 )
 
 // serve runs Serve in the background.
@@ -229,6 +233,34 @@ func TestServeTooManyClients(t *testing.T) {
 	}
 	if !ask(second) || !ask(busy) {
 		t.Error("clients that were there are not served any more")
+	}
+}
+
+// What clients do wrong is logged, but not without bound.
+func TestServeLogIsBounded(t *testing.T) {
+	const clients = 500
+	s := setIn(t, made(t, 1, 1))
+	defer s.Close()
+	var log bytes.Buffer
+	l := listen(t)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	begin := time.Now()
+	go func() { done <- Serve(ctx, l, s, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}) }()
+	for range clients {
+		c := dial(t, l, pagexfer.V41)
+		if _, err := c.conn.Write(bytes.Repeat([]byte{0xff}, 64)); err != nil {
+			t.Fatal(err)
+		}
+		c.dropped()
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	most := peerlog.LinesPerSecond * (1 + int(time.Since(begin)/time.Second))
+	if n := strings.Count(log.String(), "client dropped"); n == 0 || n > most {
+		t.Errorf("%d lines about %d clients, want 1 to %d", n, clients, most)
 	}
 }
 

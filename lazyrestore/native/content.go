@@ -43,8 +43,8 @@ type content struct {
 }
 
 // lazyGap is how much memory without content parts two ranges that are
-// registered: less would make many small mappings, more would send faults on
-// fresh memory through the pager.
+// registered, or one from an end of its mapping: less would make many small mappings,
+// more would send faults on fresh memory through the pager.
 const lazyGap = 2 << 20
 
 // maxLazyRanges bounds the ranges registered in one mapping.
@@ -159,7 +159,7 @@ func (k *content) anonymous(v *VMA) error {
 		v.Lazy = []page.Range{v.Range} // the kernel does not make one of it again where it was parted
 		return nil
 	}
-	v.Lazy = lazyRanges(&present)
+	v.Lazy = lazyRanges(v.Range, &present)
 	return nil
 }
 
@@ -209,8 +209,10 @@ func (k *content) huge(r page.Range) {
 	*h = append(*h, r)
 }
 
-// lazyRanges covers present with few ranges.
-func lazyRanges(present *page.Set) []page.Range {
+// lazyRanges covers what is present of a mapping with few ranges. They reach to the
+// mapping's ends where those are near: the kernel does not move several mappings by one
+// mremap if any of them is registered, and may stop half-way.
+func lazyRanges(mapping page.Range, present *page.Set) []page.Range {
 	for gap := uint64(lazyGap); ; gap *= 4 {
 		var out []page.Range
 		for r := range present.All() {
@@ -220,9 +222,16 @@ func lazyRanges(present *page.Set) []page.Range {
 			}
 			out = append(out, r)
 		}
-		if len(out) <= maxLazyRanges {
-			return out
+		if len(out) > maxLazyRanges {
+			continue
 		}
+		if n := len(out); n > 0 && uint64(out[0].Start-mapping.Start) < lazyGap {
+			out[0].Start = mapping.Start
+		}
+		if n := len(out); n > 0 && uint64(mapping.End-out[n-1].End) < lazyGap {
+			out[n-1].End = mapping.End
+		}
+		return out
 	}
 }
 
@@ -322,6 +331,6 @@ func (k *content) registerObject(o *object, data *page.Set) {
 		for r := range data.Within(page.RangeOf(off, v.Len())) {
 			here.Add(r.Shift(v.Start - off))
 		}
-		v.Lazy = lazyRanges(&here)
+		v.Lazy = lazyRanges(v.Range, &here)
 	}
 }

@@ -158,6 +158,23 @@ static void exits(int argc, char **argv)
 	_exit(memory[size / 2] == 0 ? 1 : 42);
 }
 
+/* A mapping whose ends were never touched is one mapping all the same, and can be moved as one. */
+static void edges(int argc, char **argv)
+{
+	enum { PAGES = 64, EDGE = 3 };
+	char *room = mmap(NULL, 8 * PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *at = room + PAGES * PAGE, *to = room + 3 * PAGES * PAGE;
+	MUST(room != MAP_FAILED && mprotect(at, PAGES * PAGE, PROT_READ | PROT_WRITE) == 0);
+	for (int i = EDGE; i < PAGES - EDGE; i++)
+		at[i * PAGE] = i;
+	stop();
+	CHECK(mremap(at, PAGES * PAGE, PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	char *grown = mremap(to, PAGES * PAGE, 2 * PAGES * PAGE, MREMAP_MAYMOVE);
+	MUST(grown != MAP_FAILED);
+	for (int i = 0; i < 2 * PAGES; i++)
+		CHECK(grown[i * PAGE] == (i >= EDGE && i < PAGES - EDGE ? i : 0));
+}
+
 /* Everything that changes the address space below the pager. */
 static void changes(int argc, char **argv)
 {
@@ -380,6 +397,6 @@ static void works(int argc, char **argv)
 const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
 	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
-	{"exits", exits}, {"changes", changes}, {"grows", grows}, {"movers", movers},
+	{"exits", exits}, {"changes", changes}, {"edges", edges}, {"grows", grows}, {"movers", movers},
 	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // What another process has too would be two things after a restore: it is
@@ -50,8 +51,8 @@ func gone(t *testing.T, pid string) {
 	t.Helper()
 	if fd, err := unix.PidfdOpen(must(strconv.Atoi(pid))(t), 0); err == nil {
 		defer unix.Close(fd)
-		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); n != 1 {
-			t.Fatalf("process %s does not end: %v", pid, err)
+		if !uffdtest.Readable(fd, patience) {
+			t.Fatalf("process %s does not end", pid)
 		}
 	}
 }

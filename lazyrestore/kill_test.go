@@ -23,6 +23,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // A restorer is a restore in a process of its own.
@@ -256,7 +257,7 @@ func killByFD(t testing.TB, pid int) func() {
 	}
 	return func() {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+		_ = uffdtest.Readable(fd, patience)
 		unix.Close(fd)
 	}
 }
@@ -290,8 +291,8 @@ func TestKilledRestoreLeavesNothingHalf(t *testing.T) {
 			t.Fatal(err)
 		}
 		// It is there: it may wait for ever, or end as it should.
-		gone, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 200)
-		if state := stateOf(s.pid); gone == 0 && strings.ContainsAny(state, "tT") {
+		gone := uffdtest.Readable(fd, 200*time.Millisecond)
+		if state := stateOf(s.pid); !gone && strings.ContainsAny(state, "tT") {
 			t.Errorf("run %d: the half-built process is still there, state %s", n, state)
 		}
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)

@@ -27,6 +27,9 @@ func TestSleepersSleepOn(t *testing.T) {
 			s.cycle(plainest, lazily)
 			s.cycle(plainest, filling)
 			s.well()
+			if said := s.output(); !contains(said, " slept for ") {
+				t.Errorf("it does not say for how long it slept: %s", said)
+			}
 		})
 	}
 }

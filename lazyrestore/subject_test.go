@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // patience bounds every wait of these tests: it is for what will never come.
@@ -242,12 +243,7 @@ func ended(t testing.TB, pid int, atMost time.Duration) bool {
 		t.Fatalf("open process %d: %v", pid, err)
 	}
 	defer unix.Close(fd)
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(atMost.Milliseconds()))
-		if !errors.Is(err, unix.EINTR) {
-			return n > 0
-		}
-	}
+	return uffdtest.Readable(fd, atMost)
 }
 
 // gone waits for the end of the process that a checkpoint has ended. Since it

@@ -113,11 +113,13 @@ func (c *conn) beneath() net.Conn {
 	return c.nc
 }
 
-// giveWay ends a connection that has said nothing, for another one.
+// giveWay ends a connection that has said nothing, for another one. It does not wait
+// for the log.
 func (c *conn) giveWay() {
-	if c.stop() {
-		c.server.log.Warn("a connection that has said nothing gives way to another",
+	told := c.stop()
+	_ = c.beneath().Close()
+	if told {
+		go c.server.log.Warn("a connection that has said nothing gives way to another",
 			"peer", c.nc.RemoteAddr().String(), "limit", c.server.opts.MaxConns)
 	}
-	_ = c.beneath().Close()
 }

@@ -32,7 +32,8 @@ number of them, until it is ended by a signal.
                            the log tells
       --ps-socket FD       take this connection, and listen nowhere
       --prev-images-dir DIR
-                           the images that these build on, relative to -D
+                           the images that these build on, relative to -D: files
+                           of CRIU's, or with --codec also an image
       --codec zstd[:LEVEL]|s2|lz4|none
                            make an image of lazyrestore, compressed, that holds
                            all pages of the chain, and not CRIU's own files

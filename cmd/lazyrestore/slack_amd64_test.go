@@ -27,6 +27,11 @@ func keepsSlack(t *testing.T, bin string, pid int, img string) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer func() { _ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) }()
+	// So that a process that was detached and ends is gone at once, whatever the first process of this place does.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
 	for _, want := range []uint64{50_000, 70_000, 1_000_000} {
 		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(want), 0, 0, 0); err != nil {
 			t.Fatal(err)
@@ -38,6 +43,7 @@ func keepsSlack(t *testing.T, bin string, pid int, img string) {
 		hasDefaultSlack(t, pid, want)
 		end(t, pid)
 		_ = restore.Wait()
+		sysmonHasIt(t, bin, pid, img, want)
 
 		helped := exec.CommandContext(t.Context(), bin, "restore", "tcp://name.invalid/image")
 		if out, err := helped.CombinedOutput(); !bytes.Contains(out, fmt.Appendf(nil, "begun with %d ns", want)) {
@@ -54,8 +60,31 @@ func keepsSlack(t *testing.T, bin string, pid int, img string) {
 			if time.Now().After(deadline) {
 				t.Fatalf("process %d has ended and stays", pid)
 			}
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // ECHILD: the pager is there, which does that
 		}
 	}
+}
+
+// sysmonHasIt restores by a command that runs one goroutine at a time: its second thread, sysmon, has
+// the command's timer slack when the process runs.
+func sysmonHasIt(t *testing.T, bin string, pid int, img string, want uint64) {
+	t.Helper()
+	const procs = "GOMAXPROCS"
+	before, set := os.LookupEnv(procs)
+	_ = os.Setenv(procs, "1")
+	restore := restoreBare(t, bin, img)
+	if _ = os.Setenv(procs, before); !set {
+		_ = os.Unsetenv(procs)
+	}
+	tids, err := proc.ReadTasks(restore.Process.Pid)
+	if err != nil || len(tids) < 2 {
+		t.Fatalf("the command's threads: %d, %v", tids, err)
+	}
+	if slack, err := proc.ReadTimerSlack(tids[1]); err != nil || slack != want {
+		t.Errorf("sysmon has a timer slack of %d, want %d (%v)", slack, want, err)
+	}
+	end(t, pid)
+	_ = restore.Wait()
 }
 
 // hasDefaultSlack looks at the timer slack that a process returns to.

@@ -25,7 +25,7 @@ type arena struct {
 	mu   sync.Mutex
 	all  []byte
 	used int // guarded by mu
-	here int // guarded by mu: bytes taken from the kernel
+	here int // guarded by mu: bytes that are taken from the kernel, or are about to be
 }
 
 // reserve has the arena give n bytes in all. It is called once, first.
@@ -45,20 +45,31 @@ func (a *arena) reserve(n int) {
 
 // alloc gives n zero bytes. It may be called from any goroutine.
 func (a *arena) alloc(n int) []byte {
+	b, fresh := a.take(n)
+	if len(fresh) > 0 {
+		// Without the lock: who waits for that does not wait for a thread that gives way
+		// to others, and may have no processor for long.
+		_ = unix.Madvise(fresh, unix.MADV_POPULATE_WRITE) // since Linux 5.14; without it they come one by one
+	}
+	return b
+}
+
+// take gives n bytes, and what of the arena nobody has taken from the kernel yet.
+func (a *arena) take(n int) (b, fresh []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	end := a.used + arenaBytes(n)
 	if end > len(a.all) {
-		return make([]byte, n)
+		return make([]byte, n), nil
 	}
-	b := a.all[a.used : a.used+n : a.used+n]
+	b = a.all[a.used : a.used+n : a.used+n]
 	a.used = end
 	if end > a.here {
 		to := min((end+page.Size-1)&^(page.Size-1), len(a.all))
-		_ = unix.Madvise(a.all[a.here:to], unix.MADV_POPULATE_WRITE) // since Linux 5.14; without it they come one by one
+		fresh = a.all[a.here:to]
 		a.here = to
 	}
-	return b
+	return b, fresh
 }
 
 // free gives everything back.

@@ -123,15 +123,9 @@ func TestStepAsideTellsReader(t *testing.T) {
 	se.calm = make(chan struct{}, 1)
 	se.resting.Store(true)
 	go se.stepAside(t.Context())
-	if !readableWithin(se.kickFD, uffdtest.Timeout) {
+	if !uffdtest.Readable(se.kickFD, uffdtest.Timeout) {
 		t.Error("it sleeps on")
 	}
-}
-
-// readableWithin waits for at most d until a read of fd would find something.
-func readableWithin(fd int, d time.Duration) bool {
-	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(d.Milliseconds()))
-	return n > 0
 }
 
 // A source that gives one worker nothing holds up that worker alone: when the faults have

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -126,8 +127,7 @@ func TestWokenFirst(t *testing.T) {
 	}
 	p, again := v.newPager(t), false
 	p.opts.Logger = slog.New(onSay{slog.DiscardHandler, func() {
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
-		again = n == 1
+		again = uffdtest.Readable(fd, 2*time.Second)
 	}})
 	if err := p.TakeOver(v.keeper, Target{Pid: v.Pid, PidFD: -1}); err != nil {
 		t.Fatal(err)

@@ -191,7 +191,18 @@ func startVictimOf(t *testing.T, set setting, c helperConfig) *victim {
 	if v.keeper, err = strconv.Atoi(strings.TrimSpace(line)); err != nil {
 		t.Fatal(err)
 	}
+	v.awaitKeeper(t)
 	return v
+}
+
+// awaitKeeper waits until the keeper has run, and bears its name.
+func (v *victim) awaitKeeper(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(uffdtest.Timeout); !isKeeper(v.keeper); {
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d does not call itself a keeper", v.keeper)
+		}
+	}
 }
 
 func (v *victim) killPager() {
@@ -314,26 +325,12 @@ func TestKeeperOutlivesPagerOnly(t *testing.T) {
 	v.Load(v.Addr(1)).Wait(t)
 	th, pid := v.Fork(t)
 	child := int(pid.Wait(t))
-	// It takes its name as soon as it runs.
-	var name []byte
-	for deadline := time.Now().Add(uffdtest.Timeout); strings.TrimSpace(string(name)) != keeperName && time.Now().Before(deadline); {
-		var err error
-		if name, err = os.ReadFile(fmt.Sprintf("/proc/%d/comm", v.keeper)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := strings.TrimSpace(string(name)); got != keeperName {
-		t.Errorf("the keeper's name is %q, want %q", got, keeperName)
-	}
 	pidfd, err := unix.PidfdOpen(v.keeper, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Close(pidfd) }()
-	ended := func(within time.Duration) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(within.Milliseconds()))
-		return n == 1 && err == nil
-	}
+	ended := func(within time.Duration) bool { return uffdtest.Readable(pidfd, within) }
 	v.killPager()
 	v.Kill()
 	waits(t, th.Load(v.Addr(40)))

@@ -26,7 +26,9 @@ func OwnSlack() uint64 { return enteredSlack() }
 // GiveSlackBack gives the threads that there are the timer slack that this program
 // was started with, once nobody waits for the restored process any more: all but sysmon.
 // Each time that it has taken the right to run Go from a thread, as it does when the reader
-// has slept for 10 ms, that wakes 50 times as soon as it can. Threads that it starts
+// has slept for 10 ms, that wakes 50 times as soon as it can. Where Go runs one goroutine at
+// a time sysmon has its slack back too: a worker then gets to run only when that has
+// taken the right to from the reader. Threads that it starts
 // later have the long slack: those that sleep for microseconds take their own (nap),
 // and so do those that start something else (WithOwnSlack).
 func GiveSlackBack() error {
@@ -36,10 +38,13 @@ func GiveSlackBack() error {
 		if err != nil {
 			return err
 		}
-		sysmon := sysmonOf(os.Getpid(), tids)
+		calm := 0
+		if runtime.GOMAXPROCS(0) > 1 {
+			calm = sysmonOf(os.Getpid(), tids)
+		}
 		again = false // but for threads that one of these starts meanwhile
 		for _, tid := range tids {
-			if tid == sysmon {
+			if tid == calm {
 				continue
 			}
 			slack, err := proc.ReadTimerSlack(tid)

@@ -307,7 +307,7 @@ func TestImpostors(t *testing.T) {
 					_, _ = conn.Read(make([]byte, 4096))
 				}
 			})
-			const long = 20 * time.Second
+			const long = 5 * time.Second // which those that are silent here take
 			opts := client.Options{Timeout: long, Logger: testLog(t)}
 			switch {
 			case errors.Is(tt.want, client.ErrSilent):

@@ -279,3 +279,15 @@ func Main(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// Readable waits for at most the time within until a read of fd would find
+// something, or until the process ends whose pidfd it is.
+func Readable(fd int, within time.Duration) bool {
+	for deadline := time.Now().Add(within); ; {
+		left := max(time.Until(deadline), 0)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
+}

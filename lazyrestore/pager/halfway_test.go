@@ -117,7 +117,7 @@ func TestKilledBesideOneThatEnded(t *testing.T) {
 func TestWokenFirst(t *testing.T) {
 	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
 	v.killPager()
-	v.successor(t)
+	v.successor(t, false)
 	fd := takeOnly(t, v.keeper)
 	touch := v.Load(v.Addr(4))
 	uffdtest.WaitMessage(t, uffd.FromFD(fd))

@@ -34,9 +34,11 @@ type helperConfig struct {
 	Maps []page.Mapping
 	Full bool
 	Low  bool   // the uffd gets the number of a standard descriptor
-	From int    // the keeper to take over from: all but to end it
+	From int    // the keeper to take over from; see takeHalf
 	Let  string // how far it gets with letting go; see letHalf
 	UID  int    // the user that it becomes
+	// Claims: and it says so in what that keeper has.
+	Claims bool
 	// Beside: it has the userfaultfd of a process that has ended too.
 	Beside bool
 }
@@ -82,7 +84,7 @@ func beHelper(config string) error {
 		return err
 	}
 	if c.From != 0 {
-		return p.takeHalf(c.From)
+		return p.takeHalf(c.From, c.Claims)
 	}
 	fd := 3
 	if c.Low {

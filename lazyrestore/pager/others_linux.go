@@ -2,6 +2,7 @@ package pager
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -36,7 +37,7 @@ func (p *Pager) endOthers() error {
 		// After these looks it still is the process that pid stood for.
 		if k.isOrphan() && k.holdsNoneBut(own) {
 			p.opts.Logger.Info("another keeper held the same", "keeper", pid)
-			err = k.kill()
+			err = errors.Join(k.claimAll(), k.kill())
 		}
 		k.Close()
 		if err != nil {

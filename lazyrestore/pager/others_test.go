@@ -21,31 +21,27 @@ import (
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
-// takeHalf takes over from a keeper and is killed before it ends that.
-func (p *Pager) takeHalf(keeper int) error {
+// takeHalf takes over from a keeper and is killed before it ends that; with claims just before.
+func (p *Pager) takeHalf(keeper int, claims bool) error {
 	k, err := OpenLeft(keeper)
 	if err != nil {
 		return err
 	}
-	w, err := k.inherit(Target{})
-	if err != nil {
+	if _, err := p.takeAll(k, Target{PidFD: -1}); err != nil {
 		return err
 	}
-	list, err := k.takeSpaces(w)
-	if err == nil {
-		err = p.attach(w, userfaultfds(list), Target{PidFD: -1})
-	}
-	if err != nil {
-		return err
+	if claims && !k.claim() {
+		return errTaken
 	}
 	fmt.Println(p.opts.Keeper.Pid())
 	return unix.Kill(os.Getpid(), unix.SIGKILL)
 }
 
-// successor is the keeper of a pager that took over from v's and was killed before it had ended v's keeper.
-func (v *victim) successor(t *testing.T) int {
+// successor is the keeper of a pager that took over from v's and was killed before it had ended v's keeper, with claims
+// just before.
+func (v *victim) successor(t *testing.T, claims bool) int {
 	t.Helper()
-	config, err := json.Marshal(helperConfig{Dir: v.dir, From: v.keeper})
+	config, err := json.Marshal(helperConfig{Dir: v.dir, From: v.keeper, Claims: claims})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +92,7 @@ func TestTwoKeepers(t *testing.T) {
 			to := v.Start + 1<<30
 			v.Mremap(v.Start, n*page.Size, (n+8)*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to).Wait(t)
 			v.killPager()
-			keepers := [2]int{v.keeper, v.successor(t)}
+			keepers := [2]int{v.keeper, v.successor(t, false)}
 			if second {
 				v.keeper = keepers[1]
 			}

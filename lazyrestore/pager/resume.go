@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/uffd"
 )
@@ -36,7 +35,8 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 // what is let go of is unregistered. Only of children that had been forked before, what has grown in its place unseen is
 // not, since they cannot be looked at.
 //
-// Nothing is changed if the error wraps ErrNoPredecessor; else see Serve.
+// Nothing is changed if the error wraps ErrNoPredecessor, as it does if another has taken over from that keeper; else see
+// Serve.
 func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
 	if err := p.TakeOver(keeper, target); err != nil {
 		return err
@@ -53,20 +53,14 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 		return err
 	}
 	defer k.Close()
-	w, err := k.inherit(target)
+	fds, err := p.takeAll(k, target)
+	if err == nil && !k.claim() {
+		err = p.giveUp(fds)
+	}
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
-	taken, err := k.takeSpaces(w)
-	var fds []*uffd.FD
-	if err == nil {
-		fds = userfaultfds(taken)
-		err = p.attach(w, fds, target)
-	}
-	if err != nil {
-		return fmt.Errorf("pager: %w", p.putBack(k, w, taken, target, err))
-	}
-	// From here on all that it kept is safe with us.
+	// All that it kept is safe with us, and nothing has happened since we have written it down.
 	if err := k.kill(); err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
@@ -79,6 +73,34 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 		p.opts.Logger.Warn("it is not known whether other keepers hold the same", "error", err)
 	}
 	return nil
+}
+
+// takeAll takes what the keeper of the pager that served target has of that, and writes it down.
+func (p *Pager) takeAll(k *Leftover, target Target) ([]*uffd.FD, error) {
+	w, err := k.inherit(target)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := k.takeSpaces(w)
+	var fds []*uffd.FD
+	if err == nil {
+		fds = userfaultfds(taken)
+		err = p.attach(w, fds, target)
+	}
+	if err != nil {
+		return nil, p.putBack(k, w, taken, target, err)
+	}
+	return fds, nil
+}
+
+// giveUp undoes takeAll: who was faster has the same userfaultfds, and has written them down.
+func (p *Pager) giveUp(fds []*uffd.FD) error {
+	for _, u := range fds {
+		_ = u.Close()
+	}
+	p.attached.journal.close()
+	p.attached = nil
+	return fmt.Errorf("%w: %w", ErrNoPredecessor, errTaken)
 }
 
 // A taken is the userfaultfd of a space, which a keeper has too.
@@ -136,8 +158,9 @@ func (p *Pager) putBack(k *Leftover, w *world, list []taken, target Target, err 
 // A Leftover refers to the keeper of a pager that was killed, whatever becomes
 // of its id.
 type Leftover struct {
-	pid   int
-	pidfd int
+	pid    int
+	pidfd  int
+	header []byte // of the state that inherit has found; it is the keeper's
 }
 
 // OpenLeft refers to keeper until Close. The error wraps ErrNoPredecessor if
@@ -146,7 +169,7 @@ func OpenLeft(keeper int) (*Leftover, error) {
 	pidfd, err := unix.PidfdOpen(keeper, 0)
 	switch {
 	case err == nil:
-		return &Leftover{keeper, pidfd}, nil
+		return &Leftover{pid: keeper, pidfd: pidfd}, nil
 	case hasGone(err), errors.Is(err, unix.EINVAL): // EINVAL: an id of no process, but a thread
 		err = fmt.Errorf("%w: %w", ErrNoPredecessor, os.NewSyscallError("pidfd_open", err))
 	default:
@@ -156,7 +179,10 @@ func OpenLeft(keeper int) (*Leftover, error) {
 }
 
 // Close gives up the reference.
-func (k *Leftover) Close() { _ = unix.Close(k.pidfd) }
+func (k *Leftover) Close() {
+	k.forget()
+	_ = unix.Close(k.pidfd)
+}
 
 // Take gives a descriptor of the keeper's, which stays open there, closed on
 // exec. The error wraps ErrNoPredecessor if it is not open there, or the keeper
@@ -263,44 +289,29 @@ const lowestAddr = 0x10000
 // inherit finds the state of the pager that served target among the keeper's
 // descriptors, and replays it.
 func (k *Leftover) inherit(target Target) (*world, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(k.pid), "fd")
-	entries, err := os.ReadDir(dir)
-	if hasGone(err) {
-		err = fmt.Errorf("%w: %w", ErrNoPredecessor, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for the state of the pager: %w", err)
-	}
 	var damage error
-	states, empty := 0, (*world)(nil)
-	for _, e := range entries {
-		name, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil && !hasGone(err) {
-			return nil, fmt.Errorf("look for the state of the pager: %w", err)
-		}
-		if !strings.HasPrefix(name, "/memfd:"+stateName) {
-			continue
-		}
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	states, empty, found := 0, (*world)(nil), (*world)(nil)
+	err := k.eachState(func(fd int) (enough bool, err error) {
 		w, err := k.state(fd)
-		if errors.Is(err, errState) || errors.Is(err, ErrNoPredecessor) { // or it was closed
+		if isNone(err) {
 			damage = err
-			continue
+			return false, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("take over the pager's state: %w", err)
+			return false, fmt.Errorf("take over the pager's state: %w", err)
 		}
 		if states++; len(w.spaces) == 0 {
 			empty = w
-			continue
+			return false, nil
 		}
 		w.spaces = slices.DeleteFunc(w.spaces, func(m *model) bool { return m.fd < 0 }) // they never came
 		if len(w.spaces) > 0 && (target.Pid == 0 || w.spaces[0].pid == target.Pid) {
-			return w, nil
+			found = w
 		}
+		return found != nil, nil
+	})
+	if found != nil || err != nil {
+		return found, err
 	}
 	if states == 1 && empty != nil && damage == nil && k.lastIn(empty) && (target.Pid == 0 || empty.spaces[0].pid == target.Pid) {
 		return empty, nil
@@ -310,26 +321,4 @@ func (k *Leftover) inherit(target Target) (*world, error) {
 		what = "of process " + strconv.Itoa(target.Pid)
 	}
 	return nil, errors.Join(fmt.Errorf("%w: keeper %d has no state %s", ErrNoPredecessor, k.pid, what), damage)
-}
-
-// state replays the state that the keeper has as descriptor fd.
-func (k *Leftover) state(fd int) (*world, error) {
-	own, err := k.take(fd)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = unix.Close(own) }()
-	var st unix.Stat_t
-	if err := unix.Fstat(own, &st); err != nil {
-		return nil, os.NewSyscallError("fstat", err)
-	}
-	if st.Size < page.Size {
-		return nil, errState
-	}
-	b, err := unix.Mmap(own, 0, int(st.Size), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
-	}
-	defer func() { _ = unix.Munmap(b) }()
-	return replay(b)
 }

@@ -16,6 +16,7 @@ import (
 //	    0  magic "lzrpager"
 //	    8  version, u64
 //	   16  turn, u64: area turn&1 is the valid one
+//	   24  1 once another has taken over what it says, u64: only that one's state is gone on from
 //	   32  two areas: offset, length; u64 each
 //	area
 //	    0  length of the snapshot, u64
@@ -39,6 +40,7 @@ const (
 	slotBytes    = 32
 
 	turnOffset  = 16
+	takenOffset = 24
 	areasOffset = 32
 )
 
@@ -63,7 +65,10 @@ const (
 	slotKept   = 0xf2 // start, end: shared memory that the REMOVE to come leaves its content (advice_linux.go)
 )
 
-var errState = errors.New("pager state is damaged")
+var (
+	errState = errors.New("pager state is damaged")
+	errTaken = errors.New("another pager has taken it over")
+)
 
 var (
 	order32 = binary.NativeEndian
@@ -72,13 +77,17 @@ var (
 
 // replay is the world that a state holds: its valid snapshot with the events
 // of the log applied in order. b is the whole shared memory. The error is
-// errState, wrapped, for anything that a pager would not have written.
+// errState, wrapped, for anything that a pager would not have written, and errTaken for a state that is no longer the
+// last word.
 func replay(b []byte) (*world, error) {
 	if len(b) < headerBytes || string(b[:8]) != stateMagic {
 		return nil, fmt.Errorf("%w: no header", errState)
 	}
 	if v := order64.Uint64(b[8:]); v != stateVersion {
 		return nil, fmt.Errorf("%w: version %d, this program knows %d", errState, v, stateVersion)
+	}
+	if order64.Uint64(b[takenOffset:]) != 0 {
+		return nil, errTaken
 	}
 	turn := order64.Uint64(b[turnOffset:])
 	at := b[areasOffset+16*(turn&1):]

@@ -2,7 +2,10 @@ package pager
 
 import (
 	"errors"
+	"os"
+	"os/exec"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +36,53 @@ func TestTakenOverAndAlive(t *testing.T) {
 	awaitEnd(t, v.keeper)
 	v.check(t, v.Thread)
 	v.Madvise(v.Start, page.Size, unix.MADV_DONTNEED).Wait(t)
+}
+
+// Nothing is taken before the keeper has run that is to hold it, and has its name: if the pager were killed then, whoever
+// takes over from the other one would not know it.
+func TestKeeperRunsFirst(t *testing.T) {
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
+	v.killPager()
+	cmd := exec.Command("/bin/sh", "-c", "read x; echo "+keeperName+" >/proc/$$/comm; read x")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	keeper := &Keeper{pid: cmd.Process.Pid}
+	t.Cleanup(func() { _ = keeper.Close() })
+	p := v.newPager(t)
+	if err := p.opts.Keeper.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.Keep(keeper)
+	before, err := userfaultfdsOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.TakeOver(v.keeper, Target{Pid: v.Pid, PidFD: -1}) }()
+	select {
+	case err := <-done:
+		t.Fatalf("TakeOver has not waited for the keeper (%v)", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	if now, err := userfaultfdsOf(os.Getpid()); err != nil || len(now) != len(before) {
+		t.Errorf("userfaultfds %v are taken, %v were open before (%v)", now, before, err)
+	}
+	if _, err := in.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ServeAttached(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v.check(t, v.Thread)
 }
 
 // Of two that take over at once one does, and the other changes nothing.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // entered says whether the keeper that was there before Go began has been given
@@ -97,6 +98,18 @@ func StartKeeper() (*Keeper, error) {
 	return &Keeper{pid: pid}, nil
 }
 
+// haveKeeper starts a keeper if there is none.
+func (p *Pager) haveKeeper() error {
+	if p.opts.Keeper != nil {
+		return nil
+	}
+	k, err := StartKeeper()
+	if err == nil {
+		p.opts.Keeper = k
+	}
+	return err
+}
+
 // DropKeeper ends the keeper that was there before Go began, if it is still there and
 // nobody has it: for whoever serves nothing.
 func DropKeeper() error {
@@ -143,6 +156,22 @@ func keeperHolesOf(b []byte) [holes]page.Range {
 	}
 	list[i] = page.Range{Start: at, End: userEnd}
 	return list
+}
+
+// awaitName waits until the keeper has run for the first time, and so has its name. Until then nobody would know
+// it for one: were this process killed by then, who takes over from the keeper before would let it live, with
+// a state that is soon out of date.
+func (k *Keeper) awaitName() error {
+	for {
+		stat, err := proc.ReadStat(k.pid)
+		if err != nil {
+			return fmt.Errorf("wait for the keeper: %w", err)
+		}
+		if stat.Comm == keeperName || stat.State == 'Z' {
+			return nil
+		}
+		nap(gatePause)
+	}
 }
 
 // Pid is the keeper's process id.

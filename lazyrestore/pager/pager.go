@@ -200,12 +200,8 @@ func (p *Pager) attach(w *world, fds []*uffd.FD, target Target) error {
 			return fmt.Errorf("pager: userfaultfd: %w", err)
 		}
 	}
-	if p.opts.Keeper == nil {
-		k, err := StartKeeper()
-		if err != nil {
-			return fmt.Errorf("pager: %w", err)
-		}
-		p.opts.Keeper = k
+	if err := p.haveKeeper(); err != nil {
+		return fmt.Errorf("pager: %w", err)
 	}
 	j, err := newJournal(w)
 	if err != nil {

@@ -81,6 +81,12 @@ func (p *Pager) takeAll(k *Leftover, target Target) ([]*uffd.FD, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.haveKeeper(); err != nil {
+		return nil, err
+	}
+	if err := p.opts.Keeper.awaitName(); err != nil {
+		return nil, err
+	}
 	taken, err := k.takeSpaces(w)
 	var fds []*uffd.FD
 	if err == nil {

@@ -208,8 +208,23 @@ var (
 	errPagerKilled = errors.New("the pager of the process was killed")
 )
 
-// askPager asks the pager of process pid.
+// askPager asks the pager of process pid. One that leaves, or is killed, before it
+// answers cuts the connection off: whoever asks again is told which.
 func askPager(ctx context.Context, pid int, word string) (*controlReply, error) {
+	const most = 5
+	for try := 1; ; try++ {
+		reply, err := askOnce(ctx, pid, word)
+		if try == most || !isCutOff(err) {
+			return reply, err
+		}
+	}
+}
+
+func isCutOff(err error) bool {
+	return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, io.EOF)
+}
+
+func askOnce(ctx context.Context, pid int, word string) (*controlReply, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}

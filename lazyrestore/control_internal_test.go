@@ -105,6 +105,29 @@ func TestControlOfTheNextStays(t *testing.T) {
 	}
 }
 
+// Who asks a pager that leaves before it answers learns that nobody is there.
+func TestAskPagerThatLeaves(t *testing.T) {
+	pid := os.Getpid()
+	c, err := listenControl(pid, func(string) controlReply { return controlReply{PID: pid} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	<-c.done // it accepts nobody any more
+	asked := make(chan error)
+	go func() {
+		_, err := askPager(t.Context(), pid, askStatus)
+		asked <- err
+	}()
+	if !uffdtest.Readable(c.fd, uffdtest.Timeout) {
+		t.Fatal("nobody asks")
+	}
+	c.close()
+	if err := <-asked; !errors.Is(err, errNoPager) {
+		t.Errorf("told %v", err)
+	}
+}
+
 // A pager was killed, its keeper holds the socket, and its id is another process's by now.
 func TestListenerWhoseIDIsTakenAgain(t *testing.T) {
 	uffdtest.Need(t, "ptrace", "root")

@@ -47,7 +47,7 @@ func lazyScenes(t *testing.T, scene string, then func(t *testing.T, s *subject))
 
 // Whatever a process does while its memory is missing, every byte is right.
 func TestChangesWhileLazy(t *testing.T) {
-	for _, scene := range []string{"look", "changes", "edges", "forks", "many", "grows", "kernel-copies", "movers"} {
+	for _, scene := range []string{"look", "changes", "edges", "beyond", "forks", "many", "grows", "kernel-copies", "movers"} {
 		lazyScenes(t, scene, func(_ *testing.T, s *subject) { s.well() })
 	}
 }

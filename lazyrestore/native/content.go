@@ -159,7 +159,14 @@ func (k *content) anonymous(v *VMA) error {
 		v.Lazy = []page.Range{v.Range} // the kernel does not make one of it again where it was parted
 		return nil
 	}
-	v.Lazy = lazyRanges(v.Range, &present)
+	may := v.Range
+	if v.Flags&unix.MAP_GROWSDOWN != 0 { // nobody moves a stack, and it grows without a fault for us
+		for r := range present.All() {
+			may.Start = r.Start
+			break
+		}
+	}
+	v.Lazy = lazyRanges(may, &present)
 	return nil
 }
 
@@ -210,9 +217,9 @@ func (k *content) huge(r page.Range) {
 }
 
 // lazyRanges covers what is present of a mapping with few ranges. They reach to the
-// mapping's ends where those are near: the kernel does not move several mappings by one
-// mremap if any of them is registered, and may stop half-way.
-func lazyRanges(mapping page.Range, present *page.Set) []page.Range {
+// ends of what may be registered of it where those are near: the kernel does not move
+// several mappings by one mremap if any of them is registered, and may stop half-way.
+func lazyRanges(may page.Range, present *page.Set) []page.Range {
 	for gap := uint64(lazyGap); ; gap *= 4 {
 		var out []page.Range
 		for r := range present.All() {
@@ -225,11 +232,15 @@ func lazyRanges(mapping page.Range, present *page.Set) []page.Range {
 		if len(out) > maxLazyRanges {
 			continue
 		}
-		if n := len(out); n > 0 && uint64(out[0].Start-mapping.Start) < lazyGap {
-			out[0].Start = mapping.Start
+		if len(out) == 0 {
+			return nil
 		}
-		if n := len(out); n > 0 && uint64(mapping.End-out[n-1].End) < lazyGap {
-			out[n-1].End = mapping.End
+		first, last := &out[0], &out[len(out)-1]
+		if uint64(first.Start-may.Start) < lazyGap {
+			first.Start = may.Start
+		}
+		if uint64(may.End-last.End) < lazyGap {
+			last.End = may.End
 		}
 		return out
 	}
@@ -331,6 +342,17 @@ func (k *content) registerObject(o *object, data *page.Set) {
 		for r := range data.Within(page.RangeOf(off, v.Len())) {
 			here.Add(r.Shift(v.Start - off))
 		}
-		v.Lazy = lazyRanges(v.Range, &here)
+		v.Lazy = lazyRanges(k.c.st.withContent(v), &here)
 	}
+}
+
+// withContent is as much of a mapping as can have content: shared memory that is mapped
+// beyond the end of its object has none there, and in the image what follows is another object's.
+func (st *State) withContent(v *VMA) page.Range {
+	r := v.Range
+	if v.Kind == SharedMemory {
+		size := page.Addr(st.Shared[v.File].Size).Up()
+		r.End = min(r.End, r.Start+max(size, page.Addr(v.Offset))-page.Addr(v.Offset))
+	}
+	return r
 }

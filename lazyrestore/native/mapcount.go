@@ -57,7 +57,7 @@ func (k *content) boundMappings(limit int) {
 	}
 	for i := range st.VMAs {
 		if v := &st.VMAs[i]; len(v.Lazy) > 0 {
-			v.Lazy = []page.Range{v.Range}
+			v.Lazy = []page.Range{st.withContent(v)}
 		}
 	}
 	if n := st.mapCount(); n > limit {

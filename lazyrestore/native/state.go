@@ -134,8 +134,9 @@ type VMA struct {
 	Offset uint64 // in the file or shared object, bytes
 	Write  bool   // SharedFile: the mapping may be made writable, so the file is opened for writing
 	// Lazy is what a restore registers with userfaultfd: every page of the
-	// mapping that the index may hold lies in it. Few ranges, whatever the
-	// size of the memory, so that this file and a restore do not grow with it.
+	// mapping that the index may hold lies in it, with small gaps between and
+	// at the ends. Few ranges, whatever the size of the memory, so that this file and
+	// a restore do not grow with it.
 	Lazy []page.Range
 }
 

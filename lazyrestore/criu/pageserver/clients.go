@@ -79,9 +79,14 @@ func (o Options) accept(ctx context.Context, l net.Listener, serve func(net.Conn
 			continue
 		}
 		pause = time.Millisecond
-		if !c.add(conn) {
-			c.log.Warn("connection refused: too many clients", "client", conn.RemoteAddr(), "clients", c.max)
+		loser, ok := c.add(conn)
+		if loser != nil {
+			loser.Close()
+			c.log.Warn("a client that has said nothing gives way to another", "client", loser.RemoteAddr())
+		}
+		if !ok {
 			conn.Close()
+			c.log.Warn("connection refused: too many clients", "client", conn.RemoteAddr(), "clients", c.max)
 			continue
 		}
 		c.wg.Go(func() {
@@ -101,25 +106,24 @@ func isTemporary(err error) bool {
 }
 
 // add notes a connection. If there are too many, the one that has said nothing
-// for longest gives way; if all have said something, the new one does.
-func (c *clients) add(conn net.Conn) bool {
+// for longest gives way, and is to be closed; if all have said something, the new one does.
+func (c *clients) add(conn net.Conn) (loser net.Conn, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return false
+		return nil, false
 	}
 	if len(c.all) >= c.max {
 		if len(c.silent) == 0 {
-			return false
+			return nil, false
 		}
-		c.log.Warn("a client that has said nothing gives way to another", "client", c.silent[0].RemoteAddr())
-		c.silent[0].Close()
-		delete(c.all, c.silent[0])
+		loser = c.silent[0]
+		delete(c.all, loser)
 		c.silent = c.silent[1:]
 	}
 	c.all[conn] = struct{}{}
 	c.silent = append(c.silent, conn)
-	return true
+	return loser, true
 }
 
 // spoke notes that a client has said something that is of the protocol.

@@ -175,6 +175,30 @@ static void edges(int argc, char **argv)
 		CHECK(grown[i * PAGE] == (i >= EDGE && i < PAGES - EDGE ? i : 0));
 }
 
+/* Shared memory that is mapped beyond the end of its object, with other objects at both sides. */
+static void beyond(int argc, char **argv)
+{
+	enum { PAGES = 32 };
+	char *beside[2], *at = NULL;
+	for (int k = 0; k < 2; k++) {
+		if (k == 1) {
+			at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+			MUST(at != MAP_FAILED);
+			at[0] = 99;
+			at = mremap(at, PAGE, PAGES * PAGE, MREMAP_MAYMOVE);
+			MUST(at != MAP_FAILED);
+		}
+		beside[k] = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		MUST(beside[k] != MAP_FAILED);
+		for (int i = 0; i < PAGES; i++)
+			beside[k][i * PAGE] = i + k + 1;
+	}
+	stop();
+	for (int i = 0; i < PAGES; i++)
+		CHECK(beside[0][i * PAGE] == i + 1 && beside[1][i * PAGE] == i + 2);
+	CHECK(at[0] == 99);
+}
+
 /* Everything that changes the address space below the pager. */
 static void changes(int argc, char **argv)
 {
@@ -397,6 +421,6 @@ static void works(int argc, char **argv)
 const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
 	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
-	{"exits", exits}, {"changes", changes}, {"edges", edges}, {"grows", grows}, {"movers", movers},
+	{"exits", exits}, {"changes", changes}, {"edges", edges}, {"beyond", beyond}, {"grows", grows}, {"movers", movers},
 	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

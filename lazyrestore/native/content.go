@@ -159,14 +159,7 @@ func (k *content) anonymous(v *VMA) error {
 		v.Lazy = []page.Range{v.Range} // the kernel does not make one of it again where it was parted
 		return nil
 	}
-	may := v.Range
-	if v.Flags&unix.MAP_GROWSDOWN != 0 { // nobody moves a stack, and it grows without a fault for us
-		for r := range present.All() {
-			may.Start = r.Start
-			break
-		}
-	}
-	v.Lazy = lazyRanges(may, &present)
+	v.Lazy = lazyRanges(v.Range, &present)
 	return nil
 }
 
@@ -219,6 +212,7 @@ func (k *content) huge(r page.Range) {
 // lazyRanges covers what is present of a mapping with few ranges. They reach to the
 // ends of what may be registered of it where those are near: the kernel does not move
 // several mappings by one mremap if any of them is registered, and may stop half-way.
+// And glibc takes the bounds of the first thread's stack from those of its mapping.
 func lazyRanges(may page.Range, present *page.Set) []page.Range {
 	for gap := uint64(lazyGap); ; gap *= 4 {
 		var out []page.Range

@@ -24,9 +24,9 @@ func (k *Leftover) claim() bool {
 	return atomic.CompareAndSwapUint64(word(k.header, takenOffset), 0, 1)
 }
 
-// claimAll notes it in each state that the keeper has.
+// claimAll notes it in each state that the keeper has, unless that has ended.
 func (k *Leftover) claimAll() error {
-	return k.eachState(func(fd int) (enough bool, err error) {
+	err := k.eachState(func(fd int) (enough bool, err error) {
 		if _, err = k.state(fd); isNone(err) {
 			err = nil
 		}
@@ -35,6 +35,10 @@ func (k *Leftover) claimAll() error {
 		}
 		return false, err
 	})
+	if isNone(err) {
+		return nil
+	}
+	return err
 }
 
 // isNone reports whether err of state says that nobody can go on from it; or it was closed.

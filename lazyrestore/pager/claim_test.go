@@ -52,6 +52,7 @@ func TestKeeperRunsFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
+	defer func() { _ = cmd.Process.Release() }() // or its pidfd is closed when another test counts them
 	keeper := &Keeper{pid: cmd.Process.Pid}
 	t.Cleanup(func() { _ = keeper.Close() })
 	p := v.newPager(t)

@@ -167,7 +167,10 @@ func (k *Keeper) awaitName() error {
 		if err != nil {
 			return fmt.Errorf("wait for the keeper: %w", err)
 		}
-		if stat.Comm == keeperName || stat.State == 'Z' {
+		if stat.State == 'Z' {
+			return errors.New("wait for the keeper: it has ended")
+		}
+		if stat.Comm == keeperName {
 			return nil
 		}
 		nap(gatePause)

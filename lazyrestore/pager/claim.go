@@ -18,6 +18,10 @@ import (
 // long where processors are short, or its control group is frozen. Meanwhile its successor
 // serves, and changes are told to that one alone. So a state says itself that it has been taken over.
 
+// ErrTaken is why nobody can take over from a keeper whose state says that another pager has, which may
+// have been killed since: what the keeper still holds is out of date.
+var ErrTaken = errors.New("another pager has taken it over")
+
 // claim notes that in the state which inherit has found, and reports whether it was the first to do so. It needs
 // nothing that could be wanting. What was taken over is to be written down elsewhere already.
 func (k *Leftover) claim() bool {
@@ -43,7 +47,7 @@ func (k *Leftover) claimAll() error {
 
 // isNone reports whether err of state says that nobody can go on from it; or it was closed.
 func isNone(err error) bool {
-	return errors.Is(err, errState) || errors.Is(err, errTaken) || errors.Is(err, ErrNoPredecessor)
+	return errors.Is(err, errState) || errors.Is(err, ErrTaken) || errors.Is(err, ErrNoPredecessor)
 }
 
 // eachState calls f for each state among the keeper's descriptors, until that has enough.

@@ -21,7 +21,7 @@ func TestTakenOverAndAlive(t *testing.T) {
 	v.killPager()
 	first := v.keeper
 	v.keeper = v.successor(t, true)
-	if held, err := Left(first); !errors.Is(err, ErrNoPredecessor) || !errors.Is(err, errTaken) {
+	if held, err := Left(first); !errors.Is(err, ErrNoPredecessor) || !errors.Is(err, ErrTaken) {
 		t.Errorf("Left of the first keeper: %v, %v; it has been taken over from", held, err)
 	}
 	p := v.newPager(t)

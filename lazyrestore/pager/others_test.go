@@ -31,7 +31,7 @@ func (p *Pager) takeHalf(keeper int, claims bool) error {
 		return err
 	}
 	if claims && !k.claim() {
-		return errTaken
+		return ErrTaken
 	}
 	fmt.Println(p.opts.Keeper.Pid())
 	return unix.Kill(os.Getpid(), unix.SIGKILL)

@@ -106,7 +106,7 @@ func (p *Pager) giveUp(fds []*uffd.FD) error {
 	}
 	p.attached.journal.close()
 	p.attached = nil
-	return fmt.Errorf("%w: %w", ErrNoPredecessor, errTaken)
+	return fmt.Errorf("%w: %w", ErrNoPredecessor, ErrTaken)
 }
 
 // A taken is the userfaultfd of a space, which a keeper has too.

@@ -65,10 +65,7 @@ const (
 	slotKept   = 0xf2 // start, end: shared memory that the REMOVE to come leaves its content (advice_linux.go)
 )
 
-var (
-	errState = errors.New("pager state is damaged")
-	errTaken = errors.New("another pager has taken it over")
-)
+var errState = errors.New("pager state is damaged")
 
 var (
 	order32 = binary.NativeEndian
@@ -77,7 +74,7 @@ var (
 
 // replay is the world that a state holds: its valid snapshot with the events
 // of the log applied in order. b is the whole shared memory. The error is
-// errState, wrapped, for anything that a pager would not have written, and errTaken for a state that is no longer the
+// errState, wrapped, for anything that a pager would not have written, and ErrTaken for a state that is no longer the
 // last word.
 func replay(b []byte) (*world, error) {
 	if len(b) < headerBytes || string(b[:8]) != stateMagic {
@@ -87,7 +84,7 @@ func replay(b []byte) (*world, error) {
 		return nil, fmt.Errorf("%w: version %d, this program knows %d", errState, v, stateVersion)
 	}
 	if order64.Uint64(b[takenOffset:]) != 0 {
-		return nil, errTaken
+		return nil, ErrTaken
 	}
 	turn := order64.Uint64(b[turnOffset:])
 	at := b[areasOffset+16*(turn&1):]

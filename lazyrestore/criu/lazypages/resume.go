@@ -98,6 +98,9 @@ func (d *daemon) takeOver(left *state) (conn int, err error) {
 // takeFrom takes over what one keeper of those that are left holds. own is
 // ours.
 func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) {
+	if _, err := pager.Left(k.Pid); errors.Is(err, pager.ErrTaken) {
+		return -1, err // it has been ended, and what it holds has another keeper
+	}
 	up := setUp{conn: -1}
 	if k.Connection >= 0 {
 		if up, err = d.takeSetUp(k); err != nil {
@@ -114,7 +117,7 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 		return -1, errors.Join(err, d.putBack(&up))
 	}
 	err = d.pager.TakeOver(k.Pid, pager.Target{PidFD: -1})
-	if errors.Is(err, pager.ErrNoPredecessor) && conn >= 0 && len(d.state.Tasks) == 0 {
+	if errors.Is(err, pager.ErrNoPredecessor) && !errors.Is(err, pager.ErrTaken) && conn >= 0 && len(d.state.Tasks) == 0 {
 		// It was killed before the first task was written down, and has no more.
 		if err = pager.EndKeeper(k.Pid); errors.Is(err, pager.ErrNoPredecessor) {
 			err = nil // it has ended

@@ -50,17 +50,18 @@ func TestLastRounds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, step := range []time.Duration{0, tickTime} {
-		st, rounds := starve(t), 0
+		st, rounds, begun := starve(t), 0, time.Now()
 		err := st.lookOut().look(ctx, &patience{}, func() bool {
 			if rounds++; rounds > lookYields && step > 0 {
 				st.run(t, step)
 			}
 			return true
 		})
+		all := rounds == lookYields+1+lastRounds || time.Since(begun) >= lookTime // rounds take long on a busy machine
 		switch {
 		case step > 0 && err != nil:
 			t.Errorf("%v in round %d, though it computes", err, rounds)
-		case step == 0 && (!errors.Is(err, context.Canceled) || rounds > lookYields+1+lastRounds): // fewer where rounds take long
+		case step == 0 && (!errors.Is(err, context.Canceled) || !all):
 			t.Errorf("%v in round %d", err, rounds)
 		}
 	}

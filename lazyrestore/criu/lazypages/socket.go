@@ -52,9 +52,11 @@ func bind(dir string) (fd int, err error) {
 	return fd, nil
 }
 
-// listen has the socket that bind made connected to.
+// listen has the socket that bind made connected to. One connection may come before
+// accept: whoever is next in the queue would build its tasks, and let them run, with
+// nobody to take their memory.
 func listen(fd int, dir string) error {
-	if err := unix.Listen(fd, 10); err != nil {
+	if err := unix.Listen(fd, 0); err != nil { // one in the queue, and others wait to be
 		return os.NewSyscallError("listen", err)
 	}
 	return os.Rename(filepath.Join(dir, boundName), filepath.Join(dir, SocketName))
@@ -99,21 +101,22 @@ func (w *waker) wait(fd int) error {
 	}
 }
 
-// accept waits for the connection of criu restore.
+// accept waits for the connection of criu restore. Who connects after it is refused, also
+// once this daemon was killed and its keeper has the listener.
 func (w *waker) accept(listener int) (int, error) {
-	for {
-		if err := w.wait(listener); err != nil {
-			return -1, err
-		}
-		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
-			continue
-		}
-		if err != nil {
-			return -1, os.NewSyscallError("accept", err)
-		}
-		return fd, nil
+	if err := w.wait(listener); err != nil {
+		return -1, err
 	}
+	// What is in the queue stays there. Taking it out lets in who waits for its place, and
+	// sees first that there is none any more.
+	if err := unix.Shutdown(listener, unix.SHUT_RDWR); err != nil {
+		return -1, os.NewSyscallError("shutdown", err)
+	}
+	fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+	if err != nil {
+		return -1, os.NewSyscallError("accept", err)
+	}
+	return fd, nil
 }
 
 // peek waits until len(b) bytes can be read from fd, and shows them without

@@ -3,10 +3,12 @@ package lazypages
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -78,5 +80,83 @@ func TestSocketThatIsSeenListens(t *testing.T) {
 			t.Errorf("%v in the directory, %v", names, err)
 		}
 		_, _ = unix.Close(peer), unix.Close(fd)
+	}
+}
+
+// One connection is taken. Who is behind it in the queue, or waits for a place there, is
+// refused, and not left to think that it is served.
+func TestOneConnectionIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	listener, err := bind(dir)
+	if err == nil {
+		err = listen(listener, dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(listener)
+	dial := func(flags int) (int, error) {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|flags, 0)
+		if err != nil {
+			return -1, err
+		}
+		return fd, unix.Connect(fd, &unix.SockaddrUnix{Name: filepath.Join(dir, SocketName)})
+	}
+	first, err := dial(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(first)
+	if fd, err := dial(unix.SOCK_NONBLOCK); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a second connection in the queue: %v, want %v", err, unix.EAGAIN)
+		_ = unix.Close(fd)
+	}
+	tid, second := make(chan int), make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		tid <- unix.Gettid()
+		fd, err := dial(0)
+		_ = unix.Close(fd)
+		second <- err
+	}()
+	awaitCall(t, <-tid, unix.SYS_CONNECT)
+	w, err := newWaker(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	conn, err := w.accept(listener)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(conn)
+	if err := <-second; !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("who waited for a place in the queue: %v, want %v", err, unix.ECONNREFUSED)
+	}
+	if fd, err := dial(0); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("who came later: %v, want %v", err, unix.ECONNREFUSED)
+		_ = unix.Close(fd)
+	}
+	if _, err := unix.Write(first, []byte("1234")); err != nil {
+		t.Fatal(err)
+	}
+	var b [4]byte
+	if err := w.peek(conn, b[:]); err != nil || string(b[:]) != "1234" {
+		t.Errorf("of the first came %q, %v", b, err)
+	}
+}
+
+// awaitCall waits until a thread of this process sleeps in a system call.
+func awaitCall(t *testing.T, tid, number int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", tid))
+		if err == nil && strings.HasPrefix(string(b), fmt.Sprintf("%d ", number)) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("thread %d: %q, %v", tid, b, err)
+		}
 	}
 }

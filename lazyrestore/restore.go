@@ -212,6 +212,35 @@ func (r *restorer) check(ctx context.Context) error {
 	return nil
 }
 
+// checkHidden refuses an image that has lazy pages of shared memory where no mapping
+// shows it: no fault would bring them. A checkpoint makes such memory eager.
+func (r *restorer) checkHidden(ctx context.Context) error {
+	hidden := r.st.Hidden()
+	if hidden.Empty() {
+		return nil
+	}
+	ix, err := r.im.OpenIndex(ctx)
+	if err != nil {
+		return err
+	}
+	for at := range hidden.All() {
+		for i := max(ix.SegmentAt(at.Start), 0); i < ix.Segments() && ix.SegmentRange(i).Overlaps(at); i++ {
+			if err := ix.Load(ctx, i, make([]byte, ix.SegmentBytes(i)), image.Demand); err != nil {
+				return err
+			}
+		}
+		for run := range ix.RunsIn(at) {
+			if run.Kind == image.Stored {
+				return &RefusedError{Reasons: []Reason{{
+					What: "shared memory", Why: "the image has pages of it that are mapped nowhere, which were to come lazily and never would",
+					Help: "make the checkpoint again with this version",
+				}}}
+			}
+		}
+	}
+	return nil
+}
+
 // prepare looks whether the image is whole, and whether there is memory enough,
 // and makes the pager, which opens its index.
 func (r *restorer) prepare(ctx context.Context) error {
@@ -227,6 +256,9 @@ func (r *restorer) prepare(ctx context.Context) error {
 	}
 	if r.st.LazyBytes == 0 {
 		return nil
+	}
+	if err := r.checkHidden(ctx); err != nil {
+		return err
 	}
 	if r.opts.DryRun {
 		_, err := r.im.LoadIndex(ctx) // the pager would: that the frames are there is part of it

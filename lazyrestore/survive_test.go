@@ -150,6 +150,7 @@ var mappingScenes = []survival{
 	{scene: "private-file"},
 	{scene: "shared-file"},
 	{scene: "shared-anonymous"},
+	{scene: "shared-part"},
 	{scene: "memory-file"},
 	{scene: "memory-file-mapped"},
 	{scene: "sparse"},

@@ -258,14 +258,14 @@ func (k *content) privateFile(v *VMA) error {
 
 // objects takes the data of the shared objects, holes left out: lazily where
 // every use of an object is a mapping, for a read through a descriptor or by
-// the kernel raises no fault.
+// the kernel raises no fault, and where mappings show all of the data: what none
+// shows has no place in which a pager could put it, and mremap would show it later.
 func (k *content) objects() error {
 	at := page.ImageShared
 	for _, o := range k.c.order {
 		s := &k.c.st.Shared[o.index]
 		s.Image = at
 		at += page.Addr(s.Size).Up() + page.Size
-		s.Lazy = o.descriptors == 0 && !o.pinned
 		var data page.Set
 		err := o.dataRanges(func(start, end uint64) error {
 			data.Add(page.Range{Start: page.Addr(start).Down(), End: page.Addr(end).Up()})
@@ -275,6 +275,7 @@ func (k *content) objects() error {
 			return fmt.Errorf("find the content of %s: %w", s.Name, err)
 		}
 		parts := k.sharedPieces(o, &data)
+		s.Lazy = o.descriptors == 0 && !o.pinned && k.c.st.shows(o.index, &data)
 		if !s.Lazy && slices.ContainsFunc(parts, func(p piece) bool { return p.from == fromImage }) {
 			k.c.refused.add("shared memory "+s.Name, "part of it is still missing, and now it has to be there from the start", "wait until all of its memory is there")
 			continue
@@ -338,6 +339,38 @@ func (k *content) registerObject(o *object, data *page.Set) {
 		}
 		v.Lazy = lazyRanges(k.c.st.withContent(v), &here)
 	}
+}
+
+// shows reports whether mappings show all of data, offsets in shared object i.
+func (st *State) shows(i uint32, data *page.Set) bool {
+	hidden := data.Clone()
+	for k := range st.VMAs {
+		if v := &st.VMAs[k]; v.Kind == SharedMemory && v.File == i {
+			hidden.Remove(st.shown(v))
+		}
+	}
+	return hidden.Empty()
+}
+
+// shown is what v, of shared memory, shows of it, as offsets.
+func (st *State) shown(v *VMA) page.Range {
+	return page.RangeOf(page.Addr(v.Offset), st.withContent(v).Len())
+}
+
+// Hidden is the image addresses of what no mapping shows of shared memory that is to
+// come lazily. Were any of it stored, it would never come.
+func (st *State) Hidden() (hidden page.Set) {
+	for i := range st.Shared {
+		if s := &st.Shared[i]; s.Lazy && s.Size > 0 {
+			hidden.Add(page.RangeOf(s.Image, uint64(page.Addr(s.Size).Up())))
+		}
+	}
+	for k := range st.VMAs {
+		if v := &st.VMAs[k]; v.Kind == SharedMemory && !hidden.Empty() {
+			hidden.Remove(st.shown(v).Shift(st.Shared[v.File].Image))
+		}
+	}
+	return hidden
 }
 
 // withContent is as much of a mapping as can have content: shared memory that is mapped

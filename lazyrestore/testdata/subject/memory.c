@@ -195,6 +195,7 @@ static void shared_anonymous(int argc, char **argv)
 	char *twice = mremap(at + 16 * PAGE, 0, 8 * PAGE, MREMAP_MAYMOVE);
 	MUST(twice != MAP_FAILED);
 	MUST(mprotect(at + 4 * PAGE, PAGE, PROT_READ) == 0);
+	MUST(madvise(at + 32 * PAGE, PAGE, MADV_REMOVE) == 0); /* what no mapping shows would be eager */
 	MUST(munmap(at + 32 * PAGE, PAGE) == 0);
 	stop();
 	CHECK(at[8 * PAGE] == 0);
@@ -212,6 +213,18 @@ static void shared_anonymous(int argc, char **argv)
 	int status = -1;
 	CHECK(waitpid(child, &status, 0) == child && status == 0);
 	CHECK(differs(at + 16 * PAGE, 8 * PAGE, 44) == -1);
+}
+
+/* Shared memory of which a part is mapped no more, and again once it grows. */
+static void shared_part(int argc, char **argv)
+{
+	char *at = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	MUST(at != MAP_FAILED);
+	fill(at, SIZE, 45);
+	MUST(munmap(at + SIZE / 2, SIZE / 2) == 0);
+	stop();
+	at = mremap(at, SIZE / 2, SIZE, MREMAP_MAYMOVE);
+	CHECK(at != MAP_FAILED && differs(at, SIZE, 45) == -1);
 }
 
 /* A memory file with a descriptor, mapped in part, its own offset. */
@@ -304,7 +317,7 @@ static void huge(int argc, char **argv)
 
 const struct scene memory_scenes[] = {
 	{"protections", protections}, {"neighbours", neighbours}, {"code", code}, {"advice", advice}, {"named", named}, {"guards", guards},
-	{"private-file", private_file}, {"shared-file", shared_file}, {"shared-anonymous", shared_anonymous},
+	{"private-file", private_file}, {"shared-file", shared_file}, {"shared-anonymous", shared_anonymous}, {"shared-part", shared_part},
 	{"memory-file", memory_file}, {"memory-file-mapped", memory_file_mapped}, {"sparse", sparse},
 	{"huge", huge}, {NULL, NULL},
 };

@@ -8,7 +8,11 @@ import (
 	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -57,6 +61,50 @@ func TestChangedPagesWithoutFile(t *testing.T) {
 	s.restore(lazyrestore.RestoreOptions{ChangedFiles: lazyrestore.ChangedWarn})
 	s.release()
 	s.well()
+}
+
+// Pages that the process has zeroed in a private mapping of a file may be the
+// kernel's page of zeros, which is no page of the file.
+func TestMergedZerosSurvive(t *testing.T) {
+	needAll(t)
+	uffdtest.NeedFunc(t, "ksm", func() error { return unix.Access(ksmDir+"use_zero_pages", unix.W_OK) })
+	for name, value := range map[string]string{"use_zero_pages": "1", "pages_to_scan": "2000", "run": "1"} {
+		before := firstLine(t, ksmDir+name)
+		t.Cleanup(func() {
+			if err := os.WriteFile(ksmDir+name, []byte(before), 0); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := os.WriteFile(ksmDir+name, []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := start(t, "merged-zeros")
+	zeroed := s.says(`mapped ([0-9a-f]+)-([0-9a-f]+)`)
+	r := page.Range{Start: page.Addr(must(strconv.ParseUint(zeroed[1], 16, 64))(t)), End: page.Addr(must(strconv.ParseUint(zeroed[2], 16, 64))(t))}
+	s.await("have its zeros merged", func() bool { return zeroPages(t, s.pid, r) == r.Pages() })
+	s.cycle(plainest, filling)
+	s.release()
+	s.well()
+}
+
+const ksmDir = "/sys/kernel/mm/ksm/"
+
+// zeroPages counts the pages of r that are the kernel's page of zeros.
+func zeroPages(t *testing.T, pid int, r page.Range) (n uint64) {
+	t.Helper()
+	scan := must(proc.NewPageScanner(pid))(t)
+	defer scan.Close()
+	err := scan.Scan(r, func(run proc.PageRun) error {
+		if run.Categories&proc.PageZero != 0 {
+			n += run.Pages()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // The kernel may drop such memory at any time: it comes back as memory of that

@@ -241,14 +241,15 @@ func lazyRanges(may page.Range, present *page.Set) []page.Range {
 }
 
 // privateFile takes the pages that the process has changed; the others come
-// from the file. They cannot be registered, so they are eager.
+// from the file. They cannot be registered, so they are eager. The kernel's page
+// of zeros is a changed one: the process has zeroed it, and KSM has merged it.
 func (k *content) privateFile(v *VMA) error {
 	return k.scan.Scan(v.Range, func(r proc.PageRun) error {
 		if r.Categories&proc.PageGuard != 0 {
 			k.c.st.Guards = append(k.c.st.Guards, r.Range)
 			return nil
 		}
-		present := r.Categories&proc.PagePresent != 0 && r.Categories&(proc.PageFile|proc.PageZero) == 0
+		present := r.Categories&proc.PagePresent != 0 && r.Categories&proc.PageFile == 0
 		if present || r.Categories&proc.PageSwapped != 0 {
 			k.eager(r.Range, 0)
 		}

@@ -173,6 +173,25 @@ static void removed(int argc, char **argv)
 	CHECK(code[0] == (char)0xb8);
 }
 
+/* Pages of a private mapping of a file that are zeroed, and may be merged. */
+static void merged_zeros(int argc, char **argv)
+{
+	char *from = map(SIZE);
+	fill(from, SIZE, 6);
+	int fd = open("merged", O_RDWR | O_CREAT | O_TRUNC, 0600);
+	MUST(write(fd, from, SIZE) == SIZE);
+	char *at = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	MUST(at != MAP_FAILED && close(fd) == 0);
+	memset(at, 0, SIZE / 2);
+	memset(from, 0, SIZE / 2);
+	MUST(madvise(at, SIZE, MADV_MERGEABLE) == 0);
+	say("mapped %lx-%lx", (long)at, (long)at + SIZE / 2);
+	stop();
+	CHECK(memcmp(at, from, SIZE) == 0);
+	at[5] = 7;
+	CHECK(at[5] == 7 && at[6] == 0);
+}
+
 static void seals(int argc, char **argv)
 {
 	static char back[SIZE];
@@ -278,5 +297,5 @@ static void many(int argc, char **argv)
 
 const struct scene mapped_scenes[] = {
 	{"locked", locked}, {"locked-future", locked_future}, {"policies", policies}, {"droppable", droppable}, {"wiped", wiped},
-	{"removed-mapping", removed}, {"seals", seals}, {"memory-files", memory_files}, {"hugetlb", hugetlb}, {"many-mappings", many}, {NULL, NULL},
+	{"removed-mapping", removed}, {"merged-zeros", merged_zeros}, {"seals", seals}, {"memory-files", memory_files}, {"hugetlb", hugetlb}, {"many-mappings", many}, {NULL, NULL},
 };

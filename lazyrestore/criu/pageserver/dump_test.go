@@ -406,20 +406,25 @@ func TestStages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer running.Abort()
-	killed := filepath.Join(dir, stagePrefix+"1")
-	if err := os.Mkdir(killed, 0o700); err != nil {
+	if err := running.Begin(t.Context(), imgfile.OfTask(1)); err != nil {
 		t.Fatal(err)
 	}
+	killed := take(t, dir, 1, 2)
+	killed.lock.Close()
 	again, err := NewFiles(dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer again.Abort()
-	if _, err := os.Stat(killed); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a leftover stays: %v", err)
+	for _, path := range []string{killed.stage.Path(), killed.dir.File(killed.names[0])} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a leftover stays: %s: %v", path, err)
+		}
 	}
-	if _, err := os.Stat(running.stage.Path()); err != nil {
-		t.Error(err)
+	for _, path := range []string{running.stage.Path(), running.dir.File(running.names[0])} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -18,10 +18,6 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
 
-// firstPagesID is the number of the first pages file that a page server makes:
-// CRIU's own numbers them so, that they do not meet those that the dump makes.
-const firstPagesID = 0x10000 + 1
-
 // stagePrefix begins the name of the directory in which a dump is kept until it
 // is complete.
 const stagePrefix = ".page-server.tmp-"
@@ -38,15 +34,18 @@ type Files struct {
 	lock  *os.File // the stage
 	w     *imgfile.MemoryWriter
 	names []string // of complete files
-	next  uint32
+
+	next     uint32          // the next number of a pages file to try
+	reserved map[string]bool // pages files in the directory of the set that are empty yet
 
 	placed []string // what place has put into the directory of the set
+	old    []string // pages files in it that nobody is about any more
 }
 
 // NewFiles starts an image set in the directory dir, which has to exist. If
 // prev is not empty, it is the set that this one builds on, relative to dir.
 func NewFiles(dir, prev string) (*Files, error) {
-	f := &Files{next: firstPagesID}
+	f := &Files{next: firstPagesID, reserved: map[string]bool{}}
 	var err error
 	if f.dir, err = imgfile.Open(dir); err != nil {
 		return nil, err
@@ -130,7 +129,7 @@ func removeStages(dir string) {
 		}
 		path := filepath.Join(dir, e.Name())
 		if d, err := lockDir(path); err == nil {
-			os.RemoveAll(path) // what cannot be removed does no harm
+			removeStage(dir, path)
 			d.Close()
 		}
 	}
@@ -149,14 +148,17 @@ func (f *Files) Begin(ctx context.Context, id imgfile.MemoryID) error {
 	if err := f.parent.begin(ctx, id); err != nil {
 		return err
 	}
-	w, err := f.stage.CreateMemory(id, f.next)
+	number, err := f.reserve()
+	if err != nil {
+		return err
+	}
+	w, err := f.stage.CreateMemory(id, number)
 	if err != nil {
 		return err
 	}
 	f.w = w
 	// The pages file first: a set that has a pagemap has its pages.
-	f.names = append(f.names, imgfile.PagesName(f.next), id.File())
-	f.next++
+	f.names = append(f.names, imgfile.PagesName(number), id.File())
 	return nil
 }
 
@@ -194,6 +196,9 @@ func (f *Files) Commit(context.Context) error {
 	if err := f.place(); err != nil {
 		return errors.Join(err, f.retract())
 	}
+	for _, name := range f.old {
+		os.Remove(f.dir.File(name)) // what cannot be removed does no harm
+	}
 	f.Abort() // nothing is left in it
 	return nil
 }
@@ -207,6 +212,7 @@ func (f *Files) place() error {
 		if err := os.Rename(f.stage.File(name), f.dir.File(name)); err != nil {
 			return err
 		}
+		delete(f.reserved, name)
 		f.placed = append(f.placed, name)
 	}
 	if f.link != "" {
@@ -233,27 +239,39 @@ func (f *Files) retract() error {
 	return nil
 }
 
-// clear removes the pagemaps of an older set whose pages files are to be replaced, before
-// one of these is: if this process is killed halfway, no pagemap is about pages of
-// another dump.
+// clear removes the pagemaps that are to be replaced, before one of these is: if this
+// process is killed halfway, the dump is seen to be incomplete, and not taken for one that
+// is partly of another time. Other pagemaps stay, but for what is about a number of ours, whose
+// pages were not there.
 func (f *Files) clear() error {
 	ids, err := f.dir.Memories()
 	if err != nil {
 		return err
 	}
-	replaced := make(map[string]bool, len(f.names))
+	ours := make(map[string]bool, len(f.names))
 	for _, name := range f.names {
-		replaced[name] = true
+		ours[name] = true
 	}
+	about := map[string]bool{} // pages files: whether a pagemap is that stays
 	for _, id := range ids {
-		if !replaced[id.File()] {
-			pm, err := f.dir.Pagemap(id)
-			if err != nil || !replaced[imgfile.PagesName(pm.PagesID)] {
-				continue // of no use, or about other files
+		replaced := ours[id.File()]
+		if pm, err := f.dir.Pagemap(id); err == nil {
+			pages := imgfile.PagesName(pm.PagesID)
+			replaced = replaced || ours[pages]
+			if pm.PagesID >= firstPagesID && !ours[pages] {
+				about[pages] = about[pages] || !replaced
 			}
+		}
+		if !replaced {
+			continue
 		}
 		if err := os.Remove(f.dir.File(id.File())); err != nil {
 			return err
+		}
+	}
+	for pages, stays := range about {
+		if !stays {
+			f.old = append(f.old, pages)
 		}
 	}
 	return nil
@@ -268,6 +286,7 @@ func (f *Files) Abort() {
 		f.w.Close() // it is removed
 	}
 	os.RemoveAll(f.stage.Path()) // what cannot be removed the next server does
+	f.release()
 	f.lock.Close()
 	f.parent.close()
 	f.lock = nil

@@ -51,80 +51,170 @@ func TestServeSetOfOneTime(t *testing.T) {
 	}
 }
 
-// Whoever is killed while a set takes the place of another one leaves no pagemap of that
-// with pages of this, nor does one stay of a task that is in that alone. Where it fails,
-// nothing is left.
+// take has a server receive a dump of some tasks into dir, each with one page of a seed, up to
+// its commit.
+func take(t *testing.T, dir string, seed uint64, tasks ...int) *Files {
+	t.Helper()
+	f, err := NewFiles(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Abort)
+	for _, pid := range tasks {
+		if err := f.Begin(t.Context(), imgfile.OfTask(pid)); err != nil {
+			t.Fatal(err)
+		}
+		e := imgfile.Entry{Range: page.RangeOf(0x10000, page.Size), Flags: imgfile.Present}
+		if err := f.Add(t.Context(), e, bytes.NewReader(content(seed, e.Start, 1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+func commit(t *testing.T, f *Files) {
+	t.Helper()
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// expectDumps compares the tasks of the set in dir, and the seeds of their dumps, and sees that
+// there are no pages of others.
+func expectDumps(t *testing.T, dir string, want map[int]uint64) {
+	t.Helper()
+	d, err := imgfile.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := d.Memories()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := setIn(t, dir)
+	defer s.Close()
+	for _, id := range ids {
+		seed, ok := want[int(id.ID)]
+		if !ok {
+			t.Errorf("%s is there", id.File())
+			continue
+		}
+		expect(t, s, id, 0x10000, content(seed, 0x10000, 1))
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil || len(ids) != len(want) || len(names) != 2*len(want) {
+		t.Errorf("%d pagemaps, want %d, and as many pages files: %v, %v", len(ids), len(want), names, err)
+	}
+}
+
+// A directory may have dumps of several processes, one after another or at once, and what it had
+// before stays.
+func TestDumpsIntoOneDirectory(t *testing.T) {
+	for name, both := range map[string]func(dir string){
+		"one after the other": func(dir string) {
+			commit(t, take(t, dir, 1, 100, 101))
+			commit(t, take(t, dir, 2, 200, 201))
+		},
+		"at once": func(dir string) {
+			a, b := take(t, dir, 1, 100, 101), take(t, dir, 2, 200, 201)
+			commit(t, a)
+			commit(t, b)
+		},
+		"at once, the later is complete first": func(dir string) {
+			a, b := take(t, dir, 1, 100, 101), take(t, dir, 2, 200, 201)
+			commit(t, b)
+			commit(t, a)
+		},
+		"one that failed between them": func(dir string) {
+			a := take(t, dir, 1, 100, 101)
+			take(t, dir, 9, 300, 301).Abort()
+			b := take(t, dir, 2, 200, 201)
+			commit(t, b)
+			commit(t, a)
+		},
+		"and one again": func(dir string) {
+			commit(t, take(t, dir, 9, 100, 101))
+			commit(t, take(t, dir, 2, 200, 201))
+			commit(t, take(t, dir, 1, 100, 101))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			both(dir)
+			expectDumps(t, dir, map[int]uint64{100: 1, 101: 1, 200: 2, 201: 2})
+		})
+	}
+}
+
+// Pages files that CRIU's own dump has made in the directory are no page server's to remove.
+func TestPagesOfALocalDumpStay(t *testing.T) {
+	dir := t.TempDir()
+	d, err := imgfile.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := d.CreateMemory(imgfile.OfTask(1), 1)
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, take(t, dir, 1, 1))
+	if _, err := os.Stat(d.File(imgfile.PagesName(1))); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever is killed while a dump takes the place of another one of the same tasks leaves no
+// pagemap of that. Where it fails, nothing of it is left. What is not replaced stays.
 func TestReplacedSetIsOfOneTime(t *testing.T) {
 	dir := t.TempDir()
-	receive := func(tasks int, commit func(*Files) error) error {
-		f, err := NewFiles(dir, "")
-		if err != nil {
+	commit(t, take(t, dir, 1, 1, 2, 3, 4))
+	// spoil has the second task's pages not come to their place.
+	spoil := func(f *Files) {
+		inTheWay := filepath.Join(dir, f.names[2])
+		if err := errors.Join(os.Remove(inTheWay), os.Mkdir(inTheWay, 0o700)); err != nil {
 			t.Fatal(err)
 		}
-		defer f.Abort()
-		for i := range tasks {
-			if err := f.Begin(t.Context(), imgfile.OfTask(i+1)); err != nil {
-				t.Fatal(err)
-			}
-			e := imgfile.Entry{Range: page.RangeOf(0x10000, page.Size), Flags: imgfile.Present}
-			if err := f.Add(t.Context(), e, bytes.NewReader(content(uint64(tasks), e.Start, 1))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return commit(f)
+		t.Cleanup(func() { os.Remove(inTheWay) })
 	}
-	whole := func(f *Files) error { return f.Commit(t.Context()) }
-	killed := func(f *Files) error { return errors.Join(f.end(), f.place()) }
-	has := func(want ...uint64) {
+	killed := take(t, dir, 2, 1, 2, 3)
+	spoil(killed)
+	if err := errors.Join(killed.end(), killed.place()); err == nil {
+		t.Fatal("no error")
+	}
+	d, err := imgfile.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := func(want ...imgfile.MemoryID) {
 		t.Helper()
-		d, err := imgfile.Open(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids, err := d.Memories()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []uint64
-		for _, id := range ids {
-			got = append(got, id.ID)
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("pagemaps of %v are there, want %v", got, want)
+		if got, err := d.Memories(); err != nil || !slices.Equal(got, want) {
+			t.Errorf("pagemaps of %v are there, want %v; %v", got, want, err)
 		}
 	}
-	if err := receive(3, whole); err != nil {
-		t.Fatal(err)
-	}
-	has(1, 2, 3)
-	inTheWay := filepath.Join(dir, imgfile.PagesName(firstPagesID+1))
-	if err := errors.Join(os.Remove(inTheWay), os.Mkdir(inTheWay, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	if err := receive(3, killed); err == nil {
+	has(imgfile.OfTask(1), imgfile.OfTask(4))
+	failed := take(t, dir, 3, 1, 2, 3)
+	spoil(failed)
+	pages := failed.names[0]
+	if err := failed.Commit(t.Context()); err == nil {
 		t.Fatal("no error")
 	}
-	has(1)
-	if err := receive(3, whole); err == nil {
-		t.Fatal("no error")
-	}
-	has()
-	if _, err := os.Stat(filepath.Join(dir, imgfile.PagesName(firstPagesID))); !errors.Is(err, fs.ErrNotExist) {
+	has(imgfile.OfTask(4))
+	if _, err := os.Stat(d.File(pages)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pages of a dump that failed: %v", err)
 	}
-	if err := os.Remove(inTheWay); err != nil {
+	// A pagemap whose pages are gone comes to no others.
+	pm, err := d.Pagemap(imgfile.OfTask(4))
+	if err == nil {
+		err = os.Remove(d.File(imgfile.PagesName(pm.PagesID)))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(3, whole); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(filepath.Join(dir, imgfile.OfTask(1).File()), filepath.Join(dir, imgfile.OfTask(9).File())); err != nil {
-		t.Fatal(err)
-	}
-	if err := receive(1, whole); err != nil {
-		t.Fatal(err)
-	}
-	has(1, 2, 3)
+	commit(t, take(t, dir, 4, 1))
+	has(imgfile.OfTask(1))
 }
 
 // long has the files of a set be written long ago: what is written to twice within a

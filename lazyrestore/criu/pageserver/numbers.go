@@ -1,0 +1,60 @@
+package pageserver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
+)
+
+// firstPagesID is the number of the first pages file that a page server makes:
+// CRIU's own numbers them so, that they do not meet those that the dump makes.
+const firstPagesID = 0x10000 + 1
+
+// A directory may have dumps of several processes, one after another or at once. The number of a pages
+// file is in its pagemap, and is found before the first page has come; so until the dump is complete an empty
+// file of that name is in the directory, which nobody else makes then.
+
+// reserve gives the next memory a number that no pages file of the directory has.
+func (f *Files) reserve() (uint32, error) {
+	for ; f.next <= imgfile.MaxPagesID; f.next++ {
+		name := imgfile.PagesName(f.next)
+		file, err := os.OpenFile(f.dir.File(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		f.reserved[name] = true
+		f.next++
+		return f.next - 1, file.Close()
+	}
+	return 0, fmt.Errorf("%s has a pages file of each number up to %d", f.dir.Path(), imgfile.MaxPagesID)
+}
+
+// release gives up the numbers whose files have not been put in their place.
+func (f *Files) release() {
+	for name := range f.reserved {
+		os.Remove(f.dir.File(name)) // what cannot be removed is empty
+	}
+	clear(f.reserved)
+}
+
+// removeStage removes the stage in dir of a server that was killed, and what it had reserved:
+// of the pages files that are still in the stage, none has come to its place.
+func removeStage(dir, stage string) {
+	entries, err := os.ReadDir(stage)
+	if err != nil || os.RemoveAll(stage) != nil {
+		return // what cannot be removed does no harm
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Size() == 0 {
+			os.Remove(path)
+		}
+	}
+}

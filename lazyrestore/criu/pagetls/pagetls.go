@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"net"
 	"os"
 	"strings"
@@ -28,7 +29,7 @@ const (
 // Options name PEM files; an empty name is CRIU's default.
 type Options struct {
 	CACert string // the authorities that are trusted
-	CACRL  string // certificates that they took back
+	CACRL  string // certificates that they took back: lists, each by one of them
 	Cert   string // our own certificate
 	Key    string // and its key
 	NoName bool   // a client does not compare the server's name with the address
@@ -37,6 +38,8 @@ type Options struct {
 var (
 	errNoPEM   = errors.New("no PEM certificate in it")
 	errRevoked = errors.New("certificate has been revoked")
+	errList    = errors.New("a list in it is damaged")
+	errSigner  = errors.New("none of the authorities has signed it")
 	errNobody  = errors.New("the peer showed no certificate")
 )
 
@@ -78,7 +81,16 @@ func (o Options) Client(host string) (*tls.Config, error) {
 // A verifier decides whom to trust.
 type verifier struct {
 	roots   *x509.CertPool
-	revoked map[string]bool // serial numbers
+	revoked map[serial]bool
+}
+
+// A serial is a certificate's number, which tells it from others of its issuer only.
+type serial struct{ issuer, number string }
+
+// serialOf is the number of a certificate in a list, or another one, of issuer, which
+// is known by its key: authorities may share a name.
+func serialOf(issuer *x509.Certificate, number *big.Int) serial {
+	return serial{string(issuer.RawSubjectPublicKeyInfo), number.String()}
 }
 
 // load reads the files.
@@ -88,7 +100,7 @@ func (o Options) load() (*verifier, tls.Certificate, error) {
 	if err != nil {
 		return nil, none, fmt.Errorf("authorities for TLS (--tls-cacert): %w", err)
 	}
-	v := &verifier{roots: x509.NewCertPool(), revoked: map[string]bool{}}
+	v := &verifier{roots: x509.NewCertPool(), revoked: map[serial]bool{}}
 	for _, c := range cas {
 		v.roots.AddCert(c)
 	}
@@ -131,8 +143,8 @@ func certificates(name string) ([]*x509.Certificate, error) {
 	return all, nil
 }
 
-// loadRevoked reads a list of revoked certificates, which one of the
-// authorities has to have signed. Only the default one may be missing.
+// loadRevoked reads lists of revoked certificates, each of which one of the
+// authorities has to have signed. Only the default file may be missing.
 func (v *verifier) loadRevoked(name string, cas []*x509.Certificate) error {
 	b, err := os.ReadFile(or(name, DefaultCACRL))
 	if errors.Is(err, fs.ErrNotExist) && name == "" {
@@ -141,26 +153,49 @@ func (v *verifier) loadRevoked(name string, cas []*x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	if block, _ := pem.Decode(b); block != nil {
-		b = block.Bytes
-	}
-	list, err := x509.ParseRevocationList(bytes.TrimSpace(b))
-	if err != nil {
-		return fmt.Errorf("%s: %w", or(name, DefaultCACRL), err)
-	}
-	err = errors.New("none of the authorities has signed it")
-	for _, ca := range cas {
-		if err = list.CheckSignatureFrom(ca); err == nil {
-			break
-		}
+	lists, err := listsIn(b)
+	for i := 0; err == nil && i < len(lists); i++ {
+		err = v.addRevoked(lists[i], cas)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", or(name, DefaultCACRL), err)
-	}
-	for _, e := range list.RevokedCertificateEntries {
-		v.revoked[e.SerialNumber.String()] = true
 	}
 	return nil
+}
+
+// listsIn takes the content of a file apart: one list after another in PEM, or one in DER.
+func listsIn(b []byte) ([][]byte, error) {
+	begun := bytes.Count(b, []byte("-----BEGIN "))
+	if begun == 0 {
+		return [][]byte{bytes.TrimSpace(b)}, nil
+	}
+	var lists [][]byte
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		lists = append(lists, block.Bytes)
+	}
+	if len(lists) != begun {
+		return nil, errList // Decode passes by what it cannot read
+	}
+	return lists, nil
+}
+
+// addRevoked notes what is in one list.
+func (v *verifier) addRevoked(der []byte, cas []*x509.Certificate) error {
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return err
+	}
+	err = errSigner
+	for _, ca := range cas {
+		if list.CheckSignatureFrom(ca) != nil {
+			continue
+		}
+		err = nil
+		for _, e := range list.RevokedCertificateEntries {
+			v.revoked[serialOf(ca, e.SerialNumber)] = true
+		}
+	}
+	return err
 }
 
 // check decides about a peer, whose name has to be the one given, if one is.
@@ -190,8 +225,9 @@ func (v *verifier) check(c tls.ConnectionState, name string) error {
 func (v *verifier) anyValid(chains [][]*x509.Certificate) bool {
 	for _, chain := range chains {
 		valid := true
-		for _, c := range chain {
-			valid = valid && !v.revoked[c.SerialNumber.String()]
+		for i, c := range chain {
+			issuer := chain[min(i+1, len(chain)-1)] // the last has signed itself
+			valid = valid && !v.revoked[serialOf(issuer, c.SerialNumber)]
 		}
 		if valid {
 			return true

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -88,6 +90,59 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// join makes one file of several.
+func join(t *testing.T, files ...string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "joined.pem")
+	var all []byte
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(append(all, "# "+f+"\n"...), b...)
+	}
+	if err := os.WriteFile(name, all, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// Each authority has a list of its own, and all that are in the file count. The numbers in one
+// say nothing of certificates of another, though the authorities have one name.
+func TestSeveralLists(t *testing.T) {
+	a, b := pagetlstest.New(t), pagetlstest.New(t)
+	here := a.Pair(t, "127.0.0.1")
+	firstA, firstB := a.Pair(t, ""), b.Pair(t, "127.0.0.1")
+	secondB := b.Pair(t, "127.0.0.1")
+	for _, c := range []struct {
+		name    string
+		lists   []string
+		who     pagetlstest.Pair
+		revoked bool
+	}{
+		{"in the first list", []string{b.Revoke(t, secondB), a.Revoke(t, firstA)}, secondB, true},
+		{"in the second list", []string{a.Revoke(t, here), b.Revoke(t, secondB)}, secondB, true},
+		{"in no list", []string{a.Revoke(t, firstA), b.Revoke(t, secondB)}, firstB, false},
+		{"in the other one's list", []string{a.Revoke(t, here)}, firstB, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cas := join(t, a.CACert, b.CACert)
+			server, err := Options{CACert: cas, CACRL: join(t, c.lists...), Cert: firstA.Cert, Key: firstA.Key, NoName: true}.Server()
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, err := Options{CACert: cas, Cert: c.who.Cert, Key: c.who.Key, NoName: true}.Client("127.0.0.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if atServer, atClient := shake(t, server, client); (atServer != nil) != c.revoked || (atClient != nil) != c.revoked {
+				t.Errorf("server: %v, client: %v; revoked is %t", atServer, atClient, c.revoked)
+			}
+		})
+	}
+}
+
 func TestClientWithoutCertificate(t *testing.T) {
 	a := pagetlstest.New(t)
 	server, err := options(a, a.Pair(t, "127.0.0.1")).Server()
@@ -104,6 +159,11 @@ func TestFilesThatCannotBe(t *testing.T) {
 	a, other := pagetlstest.New(t), pagetlstest.New(t)
 	p := a.Pair(t, "127.0.0.1")
 	good := options(a, p)
+	list := a.Revoke(t, a.Pair(t, ""))
+	part := join(t, list)
+	if err := os.Truncate(part, 200); err != nil {
+		t.Fatal(err)
+	}
 	for name, o := range map[string]Options{
 		"no authority":      {CACert: "/nonexistent", Cert: p.Cert, Key: p.Key},
 		"key as authority":  {CACert: p.Key, Cert: p.Cert, Key: p.Key},
@@ -111,6 +171,8 @@ func TestFilesThatCannotBe(t *testing.T) {
 		"no list":           {CACert: a.CACert, Cert: p.Cert, Key: p.Key, CACRL: "/nonexistent"},
 		"another's list":    {CACert: a.CACert, Cert: p.Cert, Key: p.Key, CACRL: other.Revoke(t, other.Pair(t, ""))},
 		"not a list at all": {CACert: a.CACert, Cert: p.Cert, Key: p.Key, CACRL: p.Cert},
+		"another's behind":  {CACert: a.CACert, Cert: p.Cert, Key: p.Key, CACRL: join(t, list, other.Revoke(t, other.Pair(t, "")))},
+		"a part of a list":  {CACert: a.CACert, Cert: p.Cert, Key: p.Key, CACRL: join(t, list, part)},
 	} {
 		if _, err := o.Server(); err == nil {
 			t.Errorf("%s: accepted", name)

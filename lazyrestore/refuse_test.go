@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -411,6 +412,58 @@ func TestRefusesForeignMount(t *testing.T) {
 	f.Close()
 	s.ready(1)
 	if err := s.refused(false); !regexp.MustCompile(`descriptor 3 \(.*file\): its path leads`).MatchString(err.Error()) {
+		t.Error(err)
+	}
+	s.release()
+	s.well()
+}
+
+// mountOver mounts an empty file system over a directory, until the end of the test at the latest.
+func mountOver(t *testing.T, dir string) (unmount func()) {
+	t.Helper()
+	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	unmount = sync.OnceFunc(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(unmount)
+	return unmount
+}
+
+// The working directory would be what is mounted over it.
+func TestRefusesHiddenWorkingDirectory(t *testing.T) {
+	t.Parallel()
+	s := start(t, "look", "1")
+	unmount := mountOver(t, s.dir)
+	if err := s.refused(false); !contains(err.Error(), "the working directory "+s.dir+": its path leads to another file now") {
+		t.Error(err)
+	}
+	unmount()
+	s.release()
+	s.well()
+}
+
+// Of two mapped files that have had one path, one is there now: here the one that was
+// mapped later, at the lower address.
+func TestRefusesFilesOfOnePath(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	put := func(content string) {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("below")
+	s := start(t, "mapped-twice", path)
+	mountOver(t, dir)
+	put("above")
+	s.release()
+	s.ready(2)
+	if err := s.refused(false); !contains(err.Error(), "the mapped file "+path+": its path leads to another file now") {
 		t.Error(err)
 	}
 	s.release()

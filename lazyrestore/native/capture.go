@@ -36,9 +36,15 @@ type capture struct {
 	memory    map[uint64]bool  // by device: whether its files are in memory
 	pipes     map[uint64]bool  // whose content is noted
 
-	files   map[string]uint32 // path to index in st.Files
+	files   map[fileID]uint32 // index in st.Files
 	objects map[objectID]*object
 	order   []*object // of st.Shared
+}
+
+// fileID is a mapped file. Several may have had one path, one after the other.
+type fileID struct {
+	path string
+	objectID
 }
 
 const helpCRIU = "criu dump can take it"
@@ -109,8 +115,8 @@ func (c *capture) identity() error {
 	if st.Cwd, err = proc.ReadLink(c.pid, "cwd"); err != nil {
 		return err
 	}
-	if strings.HasSuffix(st.Cwd, deletedSuffix) {
-		c.refused.add("the working directory "+st.Cwd, "it was removed", "change the directory before the checkpoint")
+	if err := c.workingDirectory(); err != nil {
+		return err
 	}
 	exe, err := proc.ReadLink(c.pid, "exe")
 	if err != nil {
@@ -125,20 +131,46 @@ const deletedSuffix = " (deleted)"
 // mappedFile names a file by the path that leads to it now: through link, a
 // symbolic link of /proc that always does, it is compared with the path.
 func (c *capture) mappedFile(path, link, what string) (Mapped, error) {
-	var have, named unix.Stat_t
+	var have unix.Stat_t
 	if err := unix.Stat(link, &have); err != nil {
 		return Mapped{}, fmt.Errorf("stat %s: %w", link, err)
 	}
-	m := Mapped{Path: path, Size: have.Size, MTime: have.Mtim.Nano()}
-	switch err := unix.Stat(path, &named); {
-	case have.Nlink == 0 || strings.HasSuffix(path, deletedSuffix):
+	if have.Nlink == 0 || strings.HasSuffix(path, deletedSuffix) {
 		c.refused.add(what+" "+path, "the file was removed or replaced while in use", "start the program again with the file that is there now")
-	case err != nil:
-		c.refused.add(what+" "+path, "its path leads nowhere: "+err.Error(), "")
-	case named.Ino != have.Ino || named.Dev != have.Dev:
-		c.refused.add(what+" "+path, "its path leads to another file now", "put the old file back")
+	} else if why := astray(path, &have); why != "" {
+		c.refused.add(what+" "+path, why, "put the old file back")
 	}
-	return m, nil
+	return Mapped{Path: path, Size: have.Size, MTime: have.Mtim.Nano()}, nil
+}
+
+// astray says why a path, which is all that a restore has, does not lead to the file
+// that the process has; empty where it does.
+func astray(path string, have *unix.Stat_t) string {
+	var named unix.Stat_t
+	if err := unix.Stat(path, &named); err != nil {
+		return "its path leads nowhere: " + err.Error()
+	}
+	if named.Ino != have.Ino || named.Dev != have.Dev {
+		return "its path leads to another file now"
+	}
+	return ""
+}
+
+// workingDirectory refuses one that the restored process would not find again.
+func (c *capture) workingDirectory() error {
+	what, help := "the working directory "+c.st.Cwd, "change the directory before the checkpoint"
+	if strings.HasSuffix(c.st.Cwd, deletedSuffix) {
+		c.refused.add(what, "it was removed", help)
+		return nil
+	}
+	var have unix.Stat_t
+	if err := unix.Stat("/proc/"+strconv.Itoa(c.pid)+"/cwd", &have); err != nil {
+		return fmt.Errorf("stat the working directory: %w", err)
+	}
+	if why := astray(c.st.Cwd, &have); why != "" {
+		c.refused.add(what, why, help)
+	}
+	return nil
 }
 
 // namespaces refuses a process that lives in another world than we do.

@@ -209,13 +209,8 @@ func (c *capture) describeFile(d *descriptor, o *Open) {
 			c.refused.add(d.String(), "it writes to the kernel's own file systems", "close it for the checkpoint")
 		}
 	}
-	var named unix.Stat_t
-	if err := unix.Stat(d.link, &named); err != nil {
-		c.refused.add(d.String(), "its path leads nowhere: "+err.Error(), "close it for the checkpoint")
-		return
-	}
-	if named.Ino != d.stat.Ino || named.Dev != d.stat.Dev {
-		c.refused.add(d.String(), "its path leads to another file now", "close it for the checkpoint")
+	if why := astray(d.link, &d.stat); why != "" {
+		c.refused.add(d.String(), why, "close it for the checkpoint")
 		return
 	}
 	if d.flags()&unix.O_PATH == 0 {

@@ -161,7 +161,7 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 		}
 		c.memoryFile(v.Path, link, &st, out.Write, v.Shared)
 		var err error
-		if out.File, err = c.file(v.Path, link); err == nil && out.Write {
+		if out.File, err = c.file(fileID{v.Path, objectID{st.Dev, st.Ino}}, link); err == nil && out.Write {
 			err = c.settle(link, &st, out.File)
 		}
 		return err
@@ -191,16 +191,16 @@ func (c *capture) settle(link string, st *unix.Stat_t, file uint32) error {
 }
 
 // file gives the index of a mapped file.
-func (c *capture) file(path, link string) (uint32, error) {
-	if i, ok := c.files[path]; ok {
+func (c *capture) file(id fileID, link string) (uint32, error) {
+	if i, ok := c.files[id]; ok {
 		return i, nil
 	}
-	m, err := c.mappedFile(path, link, "the mapped file")
+	m, err := c.mappedFile(id.path, link, "the mapped file")
 	if err != nil {
 		return 0, err
 	}
 	i := uint32(len(c.st.Files))
-	c.files[path] = i
+	c.files[id] = i
 	c.st.Files = append(c.st.Files, m)
 	return i, nil
 }

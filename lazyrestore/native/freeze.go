@@ -136,7 +136,7 @@ const mostLooks = 100
 // fromProc reads what /proc tells.
 func (f *Frozen) fromProc() error {
 	for try := 1; ; try++ {
-		f.c = &capture{pid: f.pid, st: new(State), inner: make(map[int]int), files: make(map[string]uint32), objects: make(map[objectID]*object)}
+		f.c = &capture{pid: f.pid, st: new(State), inner: make(map[int]int), files: make(map[fileID]uint32), objects: make(map[objectID]*object)}
 		err := f.c.fromProc()
 		if err == nil || !f.c.registered || !errors.Is(err, unix.ENOENT) || try == mostLooks {
 			return err

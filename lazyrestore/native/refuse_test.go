@@ -19,7 +19,7 @@ import (
 // is shown what /proc would say of it.
 
 func newCapture(pid int) *capture {
-	return &capture{pid: pid, st: new(State), files: make(map[string]uint32), objects: make(map[objectID]*object)}
+	return &capture{pid: pid, st: new(State), files: make(map[fileID]uint32), objects: make(map[objectID]*object)}
 }
 
 // wantRefusal checks that the capture has one reason, about what and for why.

@@ -166,6 +166,16 @@ static void outside_pipe(int argc, char **argv)
 	stop();
 }
 
+/* A file, argv[0], mapped twice, between which another one may have taken its name. */
+static void mapped_twice(int argc, char **argv)
+{
+	for (int i = 0; i < 2; i++) {
+		int fd = open(argv[0], O_RDONLY);
+		MUST(fd >= 0 && mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED && close(fd) == 0);
+		stop();
+	}
+}
+
 static void pid_namespace(int argc, char **argv)
 {
 	MUST(unshare(CLONE_NEWPID) == 0); /* of its children: it has none yet */
@@ -260,7 +270,7 @@ const struct scene refused_scenes[] = {
 	{"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
 	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
-	{"aio", aio}, {"outside-pipe", outside_pipe}, {"pid-namespace", pid_namespace},
+	{"aio", aio}, {"outside-pipe", outside_pipe}, {"mapped-twice", mapped_twice}, {"pid-namespace", pid_namespace},
 	{"thread-namespace", thread_namespace}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},

@@ -40,7 +40,7 @@ var options = []known{
 	{"file-locks", 'l', flag},
 	{"libdir", 'L', required},
 	{"external", 0, required},
-	{"ext-unix-sk", 0, optional},
+	{"ext-unix-sk", 'x', optional},
 	{"ext-mount-map", 'M', required},
 	{"enable-external-sharing", 0, none},
 	{"enable-external-masters", 0, none},

@@ -41,7 +41,7 @@ func TestParse(t *testing.T) {
 			o.CACert, o.Cert, o.Key, o.NoCNVerify = "c", "d", "e", true
 		})},
 		// One of CRIU's that we have no use for takes its argument along.
-		{"-t 1 --shell-job --ext-unix-sk --external x --no-tcp-close -j -M y --skip-mnt z", defaults(func(o *Options) {})},
+		{"-t 1 --shell-job --ext-unix-sk -x -x=s -jx --external x --no-tcp-close -j -M y --skip-mnt z", defaults(func(o *Options) {})},
 		{"--mine x word --flag -- -D", defaults(func(o *Options) {
 			o.Own = map[string]string{"mine": "x", "flag": ""}
 			o.Args = []string{"word", "-D"}

@@ -20,7 +20,7 @@ const name = "lazyrestore page-server"
 const help = `usage: lazyrestore page-server -D DIR [OPTION]...
 
 Takes the place of criu page-server: receives the memory of a criu dump
---page-server, or of a pre-dump, and ends when it is complete and on the disk.
+--page-server, or of a pre-dump, and ends when all that was sent is on the disk.
 With --lazy-pages it gives the pages of an image set to lazy-pages daemons, any
 number of them, until it is ended by a signal.
 
@@ -59,8 +59,11 @@ nothing is removed from the images before. Long options may be abbreviated.
 CRIU up to 4.1 and from 4.2 on speak differently: both are understood. Without
 --tls whoever reaches the port may read the memory, or send one.
 
-Exit status: 0 the dump is complete, or a server of pages was ended; 1 anything
-else: of a dump that failed nothing is left.
+Exit status: 0 all that was sent is there and on the disk, or a server of pages was
+ended; 1 anything else: of what was sent nothing is left. Whether the dump has
+succeeded is the exit status of criu dump: one that fails may end its
+transfer as a good one does. The next dump of the same tasks replaces what is then
+left of it, but with --codec the directory is to be removed before.
 `
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }

@@ -6,6 +6,8 @@
 // page server does, Image an image of ours, of the same kind as convert.Import
 // makes. Either is complete, and on the disk, before the dump hears that it
 // is, and so before the dumped process ends.
+// A criu dump that fails may end its transfer as a good one does, so that a target
+// may be complete that is of no use: its exit status tells.
 // Files of other dumps in a directory stay, also of such as come at the same time: a
 // dump replaces the memory that it has itself, and nothing else (numbers.go).
 //

@@ -23,11 +23,12 @@ type fault struct {
 }
 
 // What a flight fetches: a frame, a huge page of one space, or a segment of the
-// index.
+// index. One that is lost it poisons in a space.
 type flightKey struct {
 	frame int // or segment
 	index bool
 	huge  *space
+	lost  *space // to be poisoned there
 	at    page.Addr
 }
 
@@ -129,6 +130,8 @@ func (d *demand) work(ctx context.Context) {
 	defer w.close()
 	for fl := d.next(); fl != nil; fl = d.next() {
 		switch {
+		case fl.key.lost != nil:
+			d.flyLost(ctx, w, fl)
 		case fl.key.index:
 			d.flyIndex(ctx, w, fl)
 		case fl.key.huge != nil:

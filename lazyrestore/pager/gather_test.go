@@ -37,6 +37,12 @@ func (f *family) serve() { go func() { f.done <- f.pager.ServeAttached(context.B
 // newFamily is gather without the serving.
 func newFamily(t *testing.T, n, pages int) *family {
 	t.Helper()
+	return familyOf(t, n, pages, image.WriterOptions{}, func(*imagetest.Mem) {})
+}
+
+// familyOf is newFamily with an image that is written so, and damaged.
+func familyOf(t *testing.T, n, pages int, writer image.WriterOptions, damage func(*imagetest.Mem)) *family {
+	t.Helper()
 	uffdtest.Need(t, "uffd")
 	f := &family{done: make(chan error, 1)}
 	var runs []imagetest.Run
@@ -50,7 +56,9 @@ func newFamily(t *testing.T, n, pages int) *family {
 		runs = append(runs, imagetest.Run{At: at, P: s.want})
 		f.children = append(f.children, s)
 	}
-	mem, _ := imagetest.Write(t, image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}}, runs...)
+	writer.Spec = chunk.Spec{Codec: chunk.LZ4}
+	mem, _ := imagetest.Write(t, writer, runs...)
+	damage(mem)
 	img, err := image.Open(t.Context(), mem, image.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)

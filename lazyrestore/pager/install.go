@@ -163,6 +163,9 @@ func (in *installer) poison(s *space, i, j int) (outcome, error) {
 		out, err := apply(s.mem, p.dst, p.n, p.pageSize,
 			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Poison(uint64(dst), uint64(n), 0) },
 			func(off, n int, how outcome) {
+				if how == gone && in.forming != nil && in.forming.Load() {
+					return
+				}
 				at := i + (p.off+off)>>page.Shift
 				if p.shared && how != gone {
 					s.lose(at, at+n>>page.Shift)

@@ -131,7 +131,7 @@ func fakeSessionIn(t testing.TB, img *image.Image) *session {
 		if err := se.loadSegment(t.Context(), i, image.Demand); err != nil {
 			t.Fatal(err)
 		}
-		se.open(i, false)
+		se.open(i, nil)
 	}
 	return se
 }

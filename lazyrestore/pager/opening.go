@@ -5,6 +5,8 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -30,14 +32,14 @@ var errKilled = errors.New("the process is killed, since a part of the index is 
 // failed to.
 type opening struct {
 	segment int
-	lost    *[]*space // nil, or all spaces, in which its memory is poisoned
-	faults  []fault   // to be served then
-	done    chan bool // gets what became of it: whether it is open
+	lost    error   // nil, or why it cannot be had
+	faults  []fault // to be served then
+	done    chan struct{}
 }
 
-// ask has the reader do o, and reports whether the segment is open then.
+// ask has the reader do o, and reports whether it has.
 func (se *session) ask(ctx context.Context, o *opening) bool {
-	o.done = make(chan bool, 1)
+	o.done = make(chan struct{})
 	select {
 	case se.openings <- o:
 	case <-ctx.Done():
@@ -45,8 +47,8 @@ func (se *session) ask(ctx context.Context, o *opening) bool {
 	}
 	se.kick()
 	select {
-	case open := <-o.done:
-		return open
+	case <-o.done:
+		return true
 	case <-ctx.Done():
 		return false
 	}
@@ -57,26 +59,22 @@ func (r *reader) openAll() {
 	for {
 		select {
 		case o := <-r.openings:
-			// Another space may have come while those that were there were poisoned.
-			open := o.lost == nil || o.lost == r.spaces.Load()
-			if open {
-				r.open(o.segment, o.lost != nil)
-			}
+			r.open(o.segment, o.lost)
 			r.queue = append(r.queue, o.faults...)
-			o.done <- open
+			close(o.done)
 		default:
 			return
 		}
 	}
 }
 
-// open has segment i, which is loaded or lost, served from. Only the reader
-// calls it, for it looks at the models.
-func (se *session) open(i int, lost bool) *segment {
+// open has segment i, which is loaded, or lost for a cause, served from. Only the
+// reader calls it, for it looks at the models.
+func (se *session) open(i int, cause error) *segment {
 	if sg := se.pages.opened[i].Load(); sg != nil {
 		return sg
 	}
-	sg := se.pages.segment(i, lost)
+	sg := se.pages.segment(i, cause)
 	for _, s := range append(slices.Clone(*se.spaces.Load()), se.expected...) {
 		s.enter(se.pages, i, sg)
 		se.loseIn(s, sg)
@@ -104,7 +102,7 @@ func (r *reader) openNow(i int) *segment {
 			r.wantRest()
 		}
 	}
-	return r.open(i, false)
+	return r.open(i, nil)
 }
 
 // segmentsAhead bounds how many segments are opened for processes that have not
@@ -133,7 +131,7 @@ func (r *reader) openFor(f fault, i int) bool {
 	case sg == nil:
 		r.demand.add(r.ctx, flightKey{index: true, frame: i}, f)
 		return false
-	case sg.lost(): // and the page came later: to a process that was attached, or forked
+	case sg.lost(): // and the page is not poisoned yet, or came later
 		r.finish(f, r.poisonAt(f))
 		return false
 	}
@@ -141,7 +139,7 @@ func (r *reader) openFor(f fault, i int) bool {
 }
 
 // openSegment has segment i opened for a worker. The error is errIndex,
-// errKilled, the context's, or of what kept the memory from being poisoned.
+// errKilled, or the context's.
 func (w *worker) openSegment(ctx context.Context, i int, lane image.Lane) error {
 	sg := w.opened[i].Load()
 	if sg == nil {
@@ -227,41 +225,99 @@ func (d *demand) flyIndex(ctx context.Context, w *worker, fl *flight) {
 
 // loseSegment gives up segment i: cause is why it cannot be had. What it does
 // not list is zero, and nobody knows what that is: all of the memory that it
-// may list is lost. The error says so, or why that could not be done.
+// may list is lost. The error says so: those who touch it get SIGBUS from then on,
+// and poisonOwed sees to what nobody touches.
 func (w *worker) loseSegment(ctx context.Context, i int, cause error) error {
-	within := w.SegmentRange(i)
-	for ctx.Err() == nil {
-		spaces := w.spaces.Load()
-		killed := false
-		for _, s := range *spaces {
-			kill, err := w.loseRange(ctx, s, within, cause)
-			if err != nil {
-				return err
-			}
-			killed = killed || kill
+	for _, s := range *w.spaces.Load() {
+		w.gate.enter()
+		concerned := !s.ended.Load() && s.holds(w.SegmentRange(i))
+		w.gate.leave()
+		if !concerned {
+			continue
 		}
-		switch {
-		case killed:
+		if killed, err := w.killFor(s, cause); err != nil {
+			return err
+		} else if killed {
 			return errKilled
-		case w.ask(ctx, &opening{segment: i, lost: spaces}):
-			return errIndex
 		}
 	}
-	return ctx.Err()
+	if !w.ask(ctx, &opening{segment: i, lost: cause}) {
+		return ctx.Err()
+	}
+	return errIndex
 }
 
-// loseRange poisons the places of the image range r in s, or kills the process
-// for it.
-func (w *worker) loseRange(ctx context.Context, s *space, r page.Range, cause error) (killed bool, err error) {
+// owed is segments of the index that are lost, and whose memory is not poisoned yet in
+// a space. As long as there are any the space is not let go of: missing memory would be zeros.
+type owed struct {
+	n  atomic.Int32 // with those under way
+	mu sync.Mutex
+	of []int // guarded by mu: those that are not under way
+}
+
+// add enters segments that nobody works at.
+func (o *owed) add(segments ...int) {
+	o.n.Add(int32(len(segments)))
+	o.again(segments...)
+}
+
+// again is add for what was under way.
+func (o *owed) again(segments ...int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.of = append(o.of, segments...)
+}
+
+// take hands all that nobody works at to the caller.
+func (o *owed) take() []int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	of := o.of
+	o.of = nil
+	return of
+}
+
+// poisonOwed has the demand workers poison what s has of lost segments: of a process that is
+// being built once that is done, for before not all of its memory can be.
+func (r *reader) poisonOwed(s *space) {
+	if s.owed.n.Load() == 0 || r.session.forming.Load() || s.crowded.Load() {
+		return
+	}
+	for _, i := range s.owed.take() {
+		r.demand.add(r.ctx, flightKey{index: true, frame: i, lost: s}, fault{s: s})
+	}
+}
+
+// flyLost poisons what a space has of a segment that is lost.
+func (d *demand) flyLost(ctx context.Context, w *worker, fl *flight) {
+	s, i := fl.key.lost, fl.key.frame
+	err := w.poisonSegment(ctx, s, i)
+	for len(d.waiting(fl)) > 0 { // it is nobody who waits
+	}
+	switch {
+	case err == nil:
+		s.owed.n.Add(-1)
+	case errors.Is(err, errCrowded):
+		s.owed.again(i)
+	default:
+		d.note(err) // and the space stays
+	}
+}
+
+// poisonSegment poisons what s has of segment i, which is lost, or kills the process for it.
+func (w *worker) poisonSegment(ctx context.Context, s *space, i int) error {
+	r, cause := w.SegmentRange(i), w.opened[i].Load().cause
 	var list []page.Mapping
 	w.gate.enter()
 	s.places(r, func(m page.Mapping) { list = append(list, m) })
 	w.gate.leave()
 	if s.ended.Load() || len(list) == 0 {
-		return false, nil
+		return nil
 	}
-	if killed, err := w.killFor(s, cause); killed {
-		return true, err
+	if killed, err := w.killFor(s, cause); err != nil {
+		return err
+	} else if killed {
+		return errKilled
 	}
 	w.lost.add(cause)
 	w.log.Error("a part of the index is lost, and its memory poisoned: touching it raises SIGBUS", "memory", r.String(), "error", cause)
@@ -270,14 +326,14 @@ func (w *worker) loseRange(ctx context.Context, s *space, r page.Range, cause er
 			s.hasLost.Store(true)
 		}
 		n := int((m.Len() + m.PageSize - 1) / m.PageSize)
-		err := w.put(ctx, s, 0, n, func(i, j int) (outcome, error) {
+		err := w.put(ctx, s, 0, n, unlessCrowded(s, func(i, j int) (outcome, error) {
 			return w.poisonPlaces(s, page.RangeOf(m.Image+page.Addr(uint64(i)*m.PageSize), uint64(j-i)*m.PageSize))
-		})
+		}))
 		if err != nil {
-			return false, err
+			return err
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // poisonPlaces poisons where the image range r is in s by now, in whole pages

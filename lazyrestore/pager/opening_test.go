@@ -11,9 +11,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -205,6 +207,99 @@ func TestLostSegmentPoisons(t *testing.T) {
 					t.Errorf("the source was told %d times", len(s.mem.Rejected()))
 				}
 			})
+		}
+	}
+}
+
+// A process that comes when a segment is lost already, and one whose memory is not all
+// registered by then, is let go only when what it has of it is poisoned.
+func TestLostSegmentPoisonsLater(t *testing.T) {
+	const pages = 100
+	damage := func(m *imagetest.Mem) {
+		b := bytes.Clone(m.Get(image.IndexObject))
+		b[indexHeader+1000] ^= 4
+		m.Set(image.IndexObject, b)
+	}
+	for name, expected := range map[string]bool{"attached": false, "expected": true} {
+		t.Run(name, func(t *testing.T) {
+			uffdtest.Need(t, "POISON")
+			f := familyOf(t, 2, pages, image.WriterOptions{ChunkSize: page.Size}, damage)
+			if expected {
+				for _, s := range f.children {
+					if err := f.pager.Expect(s.Pid, s.maps); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			f.serve()
+			early := f.children[0].FD
+			later := uint64(pages / 2 * page.Size)
+			if err := early.Unregister(f.children[0].Start+later, later); err != nil {
+				t.Fatal(err)
+			}
+			a := f.attach(t, 0)
+			if _, err := a.peek(a.Addr(3)); err == nil {
+				t.Error("a page of the lost segment was read")
+			}
+			if _, err := early.Register(a.Start+later, later, uffd.ModeMissing); err != nil {
+				t.Fatal(err)
+			}
+			b := f.attach(t, 1)
+			th, pid := b.Fork(t)
+			child := *b
+			child.Child = &uffdtest.Child{Pid: int(pid.Wait(t))}
+			f.pager.Gathered()
+			select {
+			case err := <-f.done:
+				if !errors.Is(err, image.ErrDamaged) {
+					t.Errorf("ServeAttached = %v, want a LostError with the reason", err)
+				}
+			case <-time.After(uffdtest.Timeout):
+				t.Fatal("ServeAttached does not return")
+			}
+			for who, s := range map[string]*served{"first": a, "second": b, "forked": &child} {
+				for off := uint64(0); off < pages*page.Size; off += page.Size {
+					if got, err := s.peek(uint64(s.maps[0].Start) + off); err == nil {
+						t.Fatalf("the %s process reads %d %d bytes into the lost segment", who, got[0], off)
+					}
+				}
+			}
+			if _, err := th.Load(b.Addr(7)).Result(); !uffdtest.Gone(err) {
+				t.Errorf("the thread that touched it: %v, want its end by SIGBUS", err)
+			}
+		})
+	}
+}
+
+// So is one whose memory is not all registered when a frame is lost.
+func TestLostFramePoisonsLater(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	const pages, half = 16, 8 * page.Size
+	f := familyOf(t, 1, pages, image.WriterOptions{}, func(m *imagetest.Mem) {
+		name := image.PagesObject(chunk.LZ4)
+		b := bytes.Clone(m.Get(name))
+		b[len(b)/2] ^= 4
+		m.Set(name, b)
+	})
+	f.serve()
+	s, u := f.children[0], f.children[0].FD
+	if err := u.Unregister(s.Start+half, half); err != nil {
+		t.Fatal(err)
+	}
+	f.attach(t, 0)
+	if _, err := s.peek(s.Addr(3)); err == nil {
+		t.Error("a page of the lost frame was read")
+	}
+	if _, err := u.Register(s.Start+half, half, uffd.ModeMissing); err != nil {
+		t.Fatal(err)
+	}
+	f.pager.Gathered()
+	if err := <-f.done; !errors.Is(err, image.ErrDamaged) {
+		t.Errorf("ServeAttached = %v, want a LostError with the reason", err)
+	}
+	for i := range pages {
+		if got, err := s.peek(s.Addr(i)); err == nil {
+			t.Fatalf("page %d of the lost frame reads %d", i, got[0])
 		}
 	}
 }

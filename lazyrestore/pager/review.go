@@ -116,6 +116,8 @@ func (r *reader) review() (over bool, err error) {
 			err = r.release(s, false)
 		case s.complete(r.table):
 			err = r.release(s, true)
+		default:
+			r.poisonOwed(s)
 		}
 		if err != nil {
 			return false, err

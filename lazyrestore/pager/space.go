@@ -31,6 +31,7 @@ type space struct {
 	// missing. So the space stays registered as long as its process lives.
 	lost    bitset // empty where no memory is shared
 	hasLost atomic.Bool
+	owed    owed
 
 	// Of the reader.
 	ramp       ramp
@@ -65,13 +66,17 @@ func newSpace(t *table, m *model, u *uffd.FD, mem memory, parent *space) *space 
 		default:
 			first, end := t.SegmentFrames(i)
 			s.left.Add(int64(s.done.clears(first*t.each, end*t.each)))
+			if sg.lost() && parent.owed.n.Load() > 0 {
+				s.owed.add(i)
+			}
 		}
 	}
 	return s
 }
 
 // enter begins to keep books on the pages of segment i: those that no mapping
-// holds, and numbers that stand for none, are settled.
+// holds, and numbers that stand for none, are settled. If it is lost, what s has of it
+// is to be poisoned.
 func (s *space) enter(t *table, i int, sg *segment) {
 	first, end := t.SegmentFrames(i)
 	from, to := first*t.each, end*t.each
@@ -84,16 +89,19 @@ func (s *space) enter(t *table, i int, sg *segment) {
 			from = max(from, b)
 		})
 	}
+	if sg.lost() && s.holds(sg.within) {
+		s.owed.add(i)
+	}
 	if from < to {
 		s.done.setRange(from, to)
 	}
 	s.left.Add(int64(s.done.clears(first*t.each, to)))
 }
 
-// complete reports whether the space misses nothing, and nothing that it has
-// lost can be missing again. The caller is the reader.
+// complete reports whether the space misses nothing, nor is to be poisoned, and nothing that
+// it has lost can be missing again. The caller is the reader.
 func (s *space) complete(t *table) bool {
-	if s.left.Load() > 0 || s.hasLost.Load() {
+	if s.left.Load() > 0 || s.owed.n.Load() > 0 || s.hasLost.Load() {
 		return false
 	}
 	for i := range t.opened {

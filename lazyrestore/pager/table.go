@@ -33,6 +33,7 @@ type segment struct {
 	base   []uint32     // number of each frame's first page, less that; and of all pages
 	within page.Range   // image addresses of which it knows
 	ix     *image.Index // it is loaded; nil if it is lost
+	cause  error        // why it is lost
 }
 
 // mostNumbers bounds what a table numbers, and so a GiB for the bits of a space:
@@ -67,11 +68,12 @@ func (t *table) free() { t.mem.free() }
 // room is how many numbers there are.
 func (t *table) room() int { return t.Frames() * t.each }
 
-// segment makes what segment i is once it is opened. It is loaded, or lost.
-func (t *table) segment(i int, lost bool) *segment {
+// segment makes what segment i is once it is opened. It is loaded, or lost, and then
+// cause says why.
+func (t *table) segment(i int, cause error) *segment {
 	first, end := t.SegmentFrames(i)
-	sg := &segment{frame: first, number: first * t.each, within: t.SegmentRange(i)}
-	if !lost {
+	sg := &segment{frame: first, number: first * t.each, within: t.SegmentRange(i), cause: cause}
+	if cause == nil {
 		sg.ix = t.Index
 		sg.base = make([]uint32, end-first+1)
 		t.FirstPages(i, sg.base)

@@ -52,6 +52,16 @@ func TestChangesWhileLazy(t *testing.T) {
 	}
 }
 
+// With the background at work a guard that is installed while a page below it is being copied may be lost.
+func TestGuardsOfRestored(t *testing.T) {
+	t.Parallel()
+	s := start(t, "guarded")
+	s.checkpoint(plainest)
+	s.release()
+	s.restore(lazily)
+	s.well()
+}
+
 func TestExecWhileLazy(t *testing.T) {
 	lazyScenes(t, "execs", func(_ *testing.T, s *subject) {
 		s.well()

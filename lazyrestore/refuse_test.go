@@ -36,6 +36,7 @@ var refusals = []struct{ scene, names string }{
 	{"userfaultfd", `descriptor \d+ \(anon_inode:\[userfaultfd\]\)`},
 	{"io-uring", `descriptor \d+ \(anon_inode:\[io_uring\]\)`},
 	{"sysv", `/SYSV`},
+	{"guard-shared", `guard region .*: it lies in shared memory`},
 	{"removed-directory", `working directory .*/removed`},
 	{"namespace", `namespace uts:`},
 	{"pid-namespace", `namespace pid`},

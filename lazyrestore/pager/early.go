@@ -185,7 +185,7 @@ func byOne(read func([]uffd.Msg) (int, error)) func([]uffd.Msg) (int, error) {
 	}
 }
 
-// say puts list, which is about what is not settled, down and applies it. The gate is shut.
+// say puts list, which nobody else tells, down and applies it. The gate is shut.
 func (r *reader) say(s *space, list ...event) error {
 	if err := r.journal.room(r.world); err != nil {
 		return err

@@ -221,6 +221,10 @@ func (r *reader) load(e *rest, frame int) bool {
 
 // settle installs the pages numbered from i up to j.
 func (r *reader) settle(s *space, plain []byte, first, i, j int) verdict {
+	if j == i+1 { // the one that is waited for
+		out, err := r.installTouched(s, plain, first, i)
+		return r.judge(s, out, err)
+	}
 	out, err := r.install(s, plain, first, i, j)
 	return r.judge(s, out, err)
 }
@@ -243,8 +247,8 @@ func (r *reader) judge(s *space, out outcome, err error) verdict {
 }
 
 // wake answers a fault on a page that is there by now. One that comes back
-// for ever is on a page that went without an event; nothing is known about
-// its content, so it is poisoned. So is one that was lost.
+// for ever is on a page that went without an event: zero where a guard did that, and else
+// nothing is known about its content, so it is poisoned. So is one that was lost.
 func (r *reader) wake(f fault, n int) verdict {
 	s := f.s
 	if s.isLost(n) {
@@ -253,7 +257,10 @@ func (r *reader) wake(f fault, n int) verdict {
 	if s.lastWake != f.addr {
 		s.lastWake, s.wakes = f.addr, 0
 	}
-	if s.wakes++; s.wakes > stuckWakes {
+	if s.wakes++; s.wakes > 1 && r.wasZapped(f) {
+		return r.zero(f, page.Mapping{}, f.addr+page.Size)
+	}
+	if s.wakes > stuckWakes {
 		err := fmt.Errorf("page at %v, number %d, was there and is missing", f.addr, n)
 		r.log.Error("page is lost and poisoned: touching it raises SIGBUS", "error", err)
 		r.lost.add(err)

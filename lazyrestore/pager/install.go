@@ -5,6 +5,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // An installer puts decoded frames into spaces. It belongs to one goroutine.
@@ -18,6 +19,10 @@ type installer struct {
 	parts   []part
 	gaps    []page.Range // of the latest plan: pages of zeros behind its parts
 	huge    []page.Addr  // of the latest install: huge pages that it left out
+
+	buf     *proc.GuardBuffer // nil before the first look
+	guarded []page.Range      // of the latest look
+	onGuard func(shared bool) // called with what is left out
 }
 
 // A part is adjacent pages of a span of frames that go to one place.
@@ -101,22 +106,43 @@ func (in *installer) addGap(s *space, a page.Addr) {
 // settled, so that the same call again does the rest.
 func (in *installer) install(s *space, plain []byte, first, i, j int) (outcome, error) {
 	in.plan(s, first, i, j)
+	if out, err := in.spareGuards(s, plain, first); out != there {
+		return out, err
+	}
+	return in.putAll(s, plain, first)
+}
+
+// installTouched is install for page number n, which a thread waits for: no guard is there.
+func (in *installer) installTouched(s *space, plain []byte, first, n int) (outcome, error) {
+	if s.sharesAny() { // it may have another place
+		return in.install(s, plain, first, n, n+1)
+	}
+	in.plan(s, first, n, n+1)
+	return in.putAll(s, plain, first)
+}
+
+// putAll does what is planned.
+func (in *installer) putAll(s *space, plain []byte, first int) (outcome, error) {
 	in.huge = in.huge[:0]
 	for _, p := range in.parts {
 		if p.pageSize != page.Size {
 			in.huge = append(in.huge, hugePages(p)...)
 			continue
 		}
-		out, err := apply(s.mem, p.dst, p.n, p.pageSize,
-			func(dst page.Addr, off, n int) (int64, error) {
-				return s.mem.CopyNow(uint64(dst), plain[p.off+off:p.off+off+n], 0)
-			},
-			func(off, n int, how outcome) { in.settled(s, first, p.off+off, n, how) })
+		out, err := in.putPart(s, p, plain, func(off, n int, how outcome) { in.settled(s, first, p.off+off, n, how) })
 		if out != there {
 			return out, err
 		}
 	}
 	return in.fillGaps(s)
+}
+
+// putPart copies p out of plain. settled is that of apply.
+func (in *installer) putPart(s *space, p part, plain []byte, settled func(off, n int, how outcome)) (outcome, error) {
+	return apply(s.mem, p.dst, p.n, p.pageSize,
+		func(dst page.Addr, off, n int) (int64, error) {
+			return s.mem.CopyNow(uint64(dst), plain[p.off+off:p.off+off+n], 0)
+		}, settled)
 }
 
 // fillGaps fills what the plan has found of zeros. Nobody waits for them: what

@@ -138,9 +138,11 @@ func (j *journal) keep(n int) {
 // drop notes that space is no longer served. The caller has made room.
 func (j *journal) drop(space uint32) { j.note(space, slotDrop) }
 
-// say notes e, which is about what is not settled. The caller has made room.
+// say notes e, which is about what is not settled, or a removal that the kernel tells nothing of. The caller has made room.
 func (j *journal) say(space uint32, e event) {
 	switch {
+	case e.kind == eventRemove:
+		j.note(space, slotRemove, uint64(e.from.Start), uint64(e.from.End))
 	case e.kind == eventLeave && e.moves:
 		j.note(space, slotMoves, uint64(e.from.Start), uint64(e.from.End), uint64(e.tid))
 	case e.kind == eventLeave:

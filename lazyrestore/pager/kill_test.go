@@ -271,6 +271,14 @@ func TestKilledAfterEvent(t *testing.T) {
 			v.Mremap(v.Addr(100), 50*page.Size, 50*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to).Wait(t)
 			return func() { v.checkAt(t, v.Thread, to, 100*page.Size, 50*page.Size) }
 		}},
+		{"guard", func(t *testing.T, v *victim) func() {
+			v.guard(t, 100, 4)
+			for _, beside := range []int{99, 105, 106, 180} { // it is looked at, and what was seen noted before the last comes
+				v.Load(v.Addr(beside)).Wait(t)
+			}
+			v.unguard(t, 100, 4)
+			return func() { zero(t, v.Thread, v.Addr(100), 4*page.Size) }
+		}},
 		{"fork", func(t *testing.T, v *victim) func() {
 			th, pid := v.Fork(t)
 			pid.Wait(t)

@@ -54,6 +54,7 @@ type reader struct {
 	follower follower
 	patience patience
 	turns    turns
+	zapped   zapped
 	standing []unix.PollFd // for standBack
 
 	probed int64 // when it was looked who is gone, but for crowding
@@ -177,6 +178,11 @@ func (r *reader) read(s *space) (int, error) {
 		r.gate.shut()
 	}
 	defer r.gate.open()
+	if s.guards.some.Load() {
+		if err := r.forgetGuarded(s); err != nil {
+			return 0, err
+		}
+	}
 	if err := r.waitForEarly(s); err != nil {
 		return 0, err
 	}

@@ -17,6 +17,8 @@ const (
 	// requeuePause is how long the background leaves frames alone that it
 	// could not finish.
 	requeuePause = 100 * time.Millisecond
+	// shieldedPause is how long, where shared memory is below guards.
+	shieldedPause = 5 * time.Second
 )
 
 // readable reports whether a read of fd would find something.
@@ -131,8 +133,13 @@ func (r *reader) review() (over bool, err error) {
 	}
 	// To look for that takes a millisecond for each GiB that is missing.
 	if r.exhausted.Load() && r.busy.Load() == 0 && r.demand.pending() == 0 {
-		if now := r.now(); now-r.requeue > int64(requeuePause) {
+		pause := requeuePause
+		if r.shielded.Load() { // in vain, as long as the guard stands
+			pause = shieldedPause
+		}
+		if now := r.now(); now-r.requeue > int64(pause) {
 			r.requeue = now
+			r.shielded.Store(false)
 			r.giveBack()
 		}
 	}
@@ -185,6 +192,7 @@ func (r *reader) release(s *space, resident bool) error {
 	}
 	r.gate.shut()
 	s.ended.Store(true)
+	s.guards.close()
 	r.gate.open()
 	if err := r.journal.room(r.world); err != nil {
 		return err

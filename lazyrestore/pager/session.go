@@ -56,6 +56,7 @@ type session struct {
 	aside      atomic.Int32  // background workers that have stepped aside for faults
 	calm       chan struct{} // has tokens for them, once none come
 	busy       atomic.Int32  // background workers at work
+	shielded   atomic.Bool   // shared memory was left missing below a guard
 	exhausted  atomic.Bool   // one of them has found nothing to do since they were last woken
 
 	trace     *trace.Recorder // nil unless somebody wants one
@@ -90,8 +91,22 @@ func (se *session) wakeBackground() {
 	}
 }
 
+// metGuard has the reader note that private memory is guarded, for a successor has to know too.
+func (se *session) metGuard(shared bool) {
+	if shared {
+		se.shielded.Store(true)
+	} else {
+		se.kick()
+	}
+}
+
 // close frees what the session holds, once nobody works in it.
-func (se *session) close() { _ = unix.Close(se.kickFD) }
+func (se *session) close() {
+	for _, s := range *se.spaces.Load() {
+		s.guards.close()
+	}
+	_ = unix.Close(se.kickFD)
+}
 
 // A worker is what a goroutine needs that fetches frames and installs them.
 type worker struct {
@@ -110,7 +125,7 @@ type worker struct {
 func (se *session) newWorker(name string) *worker {
 	w := &worker{
 		session:   se,
-		installer: installer{table: se.pages, tally: se.stats, forming: &se.forming},
+		installer: installer{table: se.pages, tally: se.stats, forming: &se.forming, onGuard: se.metGuard},
 		watch:     se.newStopwatch(name),
 	}
 	w.frames = w.newFrames()

@@ -24,6 +24,7 @@ type space struct {
 	// crowded: an event stays unread for want of descriptors, and nothing can be
 	// installed before it has been read.
 	crowded atomic.Bool
+	guards  guards
 
 	// lost has a bit for each stored page of shared memory that nobody shall
 	// see. Being poisoned is no property of the page, but of the place where it

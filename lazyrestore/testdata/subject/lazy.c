@@ -349,6 +349,27 @@ static void kernel_copies(int argc, char **argv)
 	all_there("after reading it back");
 }
 
+/* Guards over missing memory: they stay when what is beside them comes, and what they are taken from is zero. */
+static void guarded(int argc, char **argv)
+{
+	enum { every = 160 * PAGE, guards = 3 * PAGE };
+	int p[2];
+	build(argc, argv);
+	MUST(pipe(p) == 0);
+	char *zeros = map(guards);
+	stop();
+	for (size_t i = 5 * PAGE; i + every < size; i += every)
+		CHECK(madvise(memory + i, guards, 102 /* MADV_GUARD_INSTALL */) == 0);
+	for (size_t i = 5 * PAGE; i + every < size; i += every)
+		if (differs(memory + i + guards, every - guards, 1 + (i + guards) / 8) != -1)
+			bad("beside the guard at page %zu", i / PAGE);
+	for (size_t i = 5 * PAGE; i + every < size; i += every) {
+		CHECK(write(p[1], memory + i + PAGE, 1) == -1 && errno == EFAULT);
+		CHECK(madvise(memory + i, guards, 103 /* MADV_GUARD_REMOVE */) == 0);
+		CHECK(memcmp(memory + i, zeros, guards) == 0);
+	}
+}
+
 struct kernel_read {
 	char *from;
 	int to; /* a pipe, or -1 */
@@ -422,5 +443,5 @@ const struct scene lazy_scenes[] = {
 	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
 	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
 	{"exits", exits}, {"changes", changes}, {"edges", edges}, {"beyond", beyond}, {"grows", grows}, {"movers", movers},
-	{"kernel-copies", kernel_copies}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},
+	{"kernel-copies", kernel_copies}, {"guarded", guarded}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},
 };

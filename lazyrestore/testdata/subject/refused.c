@@ -128,6 +128,13 @@ static void sysv(int argc, char **argv)
 	stop();
 }
 
+static void guard_shared(int argc, char **argv)
+{
+	char *at = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	MUST(at != MAP_FAILED && madvise(at + PAGE, PAGE, 102 /* MADV_GUARD_INSTALL */) == 0);
+	stop();
+}
+
 static void removed_directory(int argc, char **argv)
 {
 	MUST(mkdir("removed", 0700) == 0);
@@ -268,7 +275,7 @@ static void two(int argc, char **argv)
 const struct scene refused_scenes[] = {
 	{"socket-rights", socket_rights}, {"netlink", netlink}, {"pending-connection", pending_connection},
 	{"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
-	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv},
+	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv}, {"guard-shared", guard_shared},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"aio", aio}, {"outside-pipe", outside_pipe}, {"mapped-twice", mapped_twice}, {"pid-namespace", pid_namespace},
 	{"thread-namespace", thread_namespace}, {"deny-write-execute", deny_write_execute},

@@ -1,0 +1,133 @@
+package pager
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// Of linux/mman.h.
+const madvGuardInstall, madvGuardRemove = 102, 103
+
+// guard installs a guard region at page n.
+func (s *served) guard(t *testing.T, n, pages int) {
+	t.Helper()
+	if _, err := s.Madvise(s.Addr(n), uint64(pages)*page.Size, madvGuardInstall).Result(); err != nil {
+		uffdtest.NeedFunc(t, "guard regions", func() error { return err })
+	}
+}
+
+// guarded expects a guard at page n.
+func (s *served) guarded(t *testing.T, n int) {
+	t.Helper()
+	if _, err := s.Syscall(unix.SYS_RT_SIGPROCMASK, 0, s.Addr(n), 0, 8).Result(); !errors.Is(err, unix.EFAULT) {
+		t.Errorf("page %d is read, error %v: want EFAULT, of a guard", n, err)
+	}
+}
+
+func (s *served) unguard(t *testing.T, n, pages int) {
+	t.Helper()
+	s.Madvise(s.Addr(n), uint64(pages)*page.Size, madvGuardRemove).Wait(t)
+}
+
+// Guards that are installed over missing memory stay, and where they are removed private memory
+// is zero and shared memory what it was.
+func TestGuardsWhileLazy(t *testing.T) {
+	for _, kind := range []uffdtest.Kind{uffdtest.Anonymous, uffdtest.Shmem} {
+		for _, bg := range []Background{None, Full} {
+			t.Run(map[uffdtest.Kind]string{uffdtest.Anonymous: "private/", uffdtest.Shmem: "shared/"}[kind]+bg.String(), func(t *testing.T) {
+				release := make(chan struct{})
+				s := serveChild(t, setting{
+					child:  uffdtest.Options{Pages: 256, Kind: kind},
+					writer: image.WriterOptions{ChunkSize: 64 << 10},
+					pager:  Options{Background: bg, Runs: release},
+				})
+				s.guard(t, 5, 1)
+				s.guard(t, 9, 3)
+				s.guard(t, 100, 8)
+				close(release)
+				for n := range 256 { // all that is beside them comes
+					if n != 5 && (n < 9 || n > 11) && (n < 100 || n > 107) {
+						s.checkAt(t, s.Thread, s.Addr(n), n*page.Size, page.Size)
+					}
+				}
+				if bg == Full && kind == uffdtest.Anonymous {
+					if err := s.wait(t); err != nil { // the guards are not waited for
+						t.Fatal(err)
+					}
+				}
+				for n := range 256 {
+					if n == 5 || n >= 9 && n <= 11 || n >= 100 && n <= 107 {
+						s.guarded(t, n)
+					}
+				}
+				s.unguard(t, 0, 256)
+				for _, r := range [][2]int{{5, 1}, {9, 3}, {100, 8}} {
+					if kind == uffdtest.Anonymous {
+						zero(t, s.Thread, s.Addr(r[0]), r[1]*page.Size)
+					} else {
+						s.checkAt(t, s.Thread, s.Addr(r[0]), r[0]*page.Size, r[1]*page.Size)
+					}
+				}
+				if bg == Full && kind == uffdtest.Shmem {
+					if err := s.wait(t); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Memory that has come, was guarded and is so no more is missing again, and zero.
+func TestGuardsOverWhatHasCome(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: None}})
+	s.checkAt(t, s.Thread, s.Start, 0, 64*page.Size)
+	s.guard(t, 5, 8)
+	s.guarded(t, 7)
+	s.unguard(t, 5, 8)
+	start := time.Now()
+	zero(t, s.Thread, s.Addr(5), 8*page.Size)
+	t.Log("took", time.Since(start))
+}
+
+// By the guards of another process memory would be lost: a pid may be another's by now.
+func TestGuardsAreOfTheSpace(t *testing.T) {
+	uffdtest.Need(t, "uffd")
+	for name, own := range map[string]bool{"own": true, "another's": false} {
+		t.Run(name, func(t *testing.T) {
+			c := uffdtest.Start(t, uffdtest.Options{Pages: 8, Features: events})
+			se := fakeSessionAt(t, page.Addr(c.Start), 8, plainSource)
+			l, err := newLayout([]page.Mapping{{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: page.Addr(c.Start), PageSize: page.Size}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			pid := os.Getpid()
+			if own {
+				pid = c.Pid
+			}
+			s := newSpace(se.pages, (&world{}).add(c.FD.Fd(), pid, l), c.FD, c.FD, nil)
+			defer s.guards.close()
+			w := se.newWorker("test")
+			defer w.close()
+			for i := range 4 {
+				if out, err := w.install(s, make([]byte, 8*page.Size), 0, 2*i, 2*i+2); out != there {
+					t.Fatal(out, err)
+				}
+			}
+			if got := s.guards.scan.Load() != nil; got != own {
+				t.Errorf("guards are looked for: %v, want %v", got, own)
+			}
+			if left := s.left.Load(); left != 0 {
+				t.Errorf("%d pages are left", left)
+			}
+		})
+	}
+}

@@ -20,7 +20,7 @@ import (
 // it asked for is looked up before that, and only what happened before the look
 // may be read after it. A removal that no thread was seen to ask for (by
 // io_uring, or in the moment between the look and the read) leaves nobody who
-// knows what the memory holds: what is missing of it is lost.
+// knows what the memory holds: what is missing of it is lost. Where none is, all may be taken for removed.
 
 // errUnseenRemoval is of shared memory that was dropped or removed, nobody
 // knows which.

@@ -136,6 +136,61 @@ func testUnseenRemoval(t *testing.T, at page.Addr) {
 	}
 }
 
+// Of what has come, and of what the image has nothing, as the ends of a mapping that are registered with the rest, nothing is
+// lost by what nobody was seen to drop or remove.
+func TestUnseenRemovalOfWhatIsNotMissing(t *testing.T) {
+	const stored, mapped, here = 8, 16, 2 // the first of them are there
+	for name, c := range map[string]struct{ from, to int }{"there": {0, here}, "not stored": {stored, mapped}} {
+		t.Run(name, func(t *testing.T) {
+			se := fakeSessionAt(t, page.ImageShared, stored, plainSource)
+			l, err := newLayout([]page.Mapping{{Range: page.RangeOf(testBase, mapped*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &world{}
+			s := newSpace(se.pages, w.add(-1, 1, l), nil, &fakeMemory{}, nil)
+			se.spaces.Store(&[]*space{s})
+			j, err := newJournal(w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.close()
+			r := &reader{worker: *se.newWorker("reader"), world: w, journal: j}
+			defer r.close()
+			s.settle(0, here)
+
+			removed := page.Range{Start: testBase + page.Addr(c.from)<<page.Shift, End: testBase + page.Addr(c.to)<<page.Shift}
+			b := make([]byte, uffd.MsgSize)
+			b[0] = slotRemove
+			order64.PutUint64(b[8:], uint64(removed.Start))
+			order64.PutUint64(b[16:], uint64(removed.End))
+			msg, err := uffd.ParseMsg(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.changed(s, &msg, seenCalls{looked: true}); err != nil {
+				t.Fatal(err)
+			}
+			if err := se.lost.err(); err != nil {
+				t.Error(err)
+			}
+			if s.fills(removed) {
+				t.Error("the image still fills it")
+			}
+			if got := s.left.Load(); got != stored-here {
+				t.Errorf("%d pages are missing, want %d", got, stored-here)
+			}
+			state := make([]byte, j.size)
+			if _, err := unix.Pread(j.file, state, 0); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := replay(state); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // What a removal leaves of shared memory is known only from the look at who
 // asked for it.
 func TestJudgeRemovals(t *testing.T) {

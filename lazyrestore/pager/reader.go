@@ -279,10 +279,11 @@ func (r *reader) changed(s *space, m *uffd.Msg, seen seenCalls) error {
 	if err != nil {
 		return fmt.Errorf("event of process %d: %w", s.pid, err)
 	}
-	if err := seen.judge(&e); err != nil && slices.ContainsFunc(s.origins(e.from), s.shares) {
+	owes := func(from page.Range) bool { return s.owesShared(r.table, from) }
+	if err := seen.judge(&e); err != nil && slices.ContainsFunc(s.origins(e.from), owes) {
 		r.loseUnseen(s, e.from, err)
 		return nil
-	}
+	} // what is there, or was never stored, the kernel knows, whichever it was
 	return r.change(s, e)
 }
 

@@ -157,6 +157,29 @@ func (s *space) missesShared(t *table) bool {
 	return missing
 }
 
+// owesShared reports whether any of the shared memory in the process range r is missing or lost, or may be for all that the index
+// has told. The caller is the reader.
+func (s *space) owesShared(t *table, r page.Range) (owes bool) {
+	for i := s.search(r.Start); i < len(s.byProc) && s.byProc[i].Start < r.End; i++ {
+		m := cutProc(s.byProc[i], r)
+		if !m.Shared {
+			continue
+		}
+		t.segments(m.ImageRange(), func(k int, sg *segment) {
+			switch {
+			case sg == nil:
+				s.missingUnopened(t, k, m, func(page.Mapping) { owes = true })
+			case sg.lost():
+				owes = true
+			default:
+				i, j := sg.numbers(m.ImageRange())
+				owes = owes || s.nextOwed(i, j) < j
+			}
+		})
+	}
+	return owes
+}
+
 // settle notes that the pages numbered from i up to j need no more.
 func (s *space) settle(i, j int) { s.left.Add(int64(-s.done.setRange(i, j))) }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
@@ -51,7 +52,21 @@ func DecodeState(b []byte) (*State, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
+	st.clipLazy()
 	return st, nil
+}
+
+// clipLazy has nothing registered beyond the end of a shared object, as early builds wrote it down: what the image has there is
+// another object's, and cannot be installed.
+func (st *State) clipLazy() {
+	for i := range st.VMAs {
+		v := &st.VMAs[i]
+		may := st.withContent(v)
+		v.Lazy = slices.DeleteFunc(v.Lazy, func(r page.Range) bool { return r.Intersect(may).Empty() })
+		for k, r := range v.Lazy {
+			v.Lazy[k] = r.Intersect(may)
+		}
+	}
 }
 
 func (c *coder) fail(format string, args ...any) {

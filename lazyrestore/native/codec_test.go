@@ -115,6 +115,30 @@ func TestStateVersion1(t *testing.T) {
 	}
 }
 
+// Early builds had memory registered beyond the end of a shared object, where the image has the next one.
+func TestLazyEndsWithItsObject(t *testing.T) {
+	st := sample()
+	v := &st.VMAs[slices.IndexFunc(st.VMAs, func(v VMA) bool { return v.Kind == SharedMemory })]
+	st.Shared[v.File].Size = v.Offset + page.Size + 1
+	begin, beyond := page.RangeOf(v.Start, page.Size), page.RangeOf(v.Start+page.Size, 4*page.Size)
+	v.Lazy = []page.Range{begin, beyond, {Start: beyond.End + page.Size, End: v.End}}
+	got, err := DecodeState(st.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []page.Range{begin, page.RangeOf(beyond.Start, page.Size)}
+	if diff := cmp.Diff(want, got.VMAs[slices.IndexFunc(got.VMAs, func(v VMA) bool { return v.Kind == SharedMemory })].Lazy); diff != "" {
+		t.Error(diff)
+	}
+
+	// What a pager says is missing there is not of this object either.
+	k := &content{c: &capture{st: st}, missing: page.SetOf(v.Range)}
+	pieces := k.sharedPieces(&object{index: v.File}, new(page.Set))
+	if len(pieces) != 1 || pieces[0].Range != page.RangeOf(v.Start, 2*page.Size) {
+		t.Errorf("pieces %+v", pieces)
+	}
+}
+
 func TestStateSections(t *testing.T) {
 	plain := sample().Encode()
 	for _, tt := range []struct {

@@ -311,7 +311,7 @@ func (k *content) sharedPieces(o *object, data *page.Set) []piece {
 			continue
 		}
 		off := page.Addr(v.Offset)
-		for r := range k.missing.Within(v.Range) {
+		for r := range k.missing.Within(k.c.st.withContent(v)) { // an early build may have registered more
 			holes := page.SetOf(r.Shift(off - v.Start))
 			for there := range data.Within(r.Shift(off - v.Start)) {
 				holes.Remove(there)

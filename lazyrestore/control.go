@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // Each pager listens on a unix socket, RUNDIR/PID.sock, and answers one
@@ -35,9 +36,13 @@ const (
 	askStatus  = "status"
 	askMissing = "missing"
 
-	// controlTimeout, and missingTime, are longer than a pager looks at threads at a time, during which it answers nobody (pager's lookTime).
+	// controlTimeout is for what comes at once: a request, and the answer of a pager that runs, but is stopped.
 	controlTimeout = 8 * time.Second
-	missingTime    = 6 * time.Second
+	// missingTime is how long a pager waits until it can tell what is missing.
+	missingTime = 6 * time.Second
+	// answerTime is how long one that runs is waited for: for 20 s at a stretch, and half of the time then, it may look at threads
+	// (the pager's maxLooks), during which it answers nobody. Twice if what is missing is asked for.
+	answerTime = 60 * time.Second
 )
 
 // RunDir is the directory in which pagers keep their sockets and logs:
@@ -254,14 +259,11 @@ func askOnce(ctx context.Context, pid int, word string) (*controlReply, error) {
 	if _, err := io.WriteString(f, word+"\n"); err != nil {
 		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
 	}
+	if err := pager.awaitAnswer(ctx, fd, controlTimeout, answerTime); err != nil {
+		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
+	}
 	var reply controlReply
 	err = json.NewDecoder(io.LimitReader(f, 1<<30)).Decode(&reply)
-	if errors.Is(err, unix.EAGAIN) {
-		if pager.ended() {
-			return nil, errPagerKilled
-		}
-		return nil, fmt.Errorf("ask the pager of process %d: no answer for %v; process %d may be stopped", pid, controlTimeout, pager.pid)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
 	}
@@ -296,6 +298,38 @@ func listenerOf(fd int) listener {
 		l.gone = true
 	}
 	return l
+}
+
+// awaitAnswer waits until there is something to be read from fd, which l listens to: as long as limit while l runs, as grace if it
+// is stopped. errPagerKilled: it has ended; the keeper holds the socket, so that it is not cut off.
+func (l listener) awaitAnswer(ctx context.Context, fd int, grace, limit time.Duration) error {
+	const step = 100 * time.Millisecond // until it is looked whether ctx has ended
+	began := time.Now()
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(l.fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, int(step.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		waited := time.Since(began)
+		switch {
+		case fds[0].Revents != 0:
+			return nil
+		case fds[1].Revents != 0, l.gone:
+			return errPagerKilled
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case waited > grace && l.stopped():
+			return fmt.Errorf("no answer for %v; process %d may be stopped", waited.Round(time.Second), l.pid)
+		case waited > limit:
+			return fmt.Errorf("no answer of process %d for %v", l.pid, waited.Round(time.Second))
+		}
+	}
+}
+
+// stopped reports whether it is, by a signal or a debugger, or that cannot be told.
+func (l listener) stopped() bool {
+	stat, err := proc.ReadStat(l.pid)
+	return err != nil || stat.State == 'T' || stat.State == 't'
 }
 
 // ended reports whether it has ended, also if nobody has waited for it yet.

@@ -1,10 +1,13 @@
 package lazyrestore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,6 +129,67 @@ func TestAskPagerThatLeaves(t *testing.T) {
 	if err := <-asked; !errors.Is(err, errNoPager) {
 		t.Errorf("told %v", err)
 	}
+}
+
+// A pager that runs is waited for longer than one that is stopped, and one that is killed is known at once.
+func TestAwaitAnswer(t *testing.T) {
+	begin := func(t *testing.T) (l listener, asker, answerer int) {
+		t.Helper()
+		cmd := exec.Command("sleep", "100")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+		pidfd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l = listener{pid: cmd.Process.Pid, fd: pidfd}
+		t.Cleanup(func() { l.close(); unix.Close(s[0]); unix.Close(s[1]) })
+		return l, s[0], s[1]
+	}
+	const short, long = time.Millisecond, time.Minute
+	t.Run("it runs", func(t *testing.T) {
+		l, asker, answerer := begin(t)
+		time.AfterFunc(300*time.Millisecond, func() { unix.Write(answerer, []byte("{}")) })
+		if err := l.awaitAnswer(t.Context(), asker, short, long); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("too long", func(t *testing.T) {
+		l, asker, _ := begin(t)
+		if err := l.awaitAnswer(t.Context(), asker, short, short); err == nil || strings.Contains(err.Error(), "stopped") {
+			t.Error(err)
+		}
+	})
+	t.Run("it is stopped", func(t *testing.T) {
+		l, asker, _ := begin(t)
+		if err := unix.Kill(l.pid, unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.awaitAnswer(t.Context(), asker, short, long); err == nil || !strings.Contains(err.Error(), "stopped") {
+			t.Error(err)
+		}
+	})
+	t.Run("it is killed", func(t *testing.T) {
+		l, asker, _ := begin(t)
+		time.AfterFunc(10*time.Millisecond, func() { unix.Kill(l.pid, unix.SIGKILL) })
+		if err := l.awaitAnswer(t.Context(), asker, long, long); !errors.Is(err, errPagerKilled) {
+			t.Error(err)
+		}
+	})
+	t.Run("called off", func(t *testing.T) {
+		l, asker, _ := begin(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Millisecond, cancel)
+		if err := l.awaitAnswer(ctx, asker, long, long); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
 }
 
 // A pager was killed, its keeper holds the socket, and its id is another process's by now.

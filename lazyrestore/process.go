@@ -63,6 +63,8 @@ func (p *Process) missing() []page.Mapping {
 		select {
 		case <-p.ended:
 			return nil
+		case <-p.pager.Resident(): // it may stay, for a child
+			return nil
 		case <-time.After(time.Millisecond):
 		}
 		if time.Now().After(deadline) {

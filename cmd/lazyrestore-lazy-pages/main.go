@@ -46,7 +46,7 @@ before criu restore, with the same -D and -W.
       --background full|none
                            whether pages come that nobody has touched (full)
       --resume             go on in the place of a daemon that was killed: same
-                           -D and -W
+                           -D and -W; refused while one serves there
   -d, --daemon             run in the background once the socket is there, for
                            which the command waits
       --pidfile FILE       where a daemon's pid is written
@@ -98,15 +98,20 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if done, err := o.Daemonize(args); done || err != nil {
 		return criucli.Exit(stderr, name, err)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer stop()
+	lock, err := lockDir(ctx, o) // before the log, which may be that of who serves
+	if err != nil {
+		return criucli.Exit(stderr, name, err)
+	}
+	defer lock.Release()
 	log, err := o.OpenLog(stderr)
 	if err != nil {
 		return criucli.Exit(stderr, name, err)
 	}
 	defer log.Close()
 	logger := o.NewLogger(log, "lazy-pages")
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer stop()
-	st, err := serve(ctx, o, logger)
+	st, err := serve(ctx, o, lock, logger)
 	if o.Stats {
 		printStats(stdout, st)
 	}
@@ -126,9 +131,22 @@ func printStats(w io.Writer, st pager.Stats) {
 		st.Faults, st.FaultP50, st.FaultP99, st.InstalledBytes>>12, st.ZeroBytes>>12, st.PoisonedBytes>>12, st.Resident)
 }
 
+// lockDir has the work directory be this daemon's.
+func lockDir(ctx context.Context, o *criucli.Options) (*lazypages.Lock, error) {
+	lock, err := lazypages.LockDir(ctx, o.Dir())
+	if errors.Is(err, lazypages.ErrServed) {
+		hint := "another restore needs another --work-dir"
+		if _, resume := o.Own["resume"]; resume {
+			hint = "--resume takes over once it has ended"
+		}
+		return nil, &criucli.UsageError{Problem: err.Error(), Hint: hint}
+	}
+	return lock, err
+}
+
 // serve does what the command line says.
-func serve(ctx context.Context, o *criucli.Options, log *slog.Logger) (pager.Stats, error) {
-	opts := lazypages.Options{Images: o.ImagesDir, WorkDir: o.WorkDir, Ready: o.Ready, Logger: log}
+func serve(ctx context.Context, o *criucli.Options, lock *lazypages.Lock, log *slog.Logger) (pager.Stats, error) {
+	opts := lazypages.Options{Images: o.ImagesDir, WorkDir: o.WorkDir, Lock: lock, Ready: o.Ready, Logger: log}
 	switch b, said := o.Own["background"]; {
 	case !said || b == "full":
 	case b == "none":

@@ -1,9 +1,13 @@
 package pager
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,11 +25,8 @@ func TestTakenOverAndAlive(t *testing.T) {
 	v.killPager()
 	first := v.keeper
 	v.keeper = v.successor(t, true)
-	if held, err := Left(first); !errors.Is(err, ErrNoPredecessor) || !errors.Is(err, ErrTaken) {
-		t.Errorf("Left of the first keeper: %v, %v; it has been taken over from", held, err)
-	}
 	p := v.newPager(t)
-	if err := p.TakeOver(first, Target{Pid: v.Pid, PidFD: -1}); !errors.Is(err, ErrNoPredecessor) {
+	if err := p.takeFrom(t, first, Target{Pid: v.Pid, PidFD: -1}); !errors.Is(err, ErrNoPredecessor) || !errors.Is(err, ErrTaken) {
 		t.Errorf("TakeOver from the first keeper: %v; it has been taken over from", err)
 	}
 	if p.Holds() || ended(first) || ended(v.keeper) {
@@ -65,7 +66,7 @@ func TestKeeperRunsFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- p.TakeOver(v.keeper, Target{Pid: v.Pid, PidFD: -1}) }()
+	go func() { done <- p.takeFrom(t, v.keeper, Target{Pid: v.Pid, PidFD: -1}) }()
 	select {
 	case err := <-done:
 		t.Fatalf("TakeOver has not waited for the keeper (%v)", err)
@@ -86,51 +87,191 @@ func TestKeeperRunsFirst(t *testing.T) {
 	v.check(t, v.Thread)
 }
 
-// Of two that take over at once one does, and the other changes nothing.
+// takeFrom is TakeOver from who is opened for it.
+func (p *Pager) takeFrom(t *testing.T, keeper int, target Target) error {
+	t.Helper()
+	k, err := OpenLeft(keeper)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	return p.TakeOver(t.Context(), k, target)
+}
+
+// unchanged checks that f opens and closes nothing, and has nothing attached to p.
+func (p *Pager) unchanged(t *testing.T, f func()) {
+	t.Helper()
+	before := openDescriptors(128)
+	f()
+	if after := openDescriptors(128); !slices.Equal(before, after) {
+		t.Errorf("descriptors %v are open, %v were", after, before)
+	}
+	if p.attached != nil || p.Holds() {
+		t.Error("something is attached")
+	}
+}
+
+// Of two that take over at once one does, and the other changes nothing: it waits, and learns that it is too late.
 func TestTwoTakeOver(t *testing.T) {
 	v, child := forkedVictim(t)
-	var (
-		pagers [2]*Pager
-		left   [2]*Leftover
-	)
 	target := Target{Pid: v.Pid, PidFD: -1}
-	before := len(openDescriptors(128))
-	for i := range pagers {
-		pagers[i] = v.newPager(t)
-		k, err := OpenLeft(v.keeper)
+	first, second := v.newPager(t), v.newPager(t)
+	k, err := OpenLeft(v.keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if fds, err := first.takeAll(t.Context(), k, target); err != nil || len(fds) != 2 {
+		t.Fatalf("taken: %d, %v", len(fds), err)
+	}
+	late := make(chan error, 1)
+	second.unchanged(t, func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		o, err := OpenLeft(v.keeper)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer k.Close()
-		fds, err := pagers[i].takeAll(k, target)
-		if err != nil || len(fds) != 2 {
-			t.Fatalf("taken: %d, %v", len(fds), err)
+		defer o.Close()
+		if err := second.TakeOver(ctx, o, target); !errors.Is(err, ErrServed) {
+			t.Errorf("TakeOver: %v, want that another takes over", err)
 		}
-		left[i] = k
+	})
+	go func() { late <- second.takeFrom(t, v.keeper, target) }()
+	k.found.claim()
+	k.Close()
+	if err := <-late; !errors.Is(err, ErrNoPredecessor) || !errors.Is(err, ErrTaken) || second.attached != nil {
+		t.Errorf("TakeOver: %v, want that another has taken over", err)
 	}
-	if !left[0].claim() {
-		t.Fatal("the first cannot take over")
-	}
-	if left[1].claim() {
-		t.Fatal("both take over")
-	}
-	fds := pagers[1].attached.fds
-	if err := pagers[1].giveUp(fds); !errors.Is(err, ErrNoPredecessor) || pagers[1].Holds() {
-		t.Errorf("the second still holds what the first has taken over (%v)", err)
-	}
-	// Two userfaultfds and a state of the first, and a pidfd of each.
-	if after := len(openDescriptors(128)); after != before+5 {
-		t.Errorf("%d descriptors are open, %d were: want 5 more", after, before)
-	}
-	if err := pagers[0].endOthers(); err != nil { // also v.keeper, which holds the same
+	if err := first.endOthers(); err != nil { // also v.keeper, which holds the same
 		t.Fatal(err)
 	}
 	awaitEnd(t, v.keeper)
-	if err := pagers[0].ServeAttached(t.Context()); err != nil {
+	if err := first.ServeAttached(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	v.check(t, v.Thread)
 	v.check(t, child)
+}
+
+// Nobody takes over from a pager that lives, and who tries changes nothing.
+func TestTakeOverFromTheLiving(t *testing.T) {
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64}}, false)
+	p := v.newPager(t)
+	before, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", v.keeper))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.unchanged(t, func() {
+		err := p.takeFrom(t, v.keeper, Target{Pid: v.Pid, PidFD: -1})
+		if !errors.Is(err, ErrServed) || errors.Is(err, ErrNoPredecessor) || !strings.Contains(err.Error(), fmt.Sprintf("process %d, serves", v.pagerCmd.Process.Pid)) {
+			t.Errorf("TakeOver: %v, want that process %d serves", err, v.pagerCmd.Process.Pid)
+		}
+	})
+	if after, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", v.keeper)); err != nil || len(after) != len(before) {
+		t.Errorf("%d descriptors are open there, %d were (%v)", len(after), len(before), err)
+	}
+	v.checkAt(t, v.Thread, v.Start, 0, 32*page.Size)
+	v.killPager()
+	v.resume(t)
+	v.check(t, v.Thread)
+}
+
+// Whoever has come to take over waits for a pager that is about to end, but not for ever.
+func TestTakeOverAwaitsTheEnd(t *testing.T) {
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64}}, false)
+	p := v.newPager(t)
+	done := make(chan error, 1)
+	go func() { done <- p.takeFrom(t, v.keeper, Target{Pid: v.Pid, PidFD: -1}) }()
+	select {
+	case err := <-done:
+		t.Fatalf("TakeOver has not waited: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	v.killPager()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ServeAttached(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v.check(t, v.Thread)
+}
+
+// A pager whose Serve has returned early has left its state to whoever comes, though its process lives.
+func TestTakeOverHere(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"at once": 0, "when it serves": 20 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			v := startVictim(t, setting{child: uffdtest.Options{Pages: 64}}, false)
+			v.killPager()
+			p := v.newPager(t)
+			p.opts.Background = None
+			if err := p.takeFrom(t, v.keeper, Target{Pid: v.Pid, PidFD: -1}); err != nil {
+				t.Fatal(err)
+			}
+			v.keeper = p.opts.Keeper.Pid()
+			ctx, cancel := context.WithTimeout(t.Context(), wait)
+			defer cancel()
+			if err := p.ServeAttached(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("ServeAttached: %v", err)
+			}
+			v.resume(t)
+			v.check(t, v.Thread)
+		})
+	}
+}
+
+// What a state says of descriptors holds where it is the one that it says it is: the keeper of who looks into another one's
+// has that too for a moment.
+func TestStateOfAnotherKeeper(t *testing.T) {
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
+	v.killPager()
+	k, err := OpenLeft(v.keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if err := k.lock(t.Context()); err != nil || len(k.states) != 1 {
+		t.Fatalf("%d states, %v", len(k.states), err)
+	}
+	state := k.states[0].fd
+	k.unlock()
+	own, err := k.Take(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved, err := unix.FcntlInt(uintptr(own), unix.F_DUPFD_CLOEXEC, max(own, state)+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(own)
+	defer func() { _ = unix.Close(moved) }()
+	self := leftOfSelf(t)
+	if held, err := self.Held(t.Context()); !errors.Is(err, ErrNoPredecessor) {
+		t.Errorf("Held = %v, %v of who has no state of its own", held, err)
+	}
+	self.unlock()
+	v.resume(t)
+	v.check(t, v.Thread)
+}
+
+// What is no userfaultfd is not taken for one.
+func TestTakeWhatIsNone(t *testing.T) {
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	before := openDescriptors(128)
+	k := leftOfSelf(t)
+	w := &world{}
+	w.add(int(file.Fd()), 1, layout{})
+	if list, err := k.takeSpaces(w); len(list) > 0 || !errors.Is(err, errState) {
+		t.Errorf("taken %v, %v", list, err)
+	}
+	if after := openDescriptors(128); len(after) != len(before)+1 { // and the pidfd
+		t.Errorf("descriptors %v are open, %v were", after, before)
+	}
 }
 
 // The states of keepers that are ended because they hold the same are no longer good either, however late they end.
@@ -142,13 +283,20 @@ func TestOthersAreClaimed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	if _, err := k.inherit(Target{}); err != nil {
+	if err := k.lock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	var taken [8]byte
+	state, err := k.Take(k.states[0].fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(state) }()
+	k.unlock()
 	v.keeper = v.successor(t, false)
 	v.resume(t)
-	if k.claim() { // its memory is there as long as we have it
-		t.Error("a keeper was ended, and what it has says that nobody has taken over")
+	if _, err := unix.Pread(state, taken[:], takenOffset); err != nil || order64.Uint64(taken[:]) != uint64(os.Getpid()) {
+		t.Errorf("a keeper was ended, and what it has says that %d has taken over (%v)", taken, err)
 	}
 	awaitEnd(t, k.pid)
 	v.check(t, v.Thread)

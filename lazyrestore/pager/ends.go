@@ -185,9 +185,10 @@ func (p *Pager) end() error {
 // Discard gives up a pager whose Serve was not called, or has returned: it waits
 // for a Prepare under way, frees the index, closes the userfaultfds that it was
 // given, and ends the keeper. As long as a process lives that was attached, taken
-// over or held it does nothing, for the keeper may be the only one who holds that.
+// over or held it does no more than to let a successor have that, for the keeper may be the only one who holds it.
 func (p *Pager) Discard() error {
 	if p.Holds() {
+		p.leave()
 		return nil
 	}
 	return p.end()

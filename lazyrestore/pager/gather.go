@@ -125,7 +125,7 @@ func (p *Pager) Expect(pid int, maps []page.Mapping) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.session != nil || p.over {
+	if p.session != nil || p.over || p.attached.journal.isLeft() {
 		return errors.New("pager: it serves already")
 	}
 	p.attached.world.add(-1, pid, l)
@@ -184,10 +184,10 @@ func (p *Pager) attachMore(u *uffd.FD, target Target, maps []page.Mapping) error
 	se := p.session
 	if se == nil {
 		defer p.mu.Unlock()
-		if p.over {
+		at := p.attached
+		if p.over || at.journal.isLeft() {
 			return errOver
 		}
-		at := p.attached
 		if _, err := at.journal.arrive(at.world, u.Fd(), target, maps); err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
@@ -231,7 +233,11 @@ func TestReplayOfThoseWhoCame(t *testing.T) {
 		if _, err := j.arrive(w, 50+i, Target{Pid: 100 + i}, maps(i)); err != nil {
 			t.Fatal(err)
 		}
-		got, err := leftOfSelf(t).state(j.file)
+		b := make([]byte, j.size)
+		if _, err := unix.Pread(j.file, b, 0); err != nil {
+			t.Fatal(err)
+		}
+		got, err := replay(b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +247,8 @@ func TestReplayOfThoseWhoCame(t *testing.T) {
 			}
 		}
 	}
-	left, err := Left(os.Getpid())
+	j.leave()
+	left, err := leftOfSelf(t).Held(t.Context())
 	want := []Held{{100, 50}, {102, 52}, {105, 55}}
 	if err != nil || !slices.Equal(left, want) {
 		t.Errorf("Left = %v, %v, want %v", left, err, want)

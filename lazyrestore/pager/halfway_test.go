@@ -92,7 +92,7 @@ func TestKilledWithMoreToCome(t *testing.T) {
 			v := startVictimOf(t, setting{child: uffdtest.Options{Pages: 16}}, helperConfig{Let: what})
 			v.killPager()
 			p := v.newPager(t)
-			if err := p.TakeOver(v.keeper, Target{PidFD: -1}); !errors.Is(err, ErrNoPredecessor) {
+			if err := p.takeFrom(t, v.keeper, Target{PidFD: -1}); !errors.Is(err, ErrNoPredecessor) {
 				t.Errorf("TakeOver: %v, want ErrNoPredecessor", err)
 			}
 			if ended(v.keeper) || p.Holds() {
@@ -129,7 +129,7 @@ func TestWokenFirst(t *testing.T) {
 	p.opts.Logger = slog.New(onSay{slog.DiscardHandler, func() {
 		again = uffdtest.Readable(fd, 2*time.Second)
 	}})
-	if err := p.TakeOver(v.keeper, Target{Pid: v.Pid, PidFD: -1}); err != nil {
+	if err := p.takeFrom(t, v.keeper, Target{Pid: v.Pid, PidFD: -1}); err != nil {
 		t.Fatal(err)
 	}
 	if !again {

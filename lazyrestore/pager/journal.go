@@ -3,6 +3,7 @@ package pager
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,8 @@ const stateName = "lazyrestore-pager"
 // there even while the pager is being killed. Only the reader uses it.
 type journal struct {
 	file   int
-	size   int64 // of the file
-	header []byte
+	size   int64  // of the file
+	header []byte // its mapping has the lock, see claim.go
 	area   []byte
 	log    []uffd.Msg // the slots of area
 	pos    int        // the first slot that holds no event
@@ -49,11 +50,13 @@ func newJournal(w *world) (*journal, error) {
 		_ = unix.Close(file)
 		return nil, fmt.Errorf("make the pager's state: %w", os.NewSyscallError("ftruncate", err))
 	}
-	if j.header, err = j.mmap(0, headerBytes); err != nil {
+	// Locked before it is a state that somebody could go on from.
+	if j.header, err = lockMap("/proc/self/fd/"+strconv.Itoa(file), headerBytes, unix.MAP_POPULATE); err != nil {
 		_ = unix.Close(file)
 		return nil, err
 	}
 	order64.PutUint64(j.header[8:], stateVersion)
+	order64.PutUint64(j.header[fileOffset:], uint64(file))
 	if err := j.compact(w); err != nil {
 		j.close()
 		return nil, err
@@ -181,10 +184,21 @@ func (j *journal) put(i int, kind byte, words ...uint64) {
 	atomic.StoreUint64(word(b, 0), uint64(kind))
 }
 
-func (j *journal) close() {
+// leave ends the writing, and lets a successor have what is written. A second call does nothing.
+func (j *journal) leave() {
 	if j.area != nil {
 		_ = unix.Munmap(j.area)
 	}
-	_ = unix.Munmap(j.header)
+	if j.header != nil {
+		_ = unix.Munmap(j.header)
+	}
+	j.area, j.header, j.log = nil, nil, nil
+}
+
+// isLeft reports whether leave was called.
+func (j *journal) isLeft() bool { return j.header == nil }
+
+func (j *journal) close() {
+	j.leave()
 	_ = unix.Close(j.file)
 }

@@ -1,11 +1,13 @@
 package pager
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -158,22 +160,27 @@ func keeperHolesOf(b []byte) [holes]page.Range {
 	return list
 }
 
+// keeperPatience is how long it is waited for a keeper to run for the first time.
+const keeperPatience = 30 * time.Second
+
 // awaitName waits until the keeper has run for the first time, and so has its name. Until then nobody would know
 // it for one: were this process killed by then, who takes over from the keeper before would let it live, with
 // a state that is soon out of date.
-func (k *Keeper) awaitName() error {
-	for {
+func (k *Keeper) awaitName(ctx context.Context) error {
+	for deadline := time.Now().Add(keeperPatience); ; nap(gatePause) {
 		stat, err := proc.ReadStat(k.pid)
-		if err != nil {
+		switch {
+		case err != nil:
 			return fmt.Errorf("wait for the keeper: %w", err)
-		}
-		if stat.State == 'Z' {
+		case stat.State == 'Z':
 			return errors.New("wait for the keeper: it has ended")
-		}
-		if stat.Comm == keeperName {
+		case stat.Comm == keeperName:
 			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("wait for the keeper: %w", context.Cause(ctx))
+		case time.Now().After(deadline):
+			return fmt.Errorf("wait for the keeper: process %d has not run for %v", k.pid, keeperPatience)
 		}
-		nap(gatePause)
 	}
 }
 

@@ -92,12 +92,8 @@ child:
 // R12 is the page, R13 the descriptor looked at, R14 the end of descriptors,
 // R15 whether a served process still lives, BX the end of open descriptors.
 TEXT ·keeper(SB), NOSPLIT|NOFRAME, $0-0
-	// A name to be known by, and a session of its own, so that what ends the
-	// pager's process group or terminal does not end the keeper.
-	MOVQ	$PR_SET_NAME, DI
-	LEAQ	PAGE_NAME(R12), SI
-	MOVQ	$SYS_prctl, AX
-	SYSCALL
+	// A session of its own, so that what ends the pager's process group or
+	// terminal does not end the keeper.
 	MOVQ	$SYS_setsid, AX
 	SYSCALL
 
@@ -119,6 +115,12 @@ unmap:
 	ADDQ	$16, R13
 	DECQ	R15
 	JNE	unmap
+
+	// The name that it is known by, now that it is all that a keeper is.
+	MOVQ	$PR_SET_NAME, DI
+	LEAQ	PAGE_NAME(R12), SI
+	MOVQ	$SYS_prctl, AX
+	SYSCALL
 
 	// While the pager lives: wait for a signal that says that it may have
 	// ended. What comes between the look and the wait stays pending. None comes

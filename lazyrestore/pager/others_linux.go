@@ -36,8 +36,14 @@ func (p *Pager) endOthers() error {
 		}
 		// After these looks it still is the process that pid stood for.
 		if k.isOrphan() && k.holdsNoneBut(own) {
-			p.opts.Logger.Info("another keeper held the same", "keeper", pid)
-			err = errors.Join(k.claimAll(), k.kill())
+			err = k.tryLock()
+			if err == nil && k.served == nil {
+				p.opts.Logger.Info("another keeper held the same", "keeper", pid)
+				err = k.endAll()
+			}
+			if errors.Is(err, ErrNoPredecessor) { // it has ended
+				err = nil
+			}
 		}
 		k.Close()
 		if err != nil {
@@ -132,10 +138,13 @@ func (k *Leftover) lives() error {
 	return os.NewSyscallError("pidfd_send_signal", err)
 }
 
+// userfaultfdLink is how what /proc/PID/fd shows of a userfaultfd ends.
+const userfaultfdLink = "[userfaultfd]"
+
 // userfaultfdsOf lists those among the descriptors of a process.
 func userfaultfdsOf(pid int) (fds []int, err error) {
 	err = proc.EachFD(pid, func(fd int, link []byte) error {
-		if bytes.HasSuffix(link, []byte("[userfaultfd]")) {
+		if bytes.HasSuffix(link, []byte(userfaultfdLink)) {
 			fds = append(fds, fd)
 		}
 		return nil

@@ -27,11 +27,11 @@ func (p *Pager) takeHalf(keeper int, claims bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.takeAll(k, Target{PidFD: -1}); err != nil {
+	if _, err := p.takeAll(context.Background(), k, Target{PidFD: -1}); err != nil {
 		return err
 	}
-	if claims && !k.claim() {
-		return ErrTaken
+	if claims {
+		k.found.claim()
 	}
 	fmt.Println(p.opts.Keeper.Pid())
 	return unix.Kill(os.Getpid(), unix.SIGKILL)
@@ -221,7 +221,7 @@ func TestKeeperOfAnotherPagerHere(t *testing.T) {
 	a := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
 	a.killPager()
 	first := a.newPager(t)
-	if err := first.TakeOver(a.keeper, Target{Pid: a.Pid, PidFD: -1}); err != nil {
+	if err := first.takeFrom(t, a.keeper, Target{Pid: a.Pid, PidFD: -1}); err != nil {
 		t.Fatal(err)
 	}
 	b := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)

@@ -2,6 +2,7 @@ package pager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -239,7 +240,12 @@ func (p *Pager) Serve(ctx context.Context, u *uffd.FD, target Target, maps []pag
 }
 
 // serve serves what is attached.
-func (p *Pager) serve(ctx context.Context) error {
+func (p *Pager) serve(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil && !errors.As(err, new(*LostError)) {
+			p.leave()
+		}
+	}()
 	start := time.Now()
 	if err := p.load(ctx); err != nil {
 		return p.notLoaded(ctx, err)
@@ -251,7 +257,6 @@ func (p *Pager) serve(ctx context.Context) error {
 	defer se.close()
 	defer close(se.over)
 	if err := p.run(ctx, se); err != nil {
-		// The journal stays open, for a successor to find.
 		return fmt.Errorf("pager: %w", err)
 	}
 	if err := p.awaitHeld(ctx); err != nil {
@@ -261,6 +266,15 @@ func (p *Pager) serve(ctx context.Context) error {
 		return fmt.Errorf("pager: %w", err)
 	}
 	return p.lost.err()
+}
+
+// leave lets a successor, who may be another process, have what is attached.
+func (p *Pager) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.attached != nil && !p.over {
+		p.attached.journal.leave()
+	}
 }
 
 // begin makes a session for what is attached.

@@ -35,10 +35,16 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 // what is let go of is unregistered. Only of children that had been forked before, what has grown in its place unseen is
 // not, since they cannot be looked at.
 //
-// Nothing is changed if the error wraps ErrNoPredecessor, as it does if another has taken over from that keeper; else see
-// Serve.
+// Nothing is changed if the error wraps ErrNoPredecessor, as it does if another has taken over from that keeper, or ErrServed, where
+// the predecessor, or another successor, has not ended within two seconds; else see Serve.
 func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
-	if err := p.TakeOver(keeper, target); err != nil {
+	k, err := OpenLeft(keeper)
+	if err != nil {
+		return err
+	}
+	err = p.TakeOver(ctx, k, target)
+	k.Close()
+	if err != nil {
 		return err
 	}
 	return p.serve(ctx)
@@ -47,19 +53,12 @@ func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
 // TakeOver is the first half of Resume: afterwards the keeper is not needed
 // any more, and ServeAttached does the rest. A keeper that ends meanwhile may leave
 // a part: that is held then, and written down for a successor if it can be; see Holds.
-func (p *Pager) TakeOver(keeper int, target Target) error {
-	k, err := OpenLeft(keeper)
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	fds, err := p.takeAll(k, target)
-	if err == nil && !k.claim() {
-		err = p.giveUp(fds)
-	}
+func (p *Pager) TakeOver(ctx context.Context, k *Leftover, target Target) error {
+	fds, err := p.takeAll(ctx, k, target)
 	if err != nil {
 		return fmt.Errorf("pager: %w", err)
 	}
+	k.found.claim()
 	// All that it kept is safe with us, and nothing has happened since we have written it down.
 	if err := k.kill(); err != nil {
 		return fmt.Errorf("pager: %w", err)
@@ -76,15 +75,15 @@ func (p *Pager) TakeOver(keeper int, target Target) error {
 }
 
 // takeAll takes what the keeper of the pager that served target has of that, and writes it down.
-func (p *Pager) takeAll(k *Leftover, target Target) ([]*uffd.FD, error) {
-	w, err := k.inherit(target)
+func (p *Pager) takeAll(ctx context.Context, k *Leftover, target Target) ([]*uffd.FD, error) {
+	w, err := k.inherit(ctx, target)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.haveKeeper(); err != nil {
 		return nil, err
 	}
-	if err := p.opts.Keeper.awaitName(); err != nil {
+	if err := p.opts.Keeper.awaitName(ctx); err != nil {
 		return nil, err
 	}
 	taken, err := k.takeSpaces(w)
@@ -97,16 +96,6 @@ func (p *Pager) takeAll(k *Leftover, target Target) ([]*uffd.FD, error) {
 		return nil, p.putBack(k, w, taken, target, err)
 	}
 	return fds, nil
-}
-
-// giveUp undoes takeAll: who was faster has the same userfaultfds, and has written them down.
-func (p *Pager) giveUp(fds []*uffd.FD) error {
-	for _, u := range fds {
-		_ = u.Close()
-	}
-	p.attached.journal.close()
-	p.attached = nil
-	return fmt.Errorf("%w: %w", ErrNoPredecessor, ErrTaken)
 }
 
 // A taken is the userfaultfd of a space, which a keeper has too.
@@ -129,7 +118,7 @@ func userfaultfds(list []taken) []*uffd.FD {
 func (k *Leftover) takeSpaces(w *world) ([]taken, error) {
 	list := make([]taken, 0, len(w.spaces))
 	for _, m := range w.spaces {
-		fd, err := k.take(m.fd)
+		fd, err := k.takeUserfaultfd(m.fd)
 		if err != nil {
 			return list, fmt.Errorf("take over the userfaultfd of space %d: %w", m.id, err)
 		}
@@ -137,6 +126,23 @@ func (k *Leftover) takeSpaces(w *world) ([]taken, error) {
 		m.fd, m.taken = fd, true
 	}
 	return list, nil
+}
+
+// takeUserfaultfd is take for a userfaultfd.
+func (k *Leftover) takeUserfaultfd(fd int) (int, error) {
+	own, err := k.take(fd)
+	if err != nil {
+		return -1, err
+	}
+	link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(own))
+	if err == nil && !strings.HasSuffix(link, userfaultfdLink) {
+		err = fmt.Errorf("%w: descriptor %d is %s", errState, fd, link)
+	}
+	if err != nil {
+		_ = unix.Close(own)
+		return -1, err
+	}
+	return own, nil
 }
 
 // putBack closes what was taken from k in vain because of err, which it returns. What
@@ -153,7 +159,10 @@ func (p *Pager) putBack(k *Leftover, w *world, list []taken, target Target, err 
 		w.spaces = append(w.spaces, t.space)
 	}
 	fds := userfaultfds(list)
-	if failed := p.attach(w, fds, target); failed != nil {
+	failed := p.attach(w, fds, target)
+	if failed == nil {
+		p.leave()
+	} else {
 		p.Hold(fds...)
 		return fmt.Errorf("keeper %d ended while it was taken over from, %d of %d processes are held, and nobody can serve them: %w", k.pid, len(list), all, failed)
 	}
@@ -162,11 +171,14 @@ func (p *Pager) putBack(k *Leftover, w *world, list []taken, target Target, err 
 }
 
 // A Leftover refers to the keeper of a pager that was killed, whatever becomes
-// of its id.
+// of its id. One goroutine at a time may use it.
 type Leftover struct {
 	pid    int
 	pidfd  int
-	header []byte // of the state that inherit has found; it is the keeper's
+	locked bool        // no state is another process's
+	served error       // whose state is another process's
+	states []leftState // those that are ours until Close
+	found  *leftState  // the one that inherit has found
 }
 
 // OpenLeft refers to keeper until Close. The error wraps ErrNoPredecessor if
@@ -184,9 +196,9 @@ func OpenLeft(keeper int) (*Leftover, error) {
 	return nil, fmt.Errorf("pager: open keeper %d: %w", keeper, err)
 }
 
-// Close gives up the reference.
+// Close gives up the reference, and what Held or TakeOver has kept from others.
 func (k *Leftover) Close() {
-	k.forget()
+	k.unlock()
 	_ = unix.Close(k.pidfd)
 }
 
@@ -247,14 +259,10 @@ type Held struct {
 	FD  int
 }
 
-// Left lists what there is to take over from a keeper; see Resume.
-func Left(keeper int) ([]Held, error) {
-	k, err := OpenLeft(keeper)
-	if err != nil {
-		return nil, err
-	}
-	defer k.Close()
-	w, err := k.inherit(Target{})
+// Held lists what there is to take over from the keeper, and keeps other processes from doing that until Close, also if
+// there is nothing. Errors are those of Resume.
+func (k *Leftover) Held(ctx context.Context) ([]Held, error) {
+	w, err := k.inherit(ctx, Target{})
 	if err != nil {
 		return nil, fmt.Errorf("pager: %w", err)
 	}
@@ -265,59 +273,70 @@ func Left(keeper int) ([]Held, error) {
 	return list, nil
 }
 
-// EndKeeper ends the keeper of a pager that was killed. All that it holds is to be held
+// End ends the keeper of a pager that was killed. All that it holds is to be held
 // by another: else the memory of its processes that is missing becomes zeros. The error wraps
 // ErrNoPredecessor if the process is no keeper.
-func EndKeeper(keeper int) error {
-	k, err := OpenLeft(keeper)
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(keeper), "comm"))
+func (k *Leftover) End(ctx context.Context) error {
+	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(k.pid), "comm"))
 	switch {
 	case hasGone(err):
-		return fmt.Errorf("pager: end keeper %d: %w: %w", keeper, ErrNoPredecessor, err)
+		return fmt.Errorf("pager: end keeper %d: %w: %w", k.pid, ErrNoPredecessor, err)
 	case err != nil:
-		return fmt.Errorf("pager: end keeper %d: %w", keeper, err)
+		return fmt.Errorf("pager: end keeper %d: %w", k.pid, err)
 	case strings.TrimSuffix(string(name), "\n") != keeperName:
-		return fmt.Errorf("pager: end keeper %d: %w: it is %q", keeper, ErrNoPredecessor, name)
+		return fmt.Errorf("pager: end keeper %d: %w: it is %q", k.pid, ErrNoPredecessor, name)
 	}
-	if err := k.kill(); err != nil {
-		return fmt.Errorf("pager: %w", err)
+	err = k.lock(ctx)
+	if err == nil {
+		err = k.served
+	}
+	if err == nil {
+		err = k.endAll()
+	}
+	if err != nil {
+		return fmt.Errorf("pager: end keeper %d: %w", k.pid, err)
 	}
 	return nil
+}
+
+// endAll ends the keeper, whose states are locked. None of them is good any more, however late it ends.
+func (k *Leftover) endAll() error {
+	for i := range k.states {
+		k.states[i].claim()
+	}
+	return k.kill()
 }
 
 // lowestAddr is above what vm.mmap_min_addr keeps free by default.
 const lowestAddr = 0x10000
 
 // inherit finds the state of the pager that served target among the keeper's
-// descriptors, and replays it.
-func (k *Leftover) inherit(target Target) (*world, error) {
+// descriptors, and replays it. All states of the keeper stay locked.
+func (k *Leftover) inherit(ctx context.Context, target Target) (*world, error) {
+	if err := k.lock(ctx); err != nil {
+		return nil, err
+	}
 	var damage error
-	states, empty, found := 0, (*world)(nil), (*world)(nil)
-	err := k.eachState(func(fd int) (enough bool, err error) {
-		w, err := k.state(fd)
-		if isNone(err) {
-			damage = err
-			return false, nil
-		}
+	states, empty := 0, (*world)(nil)
+	for i := range k.states {
+		s := &k.states[i]
+		w, err := s.replay()
 		if err != nil {
-			return false, fmt.Errorf("take over the pager's state: %w", err)
+			damage = err
+			continue
 		}
+		k.found = s
 		if states++; len(w.spaces) == 0 {
 			empty = w
-			return false, nil
+			continue
 		}
 		w.spaces = slices.DeleteFunc(w.spaces, func(m *model) bool { return m.fd < 0 }) // they never came
 		if len(w.spaces) > 0 && (target.Pid == 0 || w.spaces[0].pid == target.Pid) {
-			found = w
+			return w, nil
 		}
-		return found != nil, nil
-	})
-	if found != nil || err != nil {
-		return found, err
+	}
+	if k.served != nil {
+		return nil, fmt.Errorf("keeper %d: %w", k.pid, k.served)
 	}
 	if states == 1 && empty != nil && damage == nil && k.lastIn(empty) && (target.Pid == 0 || empty.spaces[0].pid == target.Pid) {
 		return empty, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,10 +31,8 @@ func TestWantOfDescriptorsIsNoEnd(t *testing.T) {
 	}
 	l := leftOfSelf(t)
 	calls := map[string]func(keeper int) error{
-		"TakeOver":  func(keeper int) error { return new(Pager).TakeOver(keeper, Target{}) },
-		"Left":      func(keeper int) error { _, err := Left(keeper); return err },
-		"EndKeeper": EndKeeper,
-		"OpenLeft":  func(keeper int) error { _, err := OpenLeft(keeper); return err },
+		"Resume":   func(keeper int) error { return new(Pager).Resume(t.Context(), keeper, Target{}) },
+		"OpenLeft": func(keeper int) error { _, err := OpenLeft(keeper); return err },
 	}
 	ended := exec.Command("/bin/true")
 	if err := ended.Run(); err != nil {
@@ -60,11 +59,14 @@ func TestWantOfDescriptorsIsNoEnd(t *testing.T) {
 	if _, err := l.Take(j.file); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrNoPredecessor) {
 		t.Errorf("Take: %v, want EMFILE", err)
 	}
-	if _, err := l.inherit(Target{}); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrNoPredecessor) {
-		t.Errorf("inherit: %v, want EMFILE", err)
+	if _, err := l.Held(t.Context()); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrNoPredecessor) {
+		t.Errorf("Held: %v, want EMFILE", err)
 	}
-	if _, err := l.state(j.file); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrNoPredecessor) {
-		t.Errorf("state: %v, want EMFILE", err)
+	if err := l.End(t.Context()); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrNoPredecessor) {
+		t.Errorf("End: %v, want EMFILE", err)
+	}
+	if _, err := lockMap("/proc/self/fd/"+strconv.Itoa(j.file), 0, 0); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("lockMap: %v, want EMFILE", err)
 	}
 }
 
@@ -112,9 +114,14 @@ func openDescriptors(most int) (list []int) {
 func TestTakenInVain(t *testing.T) {
 	v, child := forkedVictim(t)
 	p := v.newPager(t)
-	if held, err := Left(v.keeper); err != nil || len(held) != 2 { // and the runtime opens what it keeps
+	k, err := OpenLeft(v.keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held, err := k.Held(t.Context()); err != nil || len(held) != 2 { // and the runtime opens what it keeps
 		t.Fatalf("the keeper has %v, %v; want two processes", held, err)
 	}
+	k.Close()
 	// What is taken first, beside the pidfd, is the state, which is closed again.
 	for _, c := range []struct {
 		lacks string
@@ -126,7 +133,7 @@ func TestTakenInVain(t *testing.T) {
 		for fd := 128 - free; fd < 128; fd++ {
 			_ = unix.Close(fd)
 		}
-		err := p.TakeOver(v.keeper, Target{Pid: v.Pid, PidFD: -1})
+		err := p.takeFrom(t, v.keeper, Target{Pid: v.Pid, PidFD: -1})
 		for range free { // restore closes them
 			if fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 				t.Errorf("%s: a descriptor has not been given back: %v", lacks, err)
@@ -164,7 +171,7 @@ func TestKeeperEndsMeanwhile(t *testing.T) {
 			}
 			defer k.Close()
 			target := Target{Pid: v.Pid, PidFD: -1}
-			w, err := k.inherit(target)
+			w, err := k.inherit(t.Context(), target)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,8 +16,9 @@ import (
 //	    0  magic "lzrpager"
 //	    8  version, u64
 //	   16  turn, u64: area turn&1 is the valid one
-//	   24  1 once another has taken over what it says, u64: only that one's state is gone on from
+//	   24  the process that has taken over what it says, u64: only that one's state is gone on from; 0: none has
 //	   32  two areas: offset, length; u64 each
+//	   64  the descriptor that it has itself, u64: all numbers in it are of the table in which it is that one
 //	area
 //	    0  length of the snapshot, u64
 //	    8  snapshot: the world as it was when the area became valid
@@ -35,13 +36,14 @@ import (
 // without being wiped.
 const (
 	stateMagic   = "lzrpager"
-	stateVersion = 3
+	stateVersion = 4
 	headerBytes  = 4096
 	slotBytes    = 32
 
 	turnOffset  = 16
 	takenOffset = 24
 	areasOffset = 32
+	fileOffset  = 64
 )
 
 // First bytes of slots: those of linux/userfaultfd.h, and ours.
@@ -83,8 +85,8 @@ func replay(b []byte) (*world, error) {
 	if v := order64.Uint64(b[8:]); v != stateVersion {
 		return nil, fmt.Errorf("%w: version %d, this program knows %d", errState, v, stateVersion)
 	}
-	if order64.Uint64(b[takenOffset:]) != 0 {
-		return nil, ErrTaken
+	if by := order64.Uint64(b[takenOffset:]); by != 0 {
+		return nil, fmt.Errorf("%w by process %d", ErrTaken, by)
 	}
 	turn := order64.Uint64(b[turnOffset:])
 	at := b[areasOffset+16*(turn&1):]

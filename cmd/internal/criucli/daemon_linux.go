@@ -40,6 +40,7 @@ func (o *Options) Daemonize(args []string) (done bool, err error) {
 	defer r.Close()
 	cmd := &exec.Cmd{
 		Path: self, Args: args,
+		Stderr:      os.Stderr, // until it is ready: what goes wrong before there is a log
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	// Descriptors that were given by number keep it.
@@ -57,9 +58,6 @@ func (o *Options) Daemonize(args []string) (done bool, err error) {
 	for fd := 3; len(files) > 0; fd++ {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, files[fd]) // nil: closed there
 		delete(files, fd)
-	}
-	if o.LogFile == "" || o.LogFile == "-" {
-		cmd.Stderr = os.Stderr // until it is ready
 	}
 	cmd.Env = append(os.Environ(), readyVariable+"="+strconv.Itoa(ready))
 	if err := cmd.Start(); err != nil {

@@ -24,6 +24,8 @@ import (
 type Options struct {
 	Images  string // the directory of the image set
 	WorkDir string // where the socket is made; Images if empty
+	// Lock is of the work directory, and stays the caller's; Serve and Resume lock it while they run if it is nil.
+	Lock *Lock
 	// Image is an image of ours that was made of the set and has its pages;
 	// nil: they are in the set's own files, or with Server.
 	Image *image.Image
@@ -50,6 +52,29 @@ type daemon struct {
 	log   *slog.Logger
 	// counter is there until criu restore has built the tree, or for a minute; nil if it was built before.
 	counter *counter
+}
+
+// dir is where the daemon works.
+func (o *Options) dir() string {
+	if o.WorkDir != "" {
+		return o.WorkDir
+	}
+	return o.Images
+}
+
+// lock locks the work directory, if that is not done.
+func (o *Options) lock(ctx context.Context) (unlock func(), err error) {
+	lock, unlock := o.Lock, func() {}
+	if lock == nil {
+		if lock, err = LockDir(ctx, o.dir()); err != nil {
+			return nil, err
+		}
+		unlock = lock.Release
+	}
+	if lock.err != nil && o.Logger != nil {
+		o.Logger.Warn("the work directory cannot be locked, and nothing keeps another daemon out of it", "dir", o.dir(), "error", lock.err)
+	}
+	return unlock, nil
 }
 
 // open reads the image set and makes a pager for it. Nobody is served yet.
@@ -97,9 +122,14 @@ func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 // another.
 //
 // Errors of the image set, before anything is done, wrap imgfile.ErrDamaged
-// or fs.ErrNotExist. A *pager.LostError means that pages could not be had, and
+// or fs.ErrNotExist, and ErrServed where another daemon serves in the work directory. A *pager.LostError means that pages could not be had, and
 // nothing is waited for any more.
 func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
+	unlock, err := opts.lock(ctx)
+	if err != nil {
+		return pager.Stats{}, err
+	}
+	defer unlock()
 	d, err := open(ctx, opts, true)
 	if err != nil {
 		return pager.Stats{}, err

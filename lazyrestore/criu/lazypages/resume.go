@@ -17,13 +17,14 @@ import (
 // returned early, for the same images and work directory. Threads that have
 // been waiting since go on. Where that daemon was killed between the end of its work and its own, nothing is
 // to be done but to remove what it left. The error wraps pager.ErrNoPredecessor where
-// there is nothing to take over: no such daemon, or its keeper has ended.
+// there is nothing to take over: no such daemon, or its keeper has ended; and ErrServed where a daemon serves that was not killed.
 func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
-	dir := opts.WorkDir
-	if dir == "" {
-		dir = opts.Images
+	unlock, err := opts.lock(ctx)
+	if err != nil {
+		return pager.Stats{}, err
 	}
-	left, err := readState(dir)
+	defer unlock()
+	left, err := readState(opts.dir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return pager.Stats{}, fmt.Errorf("%w: %w", pager.ErrNoPredecessor, err)
 	}
@@ -42,7 +43,7 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	if left.Images != d.state.Images {
 		return pager.Stats{}, errors.Join(fmt.Errorf("%s: %w", left.path, errOther), d.pager.Discard())
 	}
-	conn, err := d.takeOver(left)
+	conn, err := d.takeOver(ctx, left)
 	if errors.Is(err, pager.ErrNoPredecessor) && left.Done && !d.pager.Holds() {
 		d.log.Info("nothing is missing: all memory is there, or the tasks have ended")
 		return d.finished(errors.Join(d.pager.Discard(), d.state.remove()))
@@ -52,7 +53,7 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	}
 	if d.Ready != nil {
 		if err := d.Ready(); err != nil {
-			return pager.Stats{}, err
+			return pager.Stats{}, errors.Join(err, d.pager.Discard())
 		}
 	}
 	if conn < 0 {
@@ -74,12 +75,12 @@ var errOther = errors.New("not the images that the daemon before served: others 
 
 // takeOver takes what a keeper of the predecessor holds. conn is the
 // connection of criu restore, -1 if the tree was built already.
-func (d *daemon) takeOver(left *state) (conn int, err error) {
+func (d *daemon) takeOver(ctx context.Context, left *state) (conn int, err error) {
 	own := d.state.Keepers[0]
 	*d.state = *left
 	err = pager.ErrNoPredecessor
 	for _, k := range left.Keepers {
-		if conn, err = d.takeFrom(k, left, own.Pid); !errors.Is(err, pager.ErrNoPredecessor) || d.pager.Holds() {
+		if conn, err = d.takeFrom(ctx, k, left, own.Pid); !errors.Is(err, pager.ErrNoPredecessor) || d.pager.Holds() {
 			break
 		}
 	}
@@ -87,6 +88,8 @@ func (d *daemon) takeOver(left *state) (conn int, err error) {
 	case err == nil:
 	case d.pager.Holds():
 		return -1, err // the file names our keeper, who may be the only one by now
+	case slices.Equal(d.state.Keepers, left.Keepers):
+		return -1, err // nothing was written
 	default:
 		*d.state = *left
 		return -1, errors.Join(err, d.state.write())
@@ -97,16 +100,21 @@ func (d *daemon) takeOver(left *state) (conn int, err error) {
 
 // takeFrom takes over what one keeper of those that are left holds. own is
 // ours.
-func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) {
-	if _, err := pager.Left(k.Pid); errors.Is(err, pager.ErrTaken) {
-		return -1, err // it has been ended, and what it holds has another keeper
+func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state, own int) (conn int, err error) {
+	of, err := pager.OpenLeft(k.Pid)
+	if err != nil {
+		return -1, err
+	}
+	defer of.Close()
+	held, err := of.Held(ctx)
+	if errors.Is(err, pager.ErrTaken) || err != nil && !errors.Is(err, pager.ErrNoPredecessor) {
+		return -1, err // where it was taken over from it has been ended, and what it holds has another keeper
 	}
 	up := setUp{conn: -1}
 	if k.Connection >= 0 {
-		if up, err = d.takeSetUp(k); err != nil {
+		if up, err = d.takeSetUp(of, k.Connection, held); err != nil {
 			return -1, err
 		}
-		defer up.left.Close()
 	}
 	conn, orphan := up.conn, up.orphan
 	// Whoever comes after us, if we are killed from here on, finds all of it with
@@ -114,17 +122,17 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 	// the file names that alone.
 	d.state.Keepers = append(slices.Clone(left.Keepers), keeper{own, conn})
 	if err := d.state.write(); err != nil {
-		return -1, errors.Join(err, d.putBack(&up))
+		return -1, errors.Join(err, d.putBack(of, &up))
 	}
-	err = d.pager.TakeOver(k.Pid, pager.Target{PidFD: -1})
+	err = d.pager.TakeOver(ctx, of, pager.Target{PidFD: -1})
 	if errors.Is(err, pager.ErrNoPredecessor) && !errors.Is(err, pager.ErrTaken) && conn >= 0 && len(d.state.Tasks) == 0 {
 		// It was killed before the first task was written down, and has no more.
-		if err = pager.EndKeeper(k.Pid); errors.Is(err, pager.ErrNoPredecessor) {
+		if err = of.End(ctx); errors.Is(err, pager.ErrNoPredecessor) {
 			err = nil // it has ended
 		}
 	}
 	if err != nil {
-		return -1, errors.Join(err, d.putBack(&up))
+		return -1, errors.Join(err, d.putBack(of, &up))
 	}
 	d.log.Info("taken over", "keeper", k.Pid, "tasks", len(d.state.Tasks), "built", conn < 0)
 	if orphan == nil {
@@ -140,28 +148,20 @@ func (d *daemon) takeFrom(k keeper, left *state, own int) (conn int, err error) 
 
 // A setUp is what a keeper holds of the setting-up.
 type setUp struct {
-	left   *pager.Leftover
 	conn   int      // of criu restore; -1 if the tree is built
 	orphan *uffd.FD // of a task that had come and was not written down yet; nil if there is none
 	theirs int      // the keeper's number for it
 }
 
-// takeSetUp takes what belongs to the setting-up.
-func (d *daemon) takeSetUp(k keeper) (up setUp, err error) {
-	left, err := pager.OpenLeft(k.Pid)
-	if err != nil {
-		return setUp{}, err
-	}
-	up = setUp{left: left}
-	if up.conn, err = left.Take(k.Connection); err != nil {
-		left.Close()
+// takeSetUp takes what belongs to the setting-up: the connection, and of what is not held a task's.
+func (d *daemon) takeSetUp(of *pager.Leftover, connection int, held []pager.Held) (up setUp, err error) {
+	if up.conn, err = of.Take(connection); err != nil {
 		return setUp{}, fmt.Errorf("connection of criu restore: %w", err)
 	}
 	if d.state.Coming != 0 {
-		err = d.takeOrphan(k.Pid, &up)
+		err = d.takeOrphan(of, held, &up)
 	}
 	if err != nil {
-		left.Close()
 		return setUp{}, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(up.conn))
 	}
 	return up, nil
@@ -170,8 +170,8 @@ func (d *daemon) takeSetUp(k keeper) (up setUp, err error) {
 // putBack gives up what was taken in vain. criu restore, if nobody else has the
 // connection, sees that and ends what it has built; the task's memory is held until
 // then if the keeper has it no more.
-func (d *daemon) putBack(up *setUp) error {
-	if up.orphan != nil && !up.left.GiveBack(up.orphan, up.theirs) {
+func (d *daemon) putBack(of *pager.Leftover, up *setUp) error {
+	if up.orphan != nil && !of.GiveBack(up.orphan, up.theirs) {
 		d.pager.Hold(up.orphan)
 	}
 	if up.conn < 0 {
@@ -187,15 +187,11 @@ func (d *daemon) putBack(up *setUp) error {
 
 // takeOrphan takes the userfaultfd of the task that was coming, unless it has
 // not come, or was written down already.
-func (d *daemon) takeOrphan(keeper int, up *setUp) error {
-	held, err := pager.Left(keeper)
-	if err != nil && !errors.Is(err, pager.ErrNoPredecessor) {
-		return err
-	}
+func (d *daemon) takeOrphan(of *pager.Leftover, held []pager.Held, up *setUp) error {
 	if slices.ContainsFunc(held, func(h pager.Held) bool { return h.Pid == d.state.Coming }) {
 		return d.state.came(d.state.Coming)
 	}
-	fds, err := up.left.Userfaultfds()
+	fds, err := of.Userfaultfds()
 	if err != nil {
 		return err
 	}
@@ -203,7 +199,7 @@ func (d *daemon) takeOrphan(keeper int, up *setUp) error {
 		if slices.ContainsFunc(held, func(h pager.Held) bool { return h.FD == fd }) {
 			continue
 		}
-		own, err := up.left.Take(fd)
+		own, err := of.Take(fd)
 		if err != nil {
 			return err
 		}

@@ -74,7 +74,7 @@ func TestFailedTakeOverGivesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := open()
-	if _, err := d.takeFrom(keeper{k.Pid(), conn}, &left, d.state.Keepers[0].Pid); !errors.Is(err, pager.ErrNoPredecessor) {
+	if _, err := d.takeFrom(t.Context(), keeper{k.Pid(), conn}, &left, d.state.Keepers[0].Pid); !errors.Is(err, pager.ErrNoPredecessor) {
 		t.Fatalf("takeFrom: %v, want that there is no state", err)
 	}
 	if after := open(); !slices.Equal(before, after) {
@@ -89,16 +89,20 @@ func TestFailedTakeOverGivesBack(t *testing.T) {
 // taken from has ended.
 func TestOrphanMayBeTheLast(t *testing.T) {
 	d, k, _, conn := comingTask(t)
-	up, err := d.takeSetUp(keeper{k.Pid(), conn})
+	of, err := pager.OpenLeft(k.Pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer of.Close()
+	up, err := d.takeSetUp(of, conn, nil)
 	if err != nil || up.orphan == nil {
 		t.Fatalf("takeSetUp = %v, %v", up, err)
 	}
-	defer up.left.Close()
 	if err := k.Close(); err != nil {
 		t.Fatal(err)
 	}
 	d.state.Keepers[0].Connection = up.conn
-	if err := d.putBack(&up); err != nil {
+	if err := d.putBack(of, &up); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.pager.Discard(); err != nil || !d.pager.Holds() || up.orphan.Fd() < 0 {

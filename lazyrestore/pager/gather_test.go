@@ -71,6 +71,43 @@ func familyOf(t *testing.T, n, pages int, writer image.WriterOptions, damage fun
 	return f
 }
 
+// Who calls a pager that has ended does not write to what has the number of its
+// descriptor by then.
+func TestKickAfterTheEnd(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 16}, pager: Options{Background: None}})
+	<-s.pager.Serving()
+	s.pager.mu.Lock()
+	se := s.pager.session
+	s.pager.mu.Unlock()
+	se.kicking.Lock()
+	was := se.kickFD
+	se.kicking.Unlock()
+	s.Kill()
+	if err := s.wait(t); err != nil {
+		t.Fatal(err)
+	}
+	other, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(other)
+	if other != was {
+		if _, err := unix.FcntlInt(uintptr(was), unix.F_GETFD, 0); err == nil {
+			t.Fatalf("descriptor %d is open", was)
+		}
+		if err := unix.Dup3(other, was, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(was)
+	}
+	s.pager.Abandon()
+	s.pager.Gathered()
+	se.kick()
+	if n, err := unix.Read(other, make([]byte, 8)); n > 0 || err != unix.EAGAIN {
+		t.Errorf("%d bytes were written to another's descriptor, %v", n, err)
+	}
+}
+
 // attach gives child i to the pager.
 func (f *family) attach(t *testing.T, i int) *served {
 	t.Helper()

@@ -37,7 +37,8 @@ type session struct {
 	streaming atomic.Bool   // the latest fault was of a thread that runs through memory
 	start     time.Time     // where that clock begins
 	kicks     atomic.Uint32 // how often somebody wanted the reader to look
-	kickFD    int           // an eventfd that wakes it
+	kicking   sync.Mutex    // held to write to kickFD, and to close it
+	kickFD    int           // an eventfd that wakes it; -1 once the session is over
 	offers    chan *offer   // spans for the reader to install
 	arrivals  chan *arrival // for the reader to serve
 	openings  chan *opening // segments of the index for the reader to open
@@ -73,10 +74,15 @@ func (se *session) kick() {
 	se.nudge()
 }
 
-// nudge wakes the reader.
+// nudge wakes the reader. When the session is over, as a call from outside may find it, the
+// number of the descriptor may be another's.
 func (se *session) nudge() {
 	one := [8]byte{1}
-	_, _ = unix.Write(se.kickFD, one[:])
+	se.kicking.Lock()
+	defer se.kicking.Unlock()
+	if se.kickFD >= 0 {
+		_, _ = unix.Write(se.kickFD, one[:])
+	}
 }
 
 // wakeBackground tells idle workers that there is something to fetch.
@@ -105,7 +111,10 @@ func (se *session) close() {
 	for _, s := range *se.spaces.Load() {
 		s.guards.close()
 	}
+	se.kicking.Lock()
+	defer se.kicking.Unlock()
 	_ = unix.Close(se.kickFD)
+	se.kickFD = -1
 }
 
 // A worker is what a goroutine needs that fetches frames and installs them.

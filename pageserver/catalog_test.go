@@ -288,3 +288,37 @@ func TestDamagedImages(t *testing.T) {
 		t.Errorf("listed: %v", got)
 	}
 }
+
+// An image has as many objects as an OPENED can list, and of one that has more it is not said
+// that it is damaged.
+func TestImageOfManyObjects(t *testing.T) {
+	s := newSite(t, ServerOptions{})
+	p := dial(t, s.listenTCP(t))
+	p.greet(1)
+	write := func(name string, n int) map[string][]byte {
+		objects := make(map[string][]byte, n)
+		for i := range n {
+			objects[fmt.Sprintf("pagemap-shmem-%08d.img", i)] = content(byte(i), 100)
+		}
+		writeImage(t, filepath.Join(s.dir, name), objects)
+		return objects
+	}
+	objects := write("many", 1000)
+	write("more", 2000)
+	o, err := p.open(1, "many")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(o.Objects) != len(objects) {
+		t.Errorf("%d objects, want %d", len(o.Objects), len(objects))
+	}
+	for name, want := range objects {
+		got, err := p.read(name, 0, len(want), 0)
+		same(t, name, got, err, want)
+	}
+	_, err = p.open(2, "more")
+	wants(t, "more objects than a reply has room for", err, wire.CodeLimit)
+	if e := new(wire.Error); !errors.As(err, &e) || !strings.Contains(e.Text, "2003 objects") {
+		t.Error(err)
+	}
+}

@@ -47,8 +47,12 @@ type stamp struct {
 
 var errNotRegular = errors.New("not a regular file")
 
-// damaged is the answer to who wants to open an image that is none.
+// damaged is the answer to who wants to open an image that is none, or for which there are no
+// descriptors.
 func damaged(name, what string, err error) error {
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		return failure(wire.CodeFailed, "image %s: %s: %v", name, what, err)
+	}
 	return &wire.Error{Code: wire.CodeDamaged, Text: fmt.Sprintf("image %s: %s: %v", name, what, err)}
 }
 
@@ -94,8 +98,8 @@ func (h *held) load(dir int) error {
 	if err != nil {
 		return &wire.Error{Code: wire.CodeDamaged, Text: fmt.Sprintf("image %s: %v", h.name, err)}
 	}
-	if len(m.Objects) > maxObjects {
-		return damaged(h.name, image.ManifestObject, fmt.Errorf("%d objects", len(m.Objects)))
+	if n := wire.OpenedBytes(m.Names()); n > wire.MaxReply {
+		return failure(wire.CodeLimit, "image %s: the list of its %d objects is too long to be sent: %d bytes, at most %d are allowed", h.name, len(m.Objects)+1, n, wire.MaxReply)
 	}
 	h.digest = sha256.Sum256(b)
 	for name, want := range m.Objects {
@@ -111,9 +115,6 @@ func (h *held) load(dir int) error {
 	slices.SortFunc(h.listed, func(a, b wire.Object) int { return cmp.Compare(a.Name, b.Name) })
 	return nil
 }
-
-// maxObjects is how many objects an OPENED has room for.
-const maxObjects = 512
 
 func (h *held) add(name string, o *object) {
 	h.objects[name] = o

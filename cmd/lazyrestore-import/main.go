@@ -19,6 +19,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
+	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
 
 func main() { os.Exit(verb.External(importVerb, os.Args[1:], os.Stdout, os.Stderr)) }
@@ -95,6 +96,10 @@ func (v *importer) run(args []string) error {
 	res, err := v.convert(ctx, set, args[1])
 	if err != nil {
 		return criucli.Damaged(err)
+	}
+	if wire.OpenedBytes(res.Manifest.Names()) > wire.MaxReply {
+		v.Logger(v.Stderr).Warn("lazyrestore serve cannot serve the image: it has too many files; page-server --lazy-pages can give its pages",
+			"files", len(res.Manifest.Objects)+1)
 	}
 	if v.JSON {
 		return verb.WriteJSON(v.Stdout, result{args[1], res.Digest, res.MemoryBytes, res.ZeroBytes, res.StoredBytes})

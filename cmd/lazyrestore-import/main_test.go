@@ -249,6 +249,28 @@ func TestImportBoundedMemory(t *testing.T) {
 	}
 }
 
+// What has more files than a page server of ours can list is an image all the same, and it is said
+// that it cannot be served.
+func TestImportOfManyFiles(t *testing.T) {
+	for tasks, warns := range map[int]bool{300: false, 1500: true} {
+		top := t.TempDir()
+		d, err := imgfile.Open(top)
+		for i := 1; err == nil && i <= tasks; i++ {
+			var w *imgfile.MemoryWriter
+			if w, err = d.CreateMemory(imgfile.OfTask(4000000+i), uint32(i)); err == nil {
+				err = w.Close()
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, code, said := convertSet(t, top, filepath.Join(t.TempDir(), "image"))
+		if code != 0 || strings.Contains(said, "too many files") != warns {
+			t.Errorf("%d tasks: exit code %d: %s", tasks, code, said)
+		}
+	}
+}
+
 func TestImportFails(t *testing.T) {
 	top := t.TempDir()
 	empty, img := filepath.Join(top, "empty"), filepath.Join(top, "image")

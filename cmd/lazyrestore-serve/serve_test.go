@@ -22,6 +22,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 	"github.com/lazyrestore/lazyrestore/pageserver/tlsfiles"
 	"github.com/lazyrestore/lazyrestore/pageserver/tlsfiles/tlstest"
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
@@ -340,6 +341,49 @@ func TestFewDescriptors(t *testing.T) {
 		if got := say(first, wire.AppendClose(nil, 2*i+2, i)); got != wire.TypeDone {
 			t.Fatal(got)
 		}
+	}
+}
+
+// An image for which there are too few descriptors is not said to be damaged.
+func TestFewDescriptorsForAnImage(t *testing.T) {
+	dir := t.TempDir()
+	staging, err := store.CreateDir(filepath.Join(dir, "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := image.NewWriter(staging, image.WriterOptions{})
+	for i := 0; err == nil && i < 100; i++ {
+		var o io.WriteCloser
+		if o, err = w.Object(fmt.Sprintf("core-%d.img", i)); err == nil {
+			err = o.Close()
+		}
+	}
+	if err == nil {
+		_, err = w.Finish(t.Context(), image.Manifest{})
+	}
+	if err == nil {
+		err = staging.Commit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := few(t, dir)
+	nc := dial(t, s.Addresses[0])
+	defer nc.Close()
+	hello := wire.ClientHello{Version: wire.Version}.Append(nil)
+	if _, err := nc.Write(wire.Open{Image: 1, Name: "one"}.Append(hello, 1)); err != nil {
+		t.Fatal(err)
+	}
+	d := wire.NewDecoder(nc, wire.Client, 64)
+	m, err := d.Next()
+	if err == nil {
+		m, err = d.Next()
+	}
+	if err != nil || m.Type != wire.TypeError {
+		t.Fatalf("%v, %v", m, err)
+	}
+	if e, err := wire.ParseError(m.Body); err != nil || e.Code != wire.CodeFailed || !strings.Contains(e.Text, "too many open files") {
+		t.Errorf("%v, %v", e, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +50,20 @@ type Manifest struct {
 	Objects   map[string]Object `json:"objects"`
 	IndexRoot string            `json:"index_root"` // SHA-256 (hex) of the tail of pages.idx
 	Process   Process           `json:"process"`
+}
+
+// Names is all objects of the image, in no order: the manifest is one of them.
+func (m *Manifest) Names() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if !yield(ManifestObject) {
+			return
+		}
+		for name := range m.Objects {
+			if !yield(name) {
+				return
+			}
+		}
+	}
 }
 
 // A Machine is what an image needs of the machine that restores it.

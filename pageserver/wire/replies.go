@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
 )
 
 // A Code says what is wrong with a request, and so what a client does next.
@@ -15,7 +16,7 @@ const (
 	CodeNoImage     Code = 3  // there is no image of that name, or no image is open under that number
 	CodeNoObject    Code = 4  // the image has no such object
 	CodeRange       Code = 5  // the object ends before the range does
-	CodeLimit       Code = 6  // the request is beyond the server's Limits
+	CodeLimit       Code = 6  // the request is beyond the server's Limits, or the image beyond what an OPENED can list
 	CodeBusy        Code = 7  // the server has too much to do: another one, or later
 	CodeFailed      Code = 8  // the server could not read the object: another server
 	CodeChanged     Code = 9  // the object is not as it was when the image was opened: another server
@@ -135,6 +136,16 @@ type Opened struct {
 type Object struct {
 	Name string
 	Size int64 // bytes
+}
+
+// OpenedBytes is how long the body of an OPENED is, without fields, whose objects have these
+// names. An image is not to be served where that is more than MaxReply.
+func OpenedBytes(names iter.Seq[string]) int {
+	n := 4 + 32 + 2 // the image, the digest, the number of objects
+	for name := range names {
+		n += 8 + 1 + len(name)
+	}
+	return n
 }
 
 // Append appends the message.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -285,5 +286,17 @@ func TestBadBodies(t *testing.T) {
 	low := ServerHello{Version: Version, Limits: Limits{MinRead - 1, MinRequests, MinImages}}
 	if _, err := ParseServerHello(low.Append(nil)[HeaderSize:]); !errors.Is(err, ErrMalformed) {
 		t.Errorf("limits that are too low: %v", err)
+	}
+}
+
+func TestOpenedBytes(t *testing.T) {
+	for _, names := range [][]string{nil, {"a"}, {"eager.raw", strings.Repeat("b", MaxObject)}} {
+		o := &Opened{Image: 1}
+		for _, name := range names {
+			o.Objects = append(o.Objects, Object{name, 1})
+		}
+		if got, want := OpenedBytes(slices.Values(names)), len(o.Append(nil, 1))-HeaderSize; got != want {
+			t.Errorf("%q: %d bytes, and it has %d", names, got, want)
+		}
 	}
 }

@@ -67,6 +67,28 @@ func TestRemoveWhileLazy(t *testing.T) {
 	})
 }
 
+// A forked child finds zeros in memory that forks wipe, as far as that had come before.
+func TestWipedByAFork(t *testing.T) {
+	for _, bg := range []Background{None, Full} {
+		t.Run(bg.String(), func(t *testing.T) {
+			s := serveChild(t, setting{child: uffdtest.Options{Pages: 512}, pager: Options{Background: bg}})
+			s.checkAt(t, s.Thread, s.Addr(32), 32*page.Size, 64*page.Size)
+			s.Madvise(s.Addr(32), 64*page.Size, unix.MADV_WIPEONFORK).Wait(t)
+			th, pid := s.Fork(t)
+			pid.Wait(t)
+			zero(t, th, s.Addr(32), 64*page.Size)
+			s.checkAt(t, th, s.Addr(0), 0, 32*page.Size)
+			s.checkAt(t, th, s.Addr(96), 96*page.Size, 416*page.Size)
+			th.Store(s.Addr(33), 7).Wait(t)
+			zero(t, th, s.Addr(34), 62*page.Size)
+			s.check(t, s.Thread)
+			if err := s.pager.lost.err(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // Shared memory that is dropped from the page table keeps its content, and
 // loses it if it is removed, though the events are the same.
 func TestRemoveSharedWhileLazy(t *testing.T) {

@@ -25,7 +25,8 @@ import (
 // a userfaultfd is told of. A guard that is installed between the look and the copy is lost.
 //
 // Where a guard was removed from memory that had come before, its pages are missing again, though
-// nothing has taken them away. Memory that has had guards shows that (wasZapped), and then they are zero.
+// nothing has taken them away. Memory that has had guards shows that (wasZapped), and then they are zero. So it is
+// in a forked child with what had come before the fork to memory that a fork wipes (MADV_WIPEONFORK).
 
 // guards finds the guard regions of a space. The zero value finds none.
 type guards struct {
@@ -201,16 +202,16 @@ const (
 	zapTime = int64(100 * time.Millisecond)
 )
 
-// A zapped mapping has had guards, and maybe has them still.
+// A zapped mapping has had guards, and maybe has them still, or is of a forked child.
 type zapped struct {
 	s *space
 	page.Range
 	at int64
 }
 
-// wasZapped reports whether the page of f, which has come, was zapped by a guard that was removed: it is of private
-// memory in which there were guards, by the mapping's flag (Linux 6.19, and whoever has it from there), and nothing is
-// still to be told of a change. It is zero then, and no more in the model.
+// wasZapped reports whether the page of f, which has come, was zapped by a guard that was removed, or by a fork: it is
+// of private memory in which there were guards, by the mapping's flag (Linux 6.19, and whoever has it from there), or of a
+// forked child, and nothing is still to be told of a change. It is zero then, and no more in the model.
 func (r *reader) wasZapped(f fault) bool {
 	s := f.s
 	m, ok := s.find(f.addr)
@@ -233,10 +234,14 @@ func (r *reader) wasZapped(f fault) bool {
 	return true
 }
 
-// findZapped looks for the mapping of f, and whether it is of that process: its pid may be another's.
+// findZapped looks for the mapping of f, and whether it is of that process: its pid may be another's. That of a forked
+// child is not known, nor so whether a fork wipes it. But private memory that misses what had come has no
+// other reason to.
 func (r *reader) findZapped(f fault) bool {
 	if f.s.pid == 0 {
-		return false
+		m, ok := f.s.find(f.addr)
+		r.zapped = zapped{f.s, m.Range, r.now()}
+		return ok
 	}
 	smaps, err := proc.ReadSmaps(f.s.pid)
 	if err != nil {

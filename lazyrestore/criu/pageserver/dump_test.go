@@ -439,6 +439,14 @@ func TestPrevImagesDir(t *testing.T) {
 	if _, err := NewFiles(dir, "/"); err == nil {
 		t.Error("two sets to build on")
 	}
+	stale := t.TempDir()
+	link := filepath.Join(stale, imgfile.ParentLink)
+	if err := os.Symlink("nonexistent", link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewFiles(stale, ""); err == nil || !strings.Contains(err.Error(), link) || strings.Contains(err.Error(), "--prev-images-dir") {
+		t.Errorf("a link to a set that is not there: %v", err)
+	}
 	f, err := NewFiles(dir, "")
 	if err != nil {
 		t.Fatal(err)

@@ -86,20 +86,31 @@ func (f *Files) linkTo(prev string) error {
 	default:
 		f.link = prev
 	}
-	path := prev
+	if err := f.buildOn(prev); err != nil {
+		said := "--prev-images-dir"
+		if f.link == "" {
+			said = f.dir.File(imgfile.ParentLink)
+		}
+		return fmt.Errorf("the image set to build on (%s): %w", said, err)
+	}
+	return nil
+}
+
+// buildOn opens the set that this one builds on.
+func (f *Files) buildOn(path string) error {
 	if !filepath.IsAbs(path) {
 		path = f.dir.File(path)
 	}
 	below, err := imgfile.Open(path)
 	if err != nil {
-		return fmt.Errorf("the image set to build on (--prev-images-dir): %w", err)
+		return err
 	}
 	if _, err := os.Stat(below.File(image.ManifestObject)); err == nil {
-		return fmt.Errorf("the image set to build on (--prev-images-dir): %s: %w", below.Path(), errImageBelow)
+		return fmt.Errorf("%s: %w", below.Path(), errImageBelow)
 	}
 	set, err := pageset.OfFiles(below)
 	if err != nil {
-		return fmt.Errorf("the image set to build on (--prev-images-dir): %w", err)
+		return err
 	}
 	f.parent = newParent(set)
 	return nil

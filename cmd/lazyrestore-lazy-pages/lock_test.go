@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +34,7 @@ func contents(t *testing.T, dir string) map[string]string {
 		if err := unix.Lstat(path, &st); err != nil {
 			t.Fatal(err)
 		}
-		all[e.Name()] = fmt.Sprint(st.Ino, st.Mtim)
+		all[e.Name()] = fmt.Sprint(st.Ino)
 		if e.Type().IsRegular() {
 			b, err := os.ReadFile(path)
 			if err != nil {
@@ -64,6 +65,9 @@ func (tr *tree) isRefused(t *testing.T, d *daemon, args ...string) {
 	}
 	after := contents(t, tr.images)
 	for name, was := range before {
+		if name == "lazy-pages.log" && strings.HasPrefix(after[name], was) {
+			continue // the daemon's own words
+		}
 		if after[name] != was {
 			t.Errorf("%v: %s is %q, and was %q", args, name, after[name], was)
 		}
@@ -253,4 +257,39 @@ func TestResumeBesideAFirstOne(t *testing.T) {
 	tr.say(t, 0x52535446)
 	tr.check(t, 0, 0, 200)
 	d.wait(t)
+}
+
+// Where tasks wait for --resume no other restore begins, which would leave them waiting for ever, until they have ended.
+func TestFirstWhereTasksWait(t *testing.T) {
+	for name, ends := range map[string]bool{"they are resumed": false, "they have ended": true} {
+		t.Run(name, func(t *testing.T) {
+			tr := plant(t, 1)
+			d := start(t, tr.images, "--background", "none")
+			tr.connect(t)
+			tr.send(t, 0)
+			tr.awaitFirst(t)
+			d.kill(t)
+			before := contents(t, tr.images)
+			var out bytes.Buffer
+			code := run([]string{"x", "--no-default-config", "-D", tr.images}, io.Discard, &out)
+			if code != 1 || !strings.Contains(out.String(), "--resume serves them") {
+				t.Errorf("exit status %d: %s", code, out.String())
+			}
+			delete(before, lazypages.LockName) // of the daemon that was killed
+			if after := contents(t, tr.images); !maps.Equal(before, after) {
+				t.Errorf("files are %v, and were %v", after, before)
+			}
+			if ends {
+				tr.tasks[0].Kill()
+				tr.tasks[0].WaitExit(t)
+				start(t, tr.images).kill(t)
+				return
+			}
+			d = start(t, tr.images, "--resume")
+			tr.say(t, -zombie)
+			tr.say(t, 0x52535446)
+			tr.check(t, 0, 0, 200)
+			d.wait(t)
+		})
+	}
 }

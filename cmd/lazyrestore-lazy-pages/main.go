@@ -163,5 +163,9 @@ func serve(ctx context.Context, o *criucli.Options, lock *lazypages.Lock, log *s
 	if _, resume := o.Own["resume"]; resume {
 		return lazypages.Resume(ctx, opts)
 	}
-	return lazypages.Serve(ctx, opts)
+	st, err := lazypages.Serve(ctx, opts)
+	if errors.Is(err, lazypages.ErrLeft) {
+		err = &criucli.UsageError{Problem: err.Error(), Hint: "--resume serves them; another restore needs another --work-dir"}
+	}
+	return st, err
 }

@@ -81,6 +81,18 @@ func (k *Leftover) lastIn(w *world) bool {
 	return true
 }
 
+// Waits reports whether the keeper's pager is gone and it has userfaultfds of processes that live: they wait for a successor.
+func (k *Leftover) Waits() (bool, error) {
+	if !k.isOrphan() {
+		return false, nil
+	}
+	fds, err := k.living()
+	if errors.Is(err, ErrNoPredecessor) {
+		return false, nil
+	}
+	return len(fds) > 0, err
+}
+
 // living lists those of the keeper's userfaultfds whose processes live.
 func (k *Leftover) living() ([]int, error) {
 	fds, err := k.Userfaultfds()

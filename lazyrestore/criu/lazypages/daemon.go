@@ -122,7 +122,8 @@ func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 // another.
 //
 // Errors of the image set, before anything is done, wrap imgfile.ErrDamaged
-// or fs.ErrNotExist, and ErrServed where another daemon serves in the work directory. A *pager.LostError means that pages could not be had, and
+// or fs.ErrNotExist, and ErrServed where another daemon serves in the work directory, ErrLeft
+// where tasks of one that was killed wait there. A *pager.LostError means that pages could not be had, and
 // nothing is waited for any more.
 func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 	unlock, err := opts.lock(ctx)
@@ -130,6 +131,9 @@ func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 		return pager.Stats{}, err
 	}
 	defer unlock()
+	if err := opts.nobodyWaits(); err != nil {
+		return pager.Stats{}, err
+	}
 	d, err := open(ctx, opts, true)
 	if err != nil {
 		return pager.Stats{}, err

@@ -67,6 +67,39 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	return d.serve(ctx, func(*waker) (int, error) { return conn, nil })
 }
 
+// ErrLeft is wrapped by the error about a work directory in which tasks of a daemon that was killed wait for Resume: another one's
+// state would be in the place of what that has to know of them.
+var ErrLeft = errors.New("tasks of a daemon that was killed wait for one that resumes")
+
+// nobodyWaits gives an error if in the work directory there is what Resume would go on from.
+func (o *Options) nobodyWaits() error {
+	left, err := readState(o.dir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, k := range left.Keepers {
+		of, err := pager.OpenLeft(k.Pid)
+		if errors.Is(err, pager.ErrNoPredecessor) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		waits, err := of.Waits()
+		of.Close()
+		if err != nil {
+			return err
+		}
+		if waits {
+			return fmt.Errorf("%s: %w", left.path, ErrLeft)
+		}
+	}
+	return nil
+}
+
 // errUnknown is for what an older daemon has left.
 var errUnknown = errors.New("it does not say which images the daemon before served, which was of another version; its tasks wait for a --resume of that version")
 

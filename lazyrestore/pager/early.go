@@ -216,26 +216,43 @@ func (o orderly) Copy(dst uint64, src []byte, mode uffd.CopyMode) (int64, error)
 	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
-	return o.memory.Copy(dst, src, mode)
+	did, err := o.memory.Copy(dst, src, mode)
+	return did, o.m.pastEnd(dst, err)
 }
 
 func (o orderly) CopyNow(dst uint64, src []byte, mode uffd.CopyMode) (int64, error) {
 	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
-	return o.memory.CopyNow(dst, src, mode)
+	did, err := o.memory.CopyNow(dst, src, mode)
+	return did, o.m.pastEnd(dst, err)
 }
 
 func (o orderly) ZeroNow(start, length uint64, mode uffd.CopyMode) (int64, error) {
 	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
-	return o.memory.ZeroNow(start, length, mode)
+	did, err := o.memory.ZeroNow(start, length, mode)
+	return did, o.m.pastEnd(start, err)
 }
 
 func (o orderly) Poison(start, length uint64, mode uffd.CopyMode) (int64, error) {
 	if o.m.unsettled() {
 		return 0, unix.EAGAIN
 	}
-	return o.memory.Poison(start, length, mode)
+	did, err := o.memory.Poison(start, length, mode)
+	return did, o.m.pastEnd(start, err)
+}
+
+// pastEnd makes ENOENT of the EFAULT of what was to be put into shared memory at addr: the object
+// has been truncated, through /proc/PID/map_files, since the fault was raised. Woken, who waits
+// there gets SIGBUS of the kernel. In private memory only a mistake of ours gives EFAULT.
+func (m *model) pastEnd(addr uint64, err error) error {
+	if !errors.Is(err, unix.EFAULT) {
+		return err
+	}
+	if at, ok := m.find(page.Addr(addr)); ok && !at.Shared {
+		return err
+	}
+	return unix.ENOENT
 }

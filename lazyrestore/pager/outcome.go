@@ -25,7 +25,7 @@ const (
 	there   outcome = iota // nil: the pages are there now
 	present                // EEXIST: the first page was there before; nobody is woken
 	again                  // EAGAIN: the address space is changing: read events, look again, retry
-	gone                   // ENOENT: not registered, or not in one mapping, or about to be elsewhere (see apply)
+	gone                   // ENOENT: not registered, or not in one mapping, or about to be elsewhere (see apply), or past the end (see orderly)
 	dead                   // ESRCH: the process, or this memory of it, is gone
 	full                   // ENOMEM, ENOSPC: no memory now: retry later
 	broken                 // anything else is a mistake of ours

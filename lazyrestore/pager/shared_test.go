@@ -1,12 +1,16 @@
 package pager
 
 import (
+	"context"
+	"fmt"
+	"os"
 	"testing"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // As long as shared memory is missing, or it is not known whether, it is looked who raises an event
@@ -66,4 +70,53 @@ func nonzero(pages int) []byte {
 		b[i] = byte(i%251) + 1
 	}
 	return b
+}
+
+// Who waits for a page of shared memory that is truncated meanwhile gets SIGBUS, as without
+// a pager, and what else is in its chunk is there.
+func TestTruncatedWhileAwaited(t *testing.T) {
+	for _, bg := range []Background{None, Full} {
+		t.Run(bg.String(), func(t *testing.T) {
+			uffdtest.Need(t, "root")
+			const pages, left = 64, 40
+			release, fetching := make(chan struct{}), make(chan struct{}, 100)
+			var r *remote
+			s := serveChild(t, setting{
+				child: uffdtest.Options{Pages: pages, Kind: uffdtest.Shmem},
+				pager: Options{Background: bg},
+				source: remoteOf(&r, func(ctx context.Context, lane image.Lane) error {
+					if lane == image.Demand {
+						fetching <- struct{}{}
+					}
+					select {
+					case <-release:
+					case <-ctx.Done():
+					}
+					return ctx.Err()
+				}),
+			})
+			th, pid := s.Fork(t)
+			pid.Wait(t)
+			reply := th.Load(s.Addr(left + 5))
+			<-fetching
+			name := fmt.Sprintf("/proc/%d/map_files/%x-%x", s.Pid, s.Start, s.Start+s.Length)
+			if err := os.Truncate(name, left*page.Size); err != nil {
+				t.Fatal(err)
+			}
+			close(release)
+			if !reply.Ready(uffdtest.Timeout) {
+				t.Fatal("it waits on")
+			}
+			if got, err := reply.Result(); !uffdtest.Gone(err) {
+				t.Errorf("it reads %d, %v, want its end by SIGBUS", got, err)
+			}
+			s.checkAt(t, s.Thread, s.Start, 0, left*page.Size)
+			if bg == None {
+				s.Kill()
+			}
+			if err := s.wait(t); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -96,17 +97,13 @@ func (s *leftState) replay() (*world, error) {
 	return w, err
 }
 
-// lock locks all states that the keeper has, until Close. For a process that has one it waits a while; if it
-// has it still, served says who that is.
-func (k *Leftover) lock(ctx context.Context) error {
-	if k.locked {
-		return nil
-	}
+// lock locks all states that the keeper has, until Close, or enough of them. For a process that has one it waits a while;
+// if it has it still, served says who that is.
+func (k *Leftover) lock(ctx context.Context, enough func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
 	for {
-		err := k.tryLock()
-		if err != nil || k.served == nil {
+		if err := k.tryLock(); err != nil || enough() || k.served == nil {
 			return err
 		}
 		if sleep(ctx, time.Millisecond) != nil {
@@ -119,9 +116,9 @@ func (k *Leftover) lock(ctx context.Context) error {
 	return nil
 }
 
-// tryLock is lock without a wait.
+// tryLock is lock without a wait. What is locked stays so.
 func (k *Leftover) tryLock() error {
-	k.unlock()
+	k.served = nil
 	dir := filepath.Join("/proc", strconv.Itoa(k.pid), "fd")
 	entries, err := os.ReadDir(dir)
 	if hasGone(err) {
@@ -137,7 +134,7 @@ func (k *Leftover) tryLock() error {
 			return fmt.Errorf("look for the state of the pager: %w", err)
 		}
 		fd, notNumber := strconv.Atoi(e.Name())
-		if !strings.HasPrefix(name, "/memfd:"+stateName) || notNumber != nil {
+		if !strings.HasPrefix(name, "/memfd:"+stateName) || notNumber != nil || slices.ContainsFunc(k.states, func(s leftState) bool { return s.fd == fd }) {
 			continue
 		}
 		switch mem, err := lockMap(path, 0, 0); {
@@ -150,12 +147,7 @@ func (k *Leftover) tryLock() error {
 			return err
 		}
 	}
-	if err := k.lives(); err != nil { // or they were another's
-		k.unlock()
-		return err
-	}
-	k.locked = k.served == nil
-	return nil
+	return k.lives() // or they were another's
 }
 
 // unlock gives up the states.
@@ -163,7 +155,7 @@ func (k *Leftover) unlock() {
 	for _, s := range k.states {
 		_ = unix.Munmap(s.mem)
 	}
-	k.states, k.found, k.served, k.locked = nil, nil, nil, false
+	k.states, k.found, k.served = nil, nil, nil
 }
 
 // whoServes is the error about a state that another process has.

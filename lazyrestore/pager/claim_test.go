@@ -221,6 +221,40 @@ func TestTakeOverHere(t *testing.T) {
 	}
 }
 
+// A pager that has left its state is taken over from at once, also where another one of its process serves.
+func TestTakeOverBesideAnotherHere(t *testing.T) {
+	a, b := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false), startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
+	b.killPager()
+	serving := b.newPager(t)
+	serving.opts.Background = None
+	if err := serving.takeFrom(t, b.keeper, Target{Pid: b.Pid, PidFD: -1}); err != nil {
+		t.Fatal(err)
+	}
+	a.killPager()
+	p := a.newPager(t)
+	if err := p.takeFrom(t, a.keeper, Target{Pid: a.Pid, PidFD: -1}); err != nil {
+		t.Fatal(err)
+	}
+	p.leave()
+	began := time.Now()
+	a.keeper = p.opts.Keeper.Pid()
+	next := a.newPager(t)
+	if err := next.takeFrom(t, a.keeper, Target{Pid: a.Pid, PidFD: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > lockPatience/2 {
+		t.Errorf("it has waited for %v for a pager that serves another process", took)
+	}
+	for _, p := range []*Pager{serving, next} {
+		p.opts.Background = Full
+		if err := p.ServeAttached(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.check(t, a.Thread)
+	b.check(t, b.Thread)
+}
+
 // What a state says of descriptors holds where it is the one that it says it is: the keeper of who looks into another one's
 // has that too for a moment.
 func TestStateOfAnotherKeeper(t *testing.T) {
@@ -231,7 +265,7 @@ func TestStateOfAnotherKeeper(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	if err := k.lock(t.Context()); err != nil || len(k.states) != 1 {
+	if err := k.tryLock(); err != nil || len(k.states) != 1 {
 		t.Fatalf("%d states, %v", len(k.states), err)
 	}
 	state := k.states[0].fd
@@ -283,7 +317,7 @@ func TestOthersAreClaimed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	if err := k.lock(t.Context()); err != nil {
+	if err := k.tryLock(); err != nil {
 		t.Fatal(err)
 	}
 	var taken [8]byte

@@ -36,7 +36,8 @@ var ErrNoPredecessor = errors.New("no pager to take over from")
 // not, since they cannot be looked at.
 //
 // Nothing is changed if the error wraps ErrNoPredecessor, as it does if another has taken over from that keeper, or ErrServed, where
-// the predecessor, or another successor, has not ended within two seconds; else see Serve.
+// the predecessor, or another successor, has not ended within two seconds; else see Serve. Two that take over from two keepers
+// which hold the same, as one that was killed half-way leaves behind, are for their callers to keep apart.
 func (p *Pager) Resume(ctx context.Context, keeper int, target Target) error {
 	k, err := OpenLeft(keeper)
 	if err != nil {
@@ -175,7 +176,6 @@ func (p *Pager) putBack(k *Leftover, w *world, list []taken, target Target, err 
 type Leftover struct {
 	pid    int
 	pidfd  int
-	locked bool        // no state is another process's
 	served error       // whose state is another process's
 	states []leftState // those that are ours until Close
 	found  *leftState  // the one that inherit has found
@@ -286,7 +286,7 @@ func (k *Leftover) End(ctx context.Context) error {
 	case strings.TrimSuffix(string(name), "\n") != keeperName:
 		return fmt.Errorf("pager: end keeper %d: %w: it is %q", k.pid, ErrNoPredecessor, name)
 	}
-	err = k.lock(ctx)
+	err = k.lock(ctx, func() bool { return false })
 	if err == nil {
 		err = k.served
 	}
@@ -311,11 +311,24 @@ func (k *Leftover) endAll() error {
 const lowestAddr = 0x10000
 
 // inherit finds the state of the pager that served target among the keeper's
-// descriptors, and replays it. All states of the keeper stay locked.
-func (k *Leftover) inherit(ctx context.Context, target Target) (*world, error) {
-	if err := k.lock(ctx); err != nil {
+// descriptors, and replays it. It stays locked, as all that the keeper has do if there is none.
+func (k *Leftover) inherit(ctx context.Context, target Target) (w *world, err error) {
+	var none error
+	err = k.lock(ctx, func() bool {
+		w, none = k.find(target)
+		return w != nil
+	})
+	switch {
+	case err != nil:
 		return nil, err
+	case w == nil && k.served != nil:
+		return nil, fmt.Errorf("keeper %d: %w", k.pid, k.served)
 	}
+	return w, none
+}
+
+// find looks for the state of the pager that served target among those that are locked.
+func (k *Leftover) find(target Target) (*world, error) {
 	var damage error
 	states, empty := 0, (*world)(nil)
 	for i := range k.states {
@@ -335,10 +348,7 @@ func (k *Leftover) inherit(ctx context.Context, target Target) (*world, error) {
 			return w, nil
 		}
 	}
-	if k.served != nil {
-		return nil, fmt.Errorf("keeper %d: %w", k.pid, k.served)
-	}
-	if states == 1 && empty != nil && damage == nil && k.lastIn(empty) && (target.Pid == 0 || empty.spaces[0].pid == target.Pid) {
+	if states == 1 && empty != nil && damage == nil && k.served == nil && k.lastIn(empty) && (target.Pid == 0 || empty.spaces[0].pid == target.Pid) {
 		return empty, nil
 	}
 	what := "of a process that misses memory: all of it is there, or its processes have ended"

@@ -248,11 +248,13 @@ func (r *reader) judge(s *space, out outcome, err error) verdict {
 
 // wake answers a fault on a page that is there by now. One that comes back
 // for ever is on a page that went without an event: zero where a guard did that, and else
-// nothing is known about its content, so it is poisoned. So is one that was lost.
+// nothing is known about its content, so it is poisoned. So is one that was lost. Where many threads
+// have waited for one page it is there all the same.
 func (r *reader) wake(f fault, n int) verdict {
 	s := f.s
 	if s.isLost(n) {
-		return r.poisonAt(f)
+		v, _ := r.poisonAt(f)
+		return v
 	}
 	if s.lastWake != f.addr {
 		s.lastWake, s.wakes = f.addr, 0
@@ -260,12 +262,15 @@ func (r *reader) wake(f fault, n int) verdict {
 	if s.wakes++; s.wakes > 1 && r.wasZapped(f) {
 		return r.zero(f, page.Mapping{}, f.addr+page.Size)
 	}
-	if s.wakes > stuckWakes {
+	if s.wakes <= stuckWakes {
+		_ = s.mem.Wake(uint64(f.addr), page.Size)
+		return settled
+	}
+	v, did := r.poisonAt(f)
+	if did {
 		err := fmt.Errorf("page at %v, number %d, was there and is missing", f.addr, n)
 		r.log.Error("page is lost and poisoned: touching it raises SIGBUS", "error", err)
 		r.lost.add(err)
-		return r.poisonAt(f)
 	}
-	_ = s.mem.Wake(uint64(f.addr), page.Size)
-	return settled
+	return v
 }

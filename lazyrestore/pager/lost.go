@@ -90,18 +90,18 @@ func (w *worker) killFor(s *space, err error) (done bool, killErr error) {
 	return true, unix.PidfdSendSignal(w.target.PidFD, unix.SIGKILL, nil, 0)
 }
 
-// poisonAt poisons the page of a fault.
-func (r *reader) poisonAt(f fault) verdict {
-	did, err := f.s.mem.Poison(uint64(f.addr), page.Size, 0)
-	r.stats.poisoned.Add(uint64(max(did, 0)))
+// poisonAt poisons the page of a fault. It reports whether it did: if not, the page may be there.
+func (r *reader) poisonAt(f fault) (v verdict, did bool) {
+	n, err := f.s.mem.Poison(uint64(f.addr), page.Size, 0)
+	r.stats.poisoned.Add(uint64(max(n, 0)))
 	switch out := outcomeOf(err); out {
 	case there:
-		return settled
+		return settled, true
 	case present, gone:
 		_ = f.s.mem.Wake(uint64(f.addr), page.Size)
-		return settled
+		return settled, false
 	default:
-		return r.judge(f.s, out, err)
+		return r.judge(f.s, out, err), false
 	}
 }
 

@@ -21,6 +21,38 @@ import (
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
+// A page that comes back for ever is lost; one for which very many threads wait is not.
+func TestPageThatComesBack(t *testing.T) {
+	for name, isThere := range map[string]bool{"missing": false, "there": true} {
+		t.Run(name, func(t *testing.T) {
+			se := fakeSession(t, 8, plainSource)
+			m := &fakeMemory{
+				vmas: []page.Range{page.RangeOf(testBase, 8*page.Size)}, pages: map[page.Addr]byte{}, lost: map[page.Addr]bool{},
+				refuse: func() error { return nil },
+			}
+			const at = testBase + 3*page.Size
+			if isThere {
+				m.pages[at] = 4
+			}
+			s := fakeSpace(t, se, m)
+			s.settle(3, 4)
+			r := &reader{worker: *se.newWorker("reader")}
+			defer r.close()
+			for range stuckWakes + 2 {
+				if v := r.wake(fault{s: s, addr: at}, 3); v != settled {
+					t.Fatalf("the fault is %v", v)
+				}
+			}
+			if m.lost[at] == isThere || (se.lost.err() == nil) != isThere {
+				t.Errorf("poisoned: %v, told as %v", m.lost[at], se.lost.err())
+			}
+			if n := len(m.woken); n < stuckWakes || isThere && n != stuckWakes+2 {
+				t.Errorf("they were woken %d times", n)
+			}
+		})
+	}
+}
+
 // A process whose source is away waits, for longer than any retry, and gets
 // the right bytes in the end.
 func TestLostSourceWaits(t *testing.T) {

@@ -132,7 +132,8 @@ func (r *reader) openFor(f fault, i int) bool {
 		r.demand.add(r.ctx, flightKey{index: true, frame: i}, f)
 		return false
 	case sg.lost(): // and the page is not poisoned yet, or came later
-		r.finish(f, r.poisonAt(f))
+		v, _ := r.poisonAt(f)
+		r.finish(f, v)
 		return false
 	}
 	return true

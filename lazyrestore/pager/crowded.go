@@ -75,7 +75,7 @@ func (r *reader) thinOut() {
 	}
 }
 
-// unlessCrowded is do, an install into s, but it is not to be tried again as long as
+// unlessCrowded is do, an install into s or poison, but it is not to be tried again as long as
 // s is crowded.
 func unlessCrowded(s *space, do func(i, j int) (outcome, error)) func(i, j int) (outcome, error) {
 	return func(i, j int) (outcome, error) {

@@ -176,6 +176,42 @@ func TestRemoveWithoutDescriptors(t *testing.T) {
 	}
 }
 
+// What is lost is not poisoned while the space is crowded: nobody waits for that, and it stays wanted.
+func TestLossAwaitsDescriptors(t *testing.T) {
+	for name, before := range map[string]bool{"crowded before": true, "crowded meanwhile": false} {
+		t.Run(name, func(t *testing.T) {
+			se := fakeSession(t, 8, plainSource)
+			m := &fakeMemory{
+				vmas: []page.Range{page.RangeOf(testBase, 8*page.Size)}, pages: map[page.Addr]byte{}, lost: map[page.Addr]bool{},
+			}
+			s := fakeSpace(t, se, m)
+			m.refuse = func() error {
+				s.crowded.Store(true)
+				return unix.EAGAIN
+			}
+			s.crowded.Store(before)
+			w := se.newWorker("test")
+			defer w.close()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if err := w.lose(ctx, s, 1, errLink); !errors.Is(err, errCrowded) {
+				t.Errorf("lose = %v", err)
+			}
+			if s.left.Load() != 8 {
+				t.Errorf("%d pages are wanted, want 8", s.left.Load())
+			}
+			if err := se.lost.err(); before && err != nil {
+				t.Errorf("told as %v", err)
+			}
+			m.refuse = func() error { return nil }
+			s.crowded.Store(false)
+			if err := w.lose(ctx, s, 1, errLink); err != nil || s.left.Load() != 4 || len(m.lost) != 4 {
+				t.Errorf("later: %v, %d pages are wanted, want 4", err, s.left.Load())
+			}
+		})
+	}
+}
+
 // noDescriptors has this process have no more descriptors until restore is called.
 func noDescriptors(t *testing.T) (restore func()) {
 	t.Helper()

@@ -49,6 +49,8 @@ func (w *worker) installHuge(ctx context.Context, s *space, at page.Addr, lane i
 		return ctx.Err()
 	case errors.Is(fetchErr, errKilled):
 		return fetchErr
+	case s.crowded.Load():
+		return errCrowded
 	case fetchErr != nil && !errors.Is(fetchErr, errIndex): // that has been told
 		if killed, err := w.killFor(s, fetchErr); killed {
 			return err
@@ -57,11 +59,7 @@ func (w *worker) installHuge(ctx context.Context, s *space, at page.Addr, lane i
 		w.lost.add(fetchErr)
 	}
 	// put wants pages to count: one huge page is one piece.
-	place := func(int, int) (outcome, error) { return w.placeHuge(s, whole, fetchErr != nil) }
-	if fetchErr == nil {
-		place = unlessCrowded(s, place)
-	}
-	return w.put(ctx, s, 0, 1, place)
+	return w.put(ctx, s, 0, 1, unlessCrowded(s, func(int, int) (outcome, error) { return w.placeHuge(s, whole, fetchErr != nil) }))
 }
 
 // assemble fetches all that is stored in the image range r into w.big.

@@ -52,17 +52,20 @@ func (w *worker) lose(ctx context.Context, s *space, frame int, err error) error
 	if !wanted {
 		return nil
 	}
+	if s.crowded.Load() {
+		return errCrowded // it is told when it can be done
+	}
 	if killed, kerr := w.killFor(s, err); killed {
 		return kerr
 	}
 	w.lost.add(err)
 	w.log.Error("pages are lost and poisoned: touching them raises SIGBUS", "frame", frame, "error", err)
 	var huge []page.Addr
-	perr := w.put(ctx, s, from, to, func(i, j int) (outcome, error) {
+	perr := w.put(ctx, s, from, to, unlessCrowded(s, func(i, j int) (outcome, error) {
 		out, err := w.poison(s, i, j)
 		huge = append(huge, w.huge...)
 		return out, err
-	})
+	}))
 	for _, at := range huge {
 		if perr == nil {
 			perr = w.installHuge(ctx, s, at, image.Background)

@@ -67,9 +67,13 @@ func drawMovers(t *rapid.T) (*movers, layout) {
 		}
 		s.threads[owner].blocks = append(s.threads[owner].blocks, block{place: place, n: 1})
 		r := moverPlace(place)
-		maps = append(maps, page.Mapping{Range: r, Image: r.Start, PageSize: page.Size})
+		m := page.Mapping{Range: r, Image: r.Start, PageSize: page.Size}
+		if m.Shared = rapid.Bool().Draw(t, "shared"); m.Shared {
+			m.Image += page.ImageShared
+		}
+		maps = append(maps, m)
 		for a := r.Start; a < r.End; a += page.Size {
-			s.truth[a] = a
+			s.truth[a] = m.ImageAddr(a)
 		}
 	}
 	l, err := newLayout(maps)

@@ -249,6 +249,31 @@ func TestRemapDontUnmapWhileLazy(t *testing.T) {
 	})
 }
 
+// Of shared memory it leaves the same behind: the place is another mapping of it.
+func TestRemapDontUnmapSharedWhileLazy(t *testing.T) {
+	const dontUnmap = 4
+	for _, bg := range []Background{None, Full} {
+		for _, first := range []string{"here", "there"} {
+			t.Run(bg.String()+"/touched "+first, func(t *testing.T) {
+				s := serveChild(t, setting{child: uffdtest.Options{Pages: 512, Kind: uffdtest.Shmem}, pager: Options{Background: bg}})
+				s.Load(s.Addr(100)).Wait(t)
+				to := s.Start + 1<<30
+				s.Mremap(s.Addr(50), 300*page.Size, 300*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED|dontUnmap, to).Wait(t)
+				if first == "there" {
+					s.checkAt(t, s.Thread, to, 50*page.Size, 300*page.Size)
+				}
+				s.check(t, s.Thread)
+				s.checkAt(t, s.Thread, to, 50*page.Size, 300*page.Size)
+				if bg == Full {
+					if err := s.wait(t); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+}
+
 // A mapping that mprotect has split is filled all the same.
 func TestProtectWhileLazy(t *testing.T) {
 	both(t, func(t *testing.T, s *served) {

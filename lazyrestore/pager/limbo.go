@@ -109,7 +109,9 @@ func (w *world) looked(m *model, sure bool) error {
 	}
 	for i, e := range fresh {
 		var err error
-		if m.isDoubtful(&e) && m.prepare(e, withLater(calls, fresh[i+1:]), sure && len(m.held) == 0) {
+		later := withLater(calls, fresh[i+1:])
+		e.stays = sure && e.kind == eventRemap && m.ownCall(&e, later) < 0
+		if m.isDoubtful(&e) && m.prepare(e, later, sure && len(m.held) == 0) {
 			_, err = w.change(m, e)
 		} else {
 			err = w.tell(m, e)

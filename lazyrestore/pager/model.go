@@ -31,6 +31,8 @@ type event struct {
 	fd   int  // of the child's uffd, or of the one that came
 	kept bool // by eventRemove: shared memory keeps its content
 	sure bool // by eventLooked
+	// By eventRemap: it was seen that the call has left the place mapped.
+	stays bool
 	// Of eventLeave, whose range is from.
 	moves bool
 	tid   int
@@ -170,7 +172,7 @@ func (w *world) changeMemory(m *model, e event) {
 	m.follow(e)
 	switch e.kind {
 	case eventRemap:
-		m.remap(e.from, e.to)
+		m.remap(e.from, e.to, e.stays)
 	case eventRemove:
 		w.remove(m, e)
 	default: // an unmap
@@ -195,15 +197,26 @@ func (m *model) forget(r page.Range) []page.Mapping {
 	return cut
 }
 
-// remap moves memory. All of it was registered, also what it had grown by.
-func (m *model) remap(from page.Range, to page.Addr) {
+// remap moves memory. All of it was registered, also what it had grown by. It stays
+// mapped where it was, if that is known.
+func (m *model) remap(from page.Range, to page.Addr, stays bool) {
 	dest := page.RangeOf(to, from.Len())
 	m.forget(dest)
+	var shared []page.Mapping
+	for i := m.search(from.Start); stays && i < len(m.byProc) && m.byProc[i].Start < from.End; i++ {
+		if p := m.byProc[i]; p.Shared && !from.Overlaps(dest) {
+			shared = append(shared, cutProc(p, from))
+		}
+	}
 	m.move(from.Start, to, from.Len())
 	m.registered.Add(dest)
 	m.leaving.Remove(dest)
 	// The old range may stay registered (MREMAP_DONTUNMAP): an UNMAP says so
-	// where it does not.
+	// where it does not. Then it is private memory that is empty, or shared memory as before, which is
+	// taken for that only where it is known: before the UNMAP other memory may grow there.
+	for _, p := range shared {
+		m.insert(p)
+	}
 	m.registered.Add(from)
 	m.leaving.Add(from)
 }

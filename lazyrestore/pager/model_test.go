@@ -66,7 +66,8 @@ func drawLayout(t *rapid.T) layout {
 	return l
 }
 
-// drawEvent is some event; a remap's parts do not overlap.
+// drawEvent is some event; a remap's parts do not overlap. One that is kept leaves its place
+// mapped (MREMAP_DONTUNMAP).
 func drawEvent(t *rapid.T) event {
 	e := event{kind: rapid.SampledFrom([]eventKind{eventFork, eventRemap, eventRemove, eventUnmap}).Draw(t, "event")}
 	if e.kind == eventFork {
@@ -134,7 +135,12 @@ func told(e event) []event {
 	if e.kind != eventRemap {
 		return []event{e, looked}
 	}
-	return []event{{kind: eventUnmap, from: e.into()}, looked, e, looked, {kind: eventUnmap, from: e.from}, looked}
+	list := []event{{kind: eventUnmap, from: e.into()}, looked, e}
+	if e.kept {
+		looked.sure = true
+		return append(list, looked)
+	}
+	return append(list, looked, event{kind: eventUnmap, from: e.from}, looked)
 }
 
 func (ref reference) apply(e event) {
@@ -152,7 +158,9 @@ func (ref reference) apply(e event) {
 		if !ok {
 			continue
 		}
-		delete(ref, a)
+		if e.kind != eventRemap || !e.kept || image < page.ImageShared {
+			delete(ref, a)
+		}
 		switch {
 		case e.kind == eventRemap:
 			moved[a-e.from.Start+e.to] = image

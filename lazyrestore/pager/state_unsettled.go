@@ -14,6 +14,7 @@ import (
 const (
 	flagKept  = 1 << iota // shared memory keeps its content
 	flagFresh             // the event is fresh
+	flagStays             // the memory stays mapped where it moves away
 
 	flagMoves = 1 << 8 // of a vacancy
 )
@@ -41,6 +42,9 @@ func (m *model) appendUnsettled(b []byte) []byte {
 	told := func(e event, flags int) {
 		if e.kept {
 			flags |= flagKept
+		}
+		if e.stays {
+			flags |= flagStays
 		}
 		switch e.kind {
 		case eventRemap:
@@ -90,7 +94,7 @@ func (m *model) parseUnsettled(b []byte) error {
 	if err != nil {
 		return err
 	}
-	e.kept = b[1]&flagKept != 0
+	e.kept, e.stays = b[1]&flagKept != 0, b[1]&flagStays != 0
 	switch {
 	case e.kind == eventLeave:
 		m.calls = append(m.calls, leave{e.from, e.moves, e.tid})

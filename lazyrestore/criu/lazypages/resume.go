@@ -140,7 +140,7 @@ func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state, own int) (
 	}
 	defer of.Close()
 	held, err := of.Held(ctx)
-	if errors.Is(err, pager.ErrTaken) || err != nil && !errors.Is(err, pager.ErrNoPredecessor) {
+	if errors.Is(err, pager.ErrTaken) || err != nil && (k.Connection < 0 || !errors.Is(err, pager.ErrNoPredecessor)) {
 		return -1, err // where it was taken over from it has been ended, and what it holds has another keeper
 	}
 	up := setUp{conn: -1}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -82,6 +83,18 @@ func TestFailedTakeOverGivesBack(t *testing.T) {
 	}
 	if d.pager.Holds() {
 		t.Error("the new pager holds a task that the old keeper has")
+	}
+}
+
+// Nothing is written down where there is nothing to take, for another daemon may have written there that it has taken it.
+func TestNothingToTakeIsNotWritten(t *testing.T) {
+	d, k, _, _ := comingTask(t)
+	left := *d.state
+	if _, err := d.takeFrom(t.Context(), keeper{k.Pid(), -1}, &left, d.state.Keepers[0].Pid); !errors.Is(err, pager.ErrNoPredecessor) {
+		t.Errorf("takeFrom: %v, want that there is no state", err)
+	}
+	if _, err := os.Stat(d.state.path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a state was written (%v)", err)
 	}
 }
 

@@ -23,6 +23,16 @@ func ptrace(request, tid int, addr, data uintptr) error {
 	return nil
 }
 
+// seize is PTRACE_SEIZE. It may wait, for an execve of the task to end, and lets others
+// run Go meanwhile.
+func seize(tid int, options uintptr) error {
+	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, options, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // ptraceData makes a request whose data is a pointer; it gives the request's
 // result.
 func ptraceData(request, tid int, addr uintptr, data unsafe.Pointer) (int, error) {

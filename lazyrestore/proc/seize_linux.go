@@ -52,8 +52,32 @@ func (t *Tracer) SeizeAll(ctx context.Context, pid int) (tids []int, err error) 
 	return tids, nil
 }
 
+// seizeAll begins anew where a thread that was not stopped yet has called execve: it has
+// ended all others, and goes on under the id of the first.
 func (t *Tracer) seizeAll(ctx context.Context, pid int) (tids []int, err error) {
-	if err := traceable(pid); err != nil {
+	ours := 0
+	for begin := time.Now(); ; {
+		tids, err = t.seizeOnce(ctx, pid, ours)
+		switch {
+		case errors.Is(err, errReplaced):
+			ours = t.tid // who has called it may still be seized
+		case errors.Is(err, ErrLeaderExited) && time.Since(begin) < execveTime:
+			time.Sleep(napMax) // for an execve the first thread ends before the last
+		default:
+			return tids, err
+		}
+	}
+}
+
+// errReplaced says that another thread's execve has ended the first thread of a
+// process.
+var errReplaced = errors.New("it has called execve")
+
+// execveTime is how long an execve has to end all threads after the first.
+const execveTime = 200 * time.Millisecond
+
+func (t *Tracer) seizeOnce(ctx context.Context, pid, ours int) (tids []int, err error) {
+	if err := traceable(pid, ours); err != nil {
 		return nil, err
 	}
 	mine := make(map[int]bool)
@@ -90,7 +114,29 @@ func (t *Tracer) seizeAll(ctx context.Context, pid int) (tids []int, err error) 
 			quiet = 0
 		}
 	}
+	if err := t.sameLeader(pid); err != nil {
+		return nil, err
+	}
 	return t.leaderFirst(pid, tids)
+}
+
+// sameLeader looks, when all threads stand still, whether the first one is that which was
+// seized and has stopped. The error is errReplaced.
+func (t *Tracer) sameLeader(pid int) error {
+	k := t.tasks[pid]
+	if k == nil {
+		return errReplaced // what has the id now was not seized
+	}
+	var regs Regs
+	if err := getRegs(pid, &regs); err != nil {
+		k.stopped = false
+		return errReplaced
+	}
+	_, news, err := t.poll(pid) // only one that has not stopped before has any
+	if news || err != nil {
+		return errReplaced
+	}
+	return nil
 }
 
 // leaderFirst is the seized ones of tids, the process's first thread first.
@@ -107,8 +153,9 @@ func (t *Tracer) leaderFirst(pid int, tids []int) ([]int, error) {
 	return out, nil
 }
 
-// traceable looks for what the kernel would only call "not permitted".
-func traceable(pid int) error {
+// traceable looks for what the kernel would only call "not permitted". Tracer ours may
+// trace it already.
+func traceable(pid, ours int) error {
 	s, err := ReadStatus(pid)
 	if err != nil {
 		return err
@@ -120,10 +167,12 @@ func traceable(pid int) error {
 		return ErrSelf
 	case s.Kthread:
 		return ErrKernelThread
-	case s.TracerPid != 0:
-		return &TracedError{pid, processOf(s.TracerPid)}
+	case (s.State == 'Z' || s.State == 'X') && s.Threads == 0:
+		return errReplaced // or waited for, which the next look tells
 	case (s.State == 'Z' || s.State == 'X') && s.Threads > 1:
 		return ErrLeaderExited
+	case s.TracerPid != 0 && s.TracerPid != ours:
+		return &TracedError{pid, processOf(s.TracerPid)}
 	case s.State == 'Z' || s.State == 'X':
 		return ErrZombie
 	case !s.HasMM:
@@ -144,16 +193,37 @@ func processOf(tid int) int {
 // seizeNew seizes those of tids that are not seized yet. Threads that end
 // meanwhile are left out.
 func (t *Tracer) seizeNew(pid int, tids []int, mine map[int]bool) (fresh []*task, err error) {
+	var others []int
+	for tid := range mine {
+		if tid != pid && t.tasks[tid] != nil {
+			others = append(others, tid)
+		}
+	}
+	u := hire(others)
+	defer u.dismiss()
 	for _, tid := range tids {
-		if mine[tid] {
+		if mine[tid] && t.tasks[tid] != nil {
 			continue
 		}
 		k, err := t.seize(pid, tid)
+		if tid == pid && errors.Is(err, ErrNotPermitted) {
+			k, err = t.seize(pid, tid) // it was dead, and is another thread by now
+		}
+		var traced *TracedError
+		if tid == pid && errors.As(err, &traced) && tracerOf(tid) == t.tid {
+			k, err = t.adopt(pid), nil
+		}
+		if err == nil && tid != pid {
+			u.add(tid)
+		}
 		if err != nil {
-			if tid != pid && (errors.Is(err, ErrNoProcess) || errors.Is(err, ErrZombie)) {
-				continue
+			if !errors.Is(err, ErrNoProcess) && !errors.Is(err, ErrZombie) {
+				return fresh, err
 			}
-			return fresh, err
+			if tid == pid {
+				return fresh, errReplaced // or it has ended, which the next look tells
+			}
+			continue
 		}
 		mine[tid] = true
 		fresh = append(fresh, k)
@@ -161,10 +231,23 @@ func (t *Tracer) seizeNew(pid int, tids []int, mine map[int]bool) (fresh []*task
 	return fresh, nil
 }
 
+// adopt takes into the books a first thread that was seized under another id, before
+// its execve.
+func (t *Tracer) adopt(pid int) *task {
+	k := &task{tid: pid, pid: pid, seized: true}
+	t.tasks[pid] = k
+	return k
+}
+
+func tracerOf(tid int) int {
+	s, _ := ReadStatus(tid)
+	return s.TracerPid
+}
+
 func (t *Tracer) seize(pid, tid int) (*task, error) { return t.seizeWith(pid, tid, seizeOptions) }
 
 func (t *Tracer) seizeWith(pid, tid int, options uintptr) (*task, error) {
-	err := ptrace(unix.PTRACE_SEIZE, tid, 0, options)
+	err := seize(tid, options)
 	if errors.Is(err, unix.EPERM) {
 		err = whyNot(tid)
 	}
@@ -212,12 +295,34 @@ func (t *Tracer) haltAll(ctx context.Context, tasks []*task) error {
 	return nil
 }
 
+// waitTold waits for a task that was told to stop. A first thread is told again now and
+// then: what has its id after an execve was not.
+func (t *Tracer) waitTold(k *task, deadline time.Time) (Stop, error) {
+	for {
+		till := deadline
+		if again := time.Now().Add(toldAgain); k.seized && k.tid == k.pid && again.Before(till) {
+			till = again
+		}
+		stop, err := t.wait(k.tid, till)
+		var stuck *StuckError
+		if !errors.As(err, &stuck) || !till.Before(deadline) {
+			return stop, err
+		}
+		if err := t.poke(k); err != nil {
+			delete(t.tasks, k.tid) // it was not seized
+			return stop, err
+		}
+	}
+}
+
+const toldAgain = 50 * time.Millisecond
+
 // settle waits until a task that was interrupted stands still for that reason.
 // A signal that it reports first is given to it: with the interrupt still to
 // come it does not run on.
 func (t *Tracer) settle(k *task, deadline time.Time) error {
 	for {
-		stop, err := t.wait(k.tid, deadline)
+		stop, err := t.waitTold(k, deadline)
 		if err != nil {
 			return err
 		}

@@ -103,6 +103,9 @@ func (t *Tracer) wait(tid int, deadline time.Time) (Stop, error) {
 		default:
 			ts := unix.NsecToTimespec(int64(nap))
 			_ = unix.Nanosleep(&ts, nil)
+			if nap == napMax {
+				t.reapOthers(tid) // for whom an execve of this one may wait
+			}
 			nap = min(2*nap, napMax)
 		}
 	}

@@ -341,7 +341,7 @@ func (t *Tracer) stopped(k *task, deadline time.Time) error {
 	if k.stuck {
 		deadline = time.Now()
 	}
-	_, err := t.wait(k.tid, deadline)
+	_, err := t.waitTold(k, deadline)
 	return markStuck(err, []*task{k})
 }
 

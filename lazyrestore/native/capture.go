@@ -28,6 +28,8 @@ type capture struct {
 	mute    bool // it cannot be asked, for a reason to refuse that is known
 	fds     *fdTable
 
+	behindVDSO page.Range // what is left of its pages; see sameVDSO
+
 	registered bool // some memory is, with a userfaultfd
 	abandoned  bool // nobody answers for that: to look into it would never end
 

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
@@ -231,10 +232,18 @@ func (c *capture) vdso() error {
 	if _, err := proc.ReadMemory(c.pid, uint64(d.Text.Start), text); err != nil {
 		return fmt.Errorf("read the vDSO: %w", err)
 	}
-	d.Sum = vdsoSum(text)
-	if own, err := ownVDSO(len(text)); err != nil || vdsoSum(own) != d.Sum {
+	own, err := ownVDSO(len(text))
+	if err != nil || !sameVDSO(own, text) {
 		c.refused.add("the vDSO", "it is not the one of the kernel that runs", "")
 	}
+	d.Sum = vdsoSum(own)
 	c.st.VDSO = d
+	c.behindVDSO = page.Range{Start: d.Text.Start + page.Addr(len(bytes.TrimRight(own, "\x00"))), End: d.Text.End}
 	return nil
+}
+
+// sameVDSO compares a process's vDSO with this one's, up to its end: behind that may
+// be what a checkpoint that was killed has left (proc's detours). No restored process has it.
+func sameVDSO(own, theirs []byte) bool {
+	return bytes.HasPrefix(theirs, bytes.TrimRight(own, "\x00"))
 }

@@ -296,6 +296,9 @@ func (f *Frozen) thread(th *Thread) error {
 	if th.Regs, err = tr.GetRegs(tid); err != nil {
 		return err
 	}
+	if f.c.behindVDSO.Contains(page.Addr(th.Regs[proc.RIP])) {
+		f.c.refused.add(threadName(tid), "it still runs code of a checkpoint that was killed", "try again")
+	}
 	if th.XState, err = tr.GetXState(tid); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // These are refusals of state that a test cannot have everywhere: the capture
@@ -83,6 +85,28 @@ func TestRefusesMapping(t *testing.T) {
 		}
 		wantRefusal(t, c, "vDSO", "unmapped")
 	})
+	t.Run("vdso", func(t *testing.T) {
+		c, mem := vdsoOf(t)
+		at := int64(c.st.VDSO.Text.End) - 16
+		if sum := c.st.VDSO.Sum; sum == "" || c.behindVDSO.Len() < 16 {
+			t.Fatalf("a vDSO with the sum %q ends in %v", sum, c.behindVDSO)
+		}
+		// as a checkpoint leaves it that is killed amid a detour
+		if _, err := mem.WriteAt([]byte("left"), at); err != nil {
+			t.Fatal(err)
+		}
+		sum := c.st.VDSO.Sum
+		if err := errors.Join(c.vdso(), c.refused.err()); err != nil || c.st.VDSO.Sum != sum {
+			t.Errorf("with something behind its end it has the sum %q instead of %q, %v", c.st.VDSO.Sum, sum, err)
+		}
+		if _, err := mem.WriteAt([]byte("else"), int64(c.behindVDSO.Start)-4); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.vdso(); err != nil {
+			t.Fatal(err)
+		}
+		wantRefusal(t, c, "vDSO", "not the one")
+	})
 	t.Run("ordinary", func(t *testing.T) {
 		c := newCapture(os.Getpid())
 		v := proc.VMA{Range: r, PageSize: page.Size, Flags: proc.VMRead | proc.VMWrite | proc.VMAccount}
@@ -90,6 +114,30 @@ func TestRefusesMapping(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// vdsoOf is a capture of another process, with its vDSO, and that process's memory.
+func vdsoOf(t *testing.T) (*capture, *os.File) {
+	t.Helper()
+	uffdtest.Need(t, "ptrace")
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	c := newCapture(cmd.Process.Pid)
+	if err := errors.Join(c.readSmaps(), c.vdso(), c.refused.err()); err != nil {
+		t.Fatal(err)
+	}
+	mem, err := os.OpenFile("/proc/"+strconv.Itoa(c.pid)+"/mem", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mem.Close() })
+	return c, mem
 }
 
 func TestRefusesProcess(t *testing.T) {

@@ -29,6 +29,7 @@ var refusals = []struct{ scene, names string }{
 	{"child", `child process \d+`},
 	{"seccomp", `seccomp`},
 	{"thread-namespace", `thread \d+: it has a uts namespace of its own`},
+	{"thread-itself", `(?s)thread \d+: it has no_new_privs.*thread \d+: it has another personality`},
 	{"deny-write-execute", `PR_SET_MDWE`},
 	{"descriptor-table", `local descriptor table`},
 	{"many-things", `(?s)child process.*SYSV.*descriptor \d+ \(socket.*namespace of its own.*local descriptor table`},

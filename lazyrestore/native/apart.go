@@ -26,6 +26,9 @@ func (c *capture) threadApart(tid int, s *proc.Status) error {
 		}
 	}
 	c.threadCredentials(tid, s)
+	if s.NoNewPrivs != c.status.NoNewPrivs {
+		c.refused.add(name, "it has no_new_privs, or lacks it, unlike the first thread", "set it for all threads")
+	}
 	if s.Seccomp != 0 {
 		c.refused.add(name, "it has system call filters", helpCRIU)
 	}

@@ -62,6 +62,11 @@ func (q *questions) askSwitches(th *Thread) []asked {
 				s.MCEKill = uint64(ret) + 1
 			}
 		}},
+		{call(unix.SYS_PERSONALITY, 0xffffffff), func(ret int64) {
+			if uint64(ret) != q.f.c.st.Persona {
+				q.f.c.refused.add(threadName(th.TID), "it has another personality than the first thread", "")
+			}
+		}},
 		{call(unix.SYS_PRCTL|proc.MayFail, unix.PR_GET_IO_FLUSHER), func(ret int64) {
 			if ret > 0 {
 				s.IOFlusher = 1

@@ -11,6 +11,8 @@
 #include <sched.h>
 #include <time.h>
 
+#include <sys/personality.h>
+
 #include "subject.h"
 
 /* Two that are connected, in one process. */
@@ -228,6 +230,35 @@ static void thread_namespace(int argc, char **argv)
 	CHECK(pthread_join(thread, NULL) == 0);
 }
 
+static void *without_privileges(void *unused)
+{
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	__atomic_store_n((int *)unused, 1, __ATOMIC_SEQ_CST);
+	await_file("go1");
+	return NULL;
+}
+
+static void *another_person(void *unused)
+{
+	MUST(personality(ADDR_NO_RANDOMIZE) != -1);
+	__atomic_store_n((int *)unused, 1, __ATOMIC_SEQ_CST);
+	await_file("go1");
+	return NULL;
+}
+
+/* Threads that have set for themselves what mostly all threads have. */
+static void thread_itself(int argc, char **argv)
+{
+	static int set[2];
+	pthread_t threads[2];
+	MUST(pthread_create(&threads[0], NULL, without_privileges, &set[0]) == 0);
+	MUST(pthread_create(&threads[1], NULL, another_person, &set[1]) == 0);
+	while (!__atomic_load_n(&set[0], __ATOMIC_SEQ_CST) || !__atomic_load_n(&set[1], __ATOMIC_SEQ_CST))
+		usleep(1000);
+	stop();
+	CHECK(pthread_join(threads[0], NULL) == 0 && pthread_join(threads[1], NULL) == 0);
+}
+
 static void deny_write_execute(int argc, char **argv)
 {
 	MUST(prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0) == 0);
@@ -278,7 +309,7 @@ const struct scene refused_scenes[] = {
 	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv}, {"guard-shared", guard_shared},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"aio", aio}, {"outside-pipe", outside_pipe}, {"mapped-twice", mapped_twice}, {"pid-namespace", pid_namespace},
-	{"thread-namespace", thread_namespace}, {"deny-write-execute", deny_write_execute},
+	{"thread-namespace", thread_namespace}, {"thread-itself", thread_itself}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
 	{"owned-by-other", owned_by_other}, {"hugetlb-shared", hugetlb_shared}, {"two", two}, {NULL, NULL},

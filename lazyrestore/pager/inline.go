@@ -50,6 +50,9 @@ func (r *reader) serve() {
 func (r *reader) place(f fault) {
 	m, ok := f.s.find(f.addr)
 	if !ok {
+		if r.grown(f) {
+			return
+		}
 		r.finish(f, r.zero(f, m, f.s.gap(f.addr, page.RangeOf(f.addr, maxZero)).End))
 		return
 	}

@@ -66,6 +66,10 @@ type world struct {
 	// dropped is, without what it missed, the space that was let go of last. Until the next
 	// snapshot: whoever wrote down that it is may not have closed its uffd since.
 	dropped *model
+	// removed is image addresses of shared memory that was removed: zero, wherever it is mapped again. Of what was
+	// removed before a snapshot that was inherited nothing is known.
+	removed   page.Set
+	inherited bool
 }
 
 // add enters a space that is filled by maps.
@@ -227,11 +231,13 @@ func (w *world) remove(m *model, e event) {
 	if e.kept && m.shares(e.from) {
 		return // a range of one event lies in one mapping
 	}
+	w.noteRemoved(m, e)
 	for _, gone := range m.forget(e.from) {
 		if !gone.Shared {
 			continue
 		}
 		m.emptied = true
+		w.removed.Add(gone.ImageRange())
 		for _, other := range w.spaces {
 			var also []page.Range
 			other.places(gone.ImageRange(), func(p page.Mapping) { also = append(also, p.Range) })
@@ -239,6 +245,22 @@ func (w *world) remove(m *model, e event) {
 				other.forget(r)
 				other.emptied = true
 			}
+		}
+	}
+}
+
+// noteRemoved notes what may be removed where shared memory has grown to, of which the books do not know.
+func (w *world) noteRemoved(m *model, e event) {
+	if e.kept {
+		return
+	}
+	unknown := page.SetOf(e.from)
+	for r := range m.registered.Within(e.from) {
+		unknown.Remove(r)
+	}
+	for r := range unknown.All() {
+		if p, ok := m.sharedBelow(r.Start); ok {
+			w.removed.Add(page.RangeOf(p.ImageAddr(r.Start), r.Len()))
 		}
 	}
 }

@@ -55,6 +55,7 @@ type reader struct {
 	patience patience
 	turns    turns
 	zapped   zapped
+	stretch  stretch       // the latest that was looked at; of no space once it has changed
 	standing []unix.PollFd // for standBack
 
 	probed int64 // when it was looked who is gone, but for crowding
@@ -299,6 +300,7 @@ func (r *reader) change(s *space, e event) error {
 	for _, s := range *r.spaces.Load() {
 		s.settleGone(r.table)
 	}
+	r.stretch = stretch{}
 	return nil
 }
 

@@ -233,7 +233,7 @@ func parseSnapshot(b []byte) (*world, error) {
 	if len(b) < 8 {
 		return nil, fmt.Errorf("%w: snapshot of %d bytes", errState, len(b))
 	}
-	w := &world{next: order64.Uint32(b)}
+	w := &world{next: order64.Uint32(b), inherited: true}
 	n := order64.Uint32(b[4:])
 	b = b[8:]
 	for range n {

@@ -1,0 +1,97 @@
+package pager
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// growable serves 64 pages of shared memory, of which the process has unmapped the upper half, and a
+// forked child that has all of them.
+func growable(t *testing.T) (s *served, child *uffdtest.Thread) {
+	t.Helper()
+	s = serveChild(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}})
+	child, pid := s.Fork(t)
+	pid.Wait(t)
+	s.Munmap(s.Addr(32), 32*page.Size).Wait(t)
+	return s, child
+}
+
+// grow has th show all of it again, and returns where.
+func (s *served) grow(t *testing.T, th *uffdtest.Thread) uint64 {
+	t.Helper()
+	return th.Mremap(s.Addr(0), 32*page.Size, 64*page.Size, unix.MREMAP_MAYMOVE, 0).Wait(t)
+}
+
+// Shared memory that a mapping has grown by has its content, and keeps it for others.
+func TestSharedMemoryGrows(t *testing.T) {
+	t.Run("at its place", func(t *testing.T) {
+		s, child := growable(t)
+		defer child.Exit(0)
+		at := s.grow(t, s.Thread)
+		s.checkAt(t, s.Thread, at+40*page.Size, 40*page.Size, 3*page.Size)
+		s.checkAt(t, s.Thread, at+63*page.Size, 63*page.Size, page.Size)
+		s.check(t, child)
+		s.checkAt(t, s.Thread, at, 0, 64*page.Size)
+	})
+	t.Run("elsewhere", func(t *testing.T) {
+		s, child := growable(t)
+		defer child.Exit(0)
+		s.Mmap(s.Addr(40), page.Size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED).Wait(t)
+		at := s.grow(t, s.Thread)
+		if at == s.Start {
+			t.Fatal("it has not moved")
+		}
+		s.Store(at+50*page.Size, 7).Wait(t)
+		if got := child.Load(s.Addr(50)).Wait(t); got != 7 {
+			t.Errorf("what was stored is %d for the other process", got)
+		}
+		s.checkAt(t, s.Thread, at, 0, 50*page.Size)
+		s.checkAt(t, child, s.Addr(51), 51*page.Size, 13*page.Size)
+	})
+	t.Run("nobody else has it", func(t *testing.T) {
+		s, child := growable(t)
+		child.Exit(0)
+		at := s.grow(t, s.Thread)
+		s.Load(at + 63*page.Size).Wait(t)
+		s.checkAt(t, s.Thread, at, 0, 64*page.Size)
+		if err := s.wait(t); err != nil { // all of it is there
+			t.Error(err)
+		}
+	})
+	t.Run("removed", func(t *testing.T) {
+		s, child := growable(t)
+		defer child.Exit(0)
+		child.Madvise(s.Addr(36), 8*page.Size, unix.MADV_REMOVE).Wait(t)
+		at := s.grow(t, s.Thread)
+		s.Madvise(at+56*page.Size, 4*page.Size, unix.MADV_REMOVE).Wait(t)
+		zero(t, s.Thread, at+56*page.Size, 4*page.Size)
+		zero(t, s.Thread, at+36*page.Size, 8*page.Size)
+		s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 4*page.Size)
+		s.checkAt(t, s.Thread, at+44*page.Size, 44*page.Size, 12*page.Size)
+		zero(t, child, s.Addr(36), 8*page.Size)
+	})
+}
+
+// Of a forked child it cannot be seen what has grown: the page is lost to it, and to nobody else.
+func TestSharedMemoryGrowsUnseen(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}})
+	child, pid := s.Fork(t)
+	pid.Wait(t)
+	child.Munmap(s.Addr(32), 32*page.Size).Wait(t)
+	at := s.grow(t, child)
+	if got, err := child.Load(at + 40*page.Size).Result(); !uffdtest.Gone(err) {
+		t.Errorf("the child reads %d, %v, want its end by SIGBUS", got, err)
+	}
+	s.check(t, s.Thread)
+	s.Kill()
+	var lost *LostError
+	if err := s.wait(t); !errors.As(err, &lost) {
+		t.Errorf("Serve = %v, want a LostError", err)
+	}
+}

@@ -41,7 +41,7 @@ const together = 16
 func (b *builder) partThreads(own []byte) (first, rest []int) {
 	for i := 1; i < len(b.st.Threads); i++ {
 		th := &b.st.Threads[i]
-		if !b.st.Session.Stopped && th.Sleep.Call == 0 && th.RSeq.CS == 0 && takes(th, own) {
+		if !b.st.Session.Stopped && th.Sleep.Call == 0 && th.RSeq.CS == 0 && !b.hasLate(th) && takes(th, own) {
 			rest = append(rest, i)
 		} else {
 			first = append(first, i)

@@ -35,6 +35,9 @@ func (b *builder) setAll(p *Process) error {
 	}
 	for _, i := range first {
 		th := &st.Threads[i]
+		if err := b.queueLate(tr, b.tids[i], th); err != nil {
+			return err
+		}
 		regs := resume(th.Regs)
 		if th.Sleep.Call != 0 {
 			var err error
@@ -59,6 +62,9 @@ func (b *builder) setLeader(p *Process) error {
 	st, tr := b.st, p.tracer
 	leader := &st.Threads[0]
 	if err := b.setDumpable(tr, b.pid); err != nil {
+		return err
+	}
+	if err := b.queueLate(tr, b.pid, leader); err != nil {
 		return err
 	}
 	regs, err := b.leaderAsleep(tr)

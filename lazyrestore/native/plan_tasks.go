@@ -28,9 +28,7 @@ func (b *builder) process(t *table) {
 		act := b.prog.words(a.Handler, a.Flags, a.Restorer, a.Mask)
 		t.call("set the action of signal", unix.SYS_RT_SIGACTION, uint64(sig), act, 0, sigSetSize).on(strconv.Itoa(sig))
 	}
-	for _, info := range st.Pending {
-		t.call("queue signal", unix.SYS_RT_SIGQUEUEINFO, uint64(st.PID), uint64(signalOf(info)), b.prog.bytes(info)).on(strconv.Itoa(signalOf(info)))
-	}
+	b.queue(t, &st.Threads[0], st.Pending, unix.SYS_RT_SIGQUEUEINFO, uint64(st.PID))
 	for bit := range uint(63) {
 		if st.Membarrier&(1<<bit) != 0 {
 			t.call("register for memory barriers", unix.SYS_MEMBARRIER, 1<<bit, 0, 0)

@@ -107,7 +107,5 @@ func (b *builder) thread(t *table, th *Thread) {
 	}
 	b.schedulingSteps(t, th)
 	b.switchSteps(t, th)
-	for _, info := range th.Pending {
-		t.call("queue signal", unix.SYS_RT_TGSIGQUEUEINFO, uint64(b.st.PID), uint64(th.TID), uint64(signalOf(info)), b.prog.bytes(info)).on(strconv.Itoa(signalOf(info)))
-	}
+	b.queue(t, th, th.Pending, unix.SYS_RT_TGSIGQUEUEINFO, uint64(b.st.PID), uint64(th.TID))
 }

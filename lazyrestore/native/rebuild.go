@@ -122,6 +122,7 @@ type builder struct {
 	usual        int        // how many steps the last of them has that was planned
 	room         []step     // for those of the next ones
 	beside       []eagerRun // that are written from here
+	lateSignals  []lateSignal
 
 	begin    func() error // starts the process, when it has something to do
 	beginErr error        // why it does not run

@@ -51,6 +51,7 @@ static void block_some(void)
 		sigaddset(&some, s);
 	sigaddset(&some, SIGUSR1);
 	sigaddset(&some, SIGUSR2);
+	sigaddset(&some, SIGCONT);
 	MUST(sigprocmask(SIG_SETMASK, &some, NULL) == 0);
 }
 
@@ -78,6 +79,7 @@ static void *with_pending(void *argument)
 		CHECK(take(SIGRTMIN + 2, &info) == SIGRTMIN + 2 && info.si_code == SI_QUEUE && info.si_value.sival_int == 50 + i);
 	CHECK(take(SIGUSR1, &info) == SIGUSR1 && info.si_code == SI_TKILL && info.si_pid == getpid());
 	CHECK(take(SIGUSR1, &info) == -1);
+	CHECK(take(SIGCONT, &info) == SIGCONT && info.si_code == SI_TKILL && info.si_pid == getpid());
 	return NULL;
 }
 
@@ -96,6 +98,7 @@ static void pending(int argc, char **argv)
 	for (int i = 0; i < 3; i++)
 		MUST(pthread_sigqueue(thread, SIGRTMIN + 2, (union sigval){.sival_int = 50 + i}) == 0);
 	MUST(syscall(SYS_tgkill, getpid(), other_tid, SIGUSR1) == 0);
+	MUST(kill(getpid(), SIGCONT) == 0 && syscall(SYS_tgkill, getpid(), other_tid, SIGCONT) == 0);
 	MUST(syscall(SYS_tgkill, getpid(), gettid(), SIGRTMIN + 5) == 0);
 	stop();
 	sigprocmask(SIG_BLOCK, NULL, &have);
@@ -106,6 +109,7 @@ static void pending(int argc, char **argv)
 	CHECK(take(SIGUSR2, &info) == SIGUSR2 && info.si_code == SI_USER && info.si_pid == getpid());
 	CHECK(take(SIGUSR2, &info) == -1);
 	CHECK(take(SIGRTMIN + 5, &info) == SIGRTMIN + 5 && info.si_code == SI_TKILL);
+	CHECK(take(SIGCONT, &info) == SIGCONT && info.si_code == SI_USER && info.si_pid == getpid());
 	CHECK(take(SIGRTMIN + 2, &info) == -1); /* it is the other thread's */
 	release = 1;
 	CHECK(pthread_join(thread, NULL) == 0);

@@ -105,7 +105,7 @@ func (in *installer) spareGuards(s *space, plain []byte, first int) (outcome, er
 		}
 		var err error
 		if in.guarded, err = scan.Guards(r, in.buf, in.guarded); err != nil {
-			return broken, err
+			return outcomeOf(err), err // the process may have ended
 		}
 	}
 	if len(in.guarded) > 0 {

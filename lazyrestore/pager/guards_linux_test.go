@@ -117,7 +117,7 @@ func TestGuardsAreOfTheSpace(t *testing.T) {
 			defer s.guards.close()
 			w := se.newWorker("test")
 			defer w.close()
-			for i := range 4 {
+			for i := range 3 {
 				if out, err := w.install(s, make([]byte, 8*page.Size), 0, 2*i, 2*i+2); out != there {
 					t.Fatal(out, err)
 				}
@@ -125,8 +125,12 @@ func TestGuardsAreOfTheSpace(t *testing.T) {
 			if got := s.guards.scan.Load() != nil; got != own {
 				t.Errorf("guards are looked for: %v, want %v", got, own)
 			}
-			if left := s.left.Load(); left != 0 {
-				t.Errorf("%d pages are left", left)
+			if left := s.left.Load(); left != 2 {
+				t.Errorf("%d pages are left, want 2", left)
+			}
+			c.Kill()
+			if out, err := w.install(s, make([]byte, 8*page.Size), 0, 6, 8); out != dead {
+				t.Errorf("when the process has ended: %v, %v", out, err)
 			}
 		})
 	}

@@ -40,6 +40,50 @@ func TestRefusesOutsideSocket(t *testing.T) {
 	s.well()
 }
 
+// The file of a unix socket is as it was after a look whether a restore is possible,
+// and after one that fails behind the making of it.
+func TestFailedRestoreAndSocketFile(t *testing.T) {
+	t.Parallel()
+	s := start(t, "listeners")
+	address := "127.0.0.1:" + s.says(`bound to (\d+)`)[1]
+	s.checkpoint(plainest)
+	path := "/tmp/lr-subject-" + strconv.Itoa(s.pid)
+	fails := func() {
+		t.Helper()
+		taken := must(net.Listen("tcp", address))(t)
+		defer taken.Close()
+		if err := s.tryRestore(filling); err == nil || !contains(err.Error(), "bind: ") {
+			t.Fatalf("%v, want that an address is taken", err)
+		}
+	}
+	look := func() {
+		t.Helper()
+		if err := s.tryRestore(lazyrestore.RestoreOptions{DryRun: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := must(os.Lstat(path))(t)
+	look()
+	if now, err := os.Lstat(path); err != nil || !os.SameFile(left, now) {
+		t.Errorf("after the look it is another file, %v", err)
+	}
+	fails()
+	if now, err := os.Lstat(path); err != nil || now.Mode() != left.Mode() {
+		t.Errorf("after the failure it is another file, %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for name, does := range map[string]func(){"look": look, "failure": fails} {
+		if does(); !errors.Is(unix.Access(path, unix.F_OK), unix.ENOENT) {
+			t.Errorf("after the %s the file is there", name)
+		}
+	}
+	s.restore(filling)
+	s.release()
+	s.well()
+}
+
 // Somebody has taken the place of a listener: refused, and nothing is taken
 // from them.
 func TestRestoreRefusesTakenAddress(t *testing.T) {

@@ -208,7 +208,7 @@ func Rebuild(ctx context.Context, st *State, opts RebuildOptions) (*Process, err
 // no process. It gives the warnings that the Rebuild would.
 func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings []string, err error) {
 	applyStdio(st, opts.Stdio)
-	re := &reopener{st: st, opts: &opts, places: placesBeside(st)}
+	re := &reopener{st: st, opts: &opts, places: placesBeside(st), check: true}
 	defer re.close()
 	defer re.unmake()
 	if err := unix.Kill(st.PID, 0); !opts.PIDNamespace && !errors.Is(err, unix.ESRCH) {

@@ -32,6 +32,7 @@ type reopener struct {
 	contents map[uint64]*Open // of pipes
 	sockets  map[uint32]int   // by description: those of pairs
 	made     []string         // files that were not there
+	check    bool             // it is only looked whether all could be had
 	asWere   map[string]bool  // files that are as they were, whatever their times say
 }
 

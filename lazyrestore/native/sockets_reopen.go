@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -43,7 +44,7 @@ func (r *reopener) newSocket(s *Socket) (int, error) {
 			return -1, err
 		}
 	}
-	if s.Listen {
+	if s.Listen && (!r.check || s.path() == "") {
 		if err := unix.Listen(fd, int(s.Backlog)); err != nil {
 			r.refused.add(s.name(), "listen: "+err.Error(), "end whoever listens there")
 			return -1, nil
@@ -165,13 +166,24 @@ func (s *Socket) setOptions(fd int) error {
 }
 
 // bind binds a socket to its name. The file that a unix socket has left behind
-// is taken away, if nobody listens there.
+// is taken away, if nobody listens there; one that takes its place is left where the
+// restore fails, as that was, for nobody listens there then.
 func (r *reopener) bind(s *Socket, fd int) (ok bool, err error) {
-	path := s.path()
+	path, was := s.path(), false
 	if path != "" {
-		if why := leftBehind(path, s.Type); why != "" {
+		var why string
+		if was, why = leftBehind(path, s.Type); why != "" {
 			r.refused.add(s.name(), why, "end whoever listens there, or remove it")
 			return false, nil
+		}
+		if r.check {
+			return r.mayBind(s), nil
+		}
+		if was {
+			if err := os.Remove(path); err != nil {
+				r.refused.add(s.name(), err.Error(), "remove it")
+				return false, nil
+			}
 		}
 	}
 	if err := proc.BindName(fd, s.Name); err != nil {
@@ -180,6 +192,9 @@ func (r *reopener) bind(s *Socket, fd int) (ok bool, err error) {
 	}
 	if path == "" {
 		return true, nil
+	}
+	if !was {
+		r.made = append(r.made, path)
 	}
 	if err := os.Chmod(path, os.FileMode(s.Mode)); err != nil {
 		return false, err
@@ -190,31 +205,37 @@ func (r *reopener) bind(s *Socket, fd int) (ok bool, err error) {
 	return true, nil
 }
 
-// leftBehind removes a socket's file that nobody listens at, and says why where
-// it may not.
-func leftBehind(path string, typ int) (why string) {
+// mayBind refuses a socket whose file could not be made.
+func (r *reopener) mayBind(s *Socket) bool {
+	err := unix.Access(filepath.Dir(s.path()), unix.W_OK|unix.X_OK)
+	if err != nil {
+		r.refused.add(s.name(), "bind: "+err.Error(), "make the directory that it was in")
+	}
+	return err == nil
+}
+
+// leftBehind reports whether there is a socket's file that nobody listens at, and says
+// why a socket cannot have the path.
+func leftBehind(path string, typ int) (was bool, why string) {
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return ""
+		return false, ""
 	case err != nil:
-		return err.Error()
+		return false, err.Error()
 	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
-		return "something that is no socket has its path"
+		return false, "something that is no socket has its path"
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return err.Error()
+		return false, err.Error()
 	}
 	defer unix.Close(fd)
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); !errors.Is(err, unix.ECONNREFUSED) {
-		return "somebody has it"
+		return false, "somebody has it"
 	}
-	if err := os.Remove(path); err != nil {
-		return err.Error()
-	}
-	return ""
+	return true, ""
 }
 
 // name is how a socket is called in a refusal.

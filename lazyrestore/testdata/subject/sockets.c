@@ -101,6 +101,7 @@ static void listeners(int argc, char **argv)
 	MUST(bind(abstract, (void *)&name, abstract_size) == 0 && listen(abstract, 3) == 0);
 	MUST(bind(bound, (void *)&a4, sizeof a4) == 0 && set(fresh, SOL_SOCKET, SO_RCVBUF, 50000) == 0 && plain >= 0);
 	int p4 = port(t4), p6 = port(t6), pb = port(bound);
+	say("bound to %d", pb);
 	stop();
 	struct stat st;
 	CHECK(port(t4) == p4 && port(t6) == p6 && port(bound) == pb);

@@ -2,6 +2,7 @@ package lazyrestore_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -23,7 +24,7 @@ func TestReadersOfArguments(t *testing.T) {
 	t.Parallel()
 	for _, stack := range []string{"anywhere", "fixed"} {
 		t.Run(stack, func(t *testing.T) {
-			s := launch(t, startWith{scene: "arguments", args: []string{stack, strings.Repeat("x", 50000)}, env: []string{"LONG=" + strings.Repeat("y", 50000)}})
+			s := launch(t, startWith{scene: "arguments", args: []string{stack, strings.Repeat("x", 100000)}, env: []string{"LONG=" + strings.Repeat("y", 100000)}})
 			s.ready(1)
 			defer readAllTheTime(s.pid, "cmdline", "environ")()
 			for range 5 {
@@ -33,6 +34,24 @@ func TestReadersOfArguments(t *testing.T) {
 			s.well()
 		})
 	}
+}
+
+// Who looks at a process that misses nearly all of its memory sees its arguments and its environment.
+func TestArgumentsAreShown(t *testing.T) {
+	t.Parallel()
+	s := launch(t, startWith{scene: "look", args: []string{"8", "shown", strings.Repeat("x", 10000)}, env: []string{"SHOWN=" + strings.Repeat("y", 10000)}})
+	s.ready(1)
+	text := func(name string) string { return string(must(os.ReadFile(fmt.Sprintf("/proc/%d/%s", s.pid, name)))(t)) }
+	arguments, environment := text("cmdline"), text("environ")
+	s.cycle(plainest, lazily)
+	if got := text("cmdline"); got != arguments {
+		t.Errorf("%d bytes of arguments, want %d", len(got), len(arguments))
+	}
+	if got := text("environ"); got != environment {
+		t.Errorf("%d bytes of environment, want %d", len(got), len(environment))
+	}
+	s.release()
+	s.well()
 }
 
 // Whoever reads its memory meanwhile, as root may, makes no zeros that the process

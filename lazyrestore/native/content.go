@@ -64,6 +64,9 @@ func (k *content) find() error {
 	for _, r := range k.variables() {
 		k.words.Add(r)
 	}
+	for _, r := range st.MM.shown() {
+		k.words.Add(r)
+	}
 	for i := range st.VMAs {
 		v := &st.VMAs[i]
 		var err error
@@ -89,6 +92,21 @@ func (k *content) find() error {
 	}
 	k.boundMappings(mapLimit())
 	return nil
+}
+
+// shownBytes is how much of its arguments, and of its environment, a process shows while memory is missing.
+const shownBytes = 32 << 10
+
+// shown is the pages that /proc/PID/cmdline and environ are read from. The kernel does not wait for one that is
+// missing: ps would show a process without arguments.
+func (mm *MM) shown() []page.Range {
+	var rs []page.Range
+	for _, b := range [...][2]uint64{{mm.ArgStart, mm.ArgEnd}, {mm.EnvStart, mm.EnvEnd}} {
+		if b[0] < b[1] {
+			rs = append(rs, page.Range{Start: page.Addr(b[0]).Down(), End: page.Addr(min(b[1], b[0]+shownBytes)).Up()})
+		}
+	}
+	return rs
 }
 
 // refuseGuards refuses guard regions in shared memory (Linux 6.15): the pages

@@ -19,6 +19,10 @@ func (p *Process) PID() int { return p.pid }
 // Result is what was known when the process ran.
 func (p *Process) Result() RestoreResult { return p.result }
 
+// DeathSignal reports whether the process, or a thread of it, asks for a signal when its
+// parent ends: that is this program.
+func (p *Process) DeathSignal() bool { return p.deathSignal }
+
 // Signal sends a signal to the process. unix.ESRCH: it has ended. unix.EBADF:
 // after Close.
 func (p *Process) Signal(sig unix.Signal) error {

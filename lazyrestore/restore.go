@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,8 @@ type Process struct {
 	space  *proc.PIDNamespace // of its own; nil: it has none
 	result RestoreResult
 	begin  time.Time
+
+	deathSignal bool // it asks for one
 
 	pager    *pager.Pager // nil where nothing was lazy
 	resident chan struct{}
@@ -401,6 +404,7 @@ func (r *restorer) process() *Process {
 	if r.opts.PIDNamespace {
 		p.result.InnerPID = r.st.PID
 	}
+	p.deathSignal = r.st.PDeathSig != 0 || slices.ContainsFunc(r.st.Threads, func(th native.Thread) bool { return th.Switches.DeathSig != 0 })
 	return p
 }
 

@@ -175,11 +175,19 @@ func dropLog(log *os.File) {
 	}
 }
 
-// untilResident looks after a detached process until it needs nobody.
+// untilResident looks after a detached process until it needs nobody: one that asks for
+// a signal when its parent ends needs it for as long as it lives.
 func (s *supervised) untilResident() error {
-	go s.Wait() // reaps it, should it end before its pager
+	ended := make(chan struct{})
+	go func() { // reaps it, should it end before its pager
+		defer close(ended)
+		_, _ = s.Wait()
+	}()
 	err := s.WaitPager()
 	s.writeStats()
+	if s.DeathSignal() {
+		<-ended
+	}
 	return errors.Join(err, s.Close())
 }
 

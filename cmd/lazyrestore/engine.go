@@ -17,6 +17,7 @@ type process interface {
 	Wait() (unix.WaitStatus, error) // the program's end
 	Resident() <-chan struct{}      // closed when all memory is there
 	WaitPager() error               // until the pager has left, with its error
+	DeathSignal() bool              // the program asks for a signal when we end
 	Close() error                   // lets go of what the restore holds, once the pager has left
 	Stats() lazyrestore.Stats
 }

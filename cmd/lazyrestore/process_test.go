@@ -7,15 +7,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -43,13 +46,18 @@ func (w testWriter) Write(p []byte) (int, error) {
 // free.
 func sleeper(t *testing.T) (img string, pid int) {
 	t.Helper()
+	return sleeperWith(t, syscall.SysProcAttr{Setsid: true})
+}
+
+func sleeperWith(t *testing.T, attr syscall.SysProcAttr) (img string, pid int) {
+	t.Helper()
 	uffdtest.Need(t, "uffd", "ptrace", "root")
 	// What whoever runs the tests has open is not the business of sleep.
 	if err := unix.CloseRange(3, 1<<20, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &attr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -231,6 +239,35 @@ func TestDetachedRestore(t *testing.T) {
 		t.Errorf("statistics %q, %v", text, err)
 	}
 	end(t, pid)
+}
+
+// The pager is the parent of a detached process. One that is to get a signal when its
+// parent ends keeps it.
+func TestDetachedRestoreWithDeathSignal(t *testing.T) {
+	runtime.LockOSThread() // with which the first life would end
+	defer runtime.UnlockOSThread()
+	img, pid := sleeperWith(t, syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGTERM})
+	stats := filepath.Join(t.TempDir(), "stats")
+	if err := lazyrestoreCommand(t, "restore", "-d", "--stats", stats, img).Run(); err != nil {
+		t.Fatal(err)
+	}
+	status, err := proc.ReadStatus(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, err := unix.PidfdOpen(status.PPid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(parent)
+	appears(t, stats) // when all memory is there
+	if uffdtest.Readable(parent, 300*time.Millisecond) {
+		t.Error("the pager has left")
+	}
+	end(t, pid)
+	if !uffdtest.Readable(parent, time.Minute) {
+		t.Error("the process has ended, and the pager stays")
+	}
 }
 
 // appears waits until a file that is renamed into place is there.

@@ -46,7 +46,9 @@ func (c *command) restore() *cli.Command {
 			WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed;
 			the message then has the exit code that other verbs have for it (lazyrestore --help lists them).
 
-			With --detach it prints the pid and returns as soon as the process runs, with those exit codes. What the process
+			With --detach it prints the pid and returns as soon as the process runs, with those exit codes. The pager, which is
+			the parent of the process then, leaves when all memory is there; where the process asks for a signal when its parent
+			ends (PR_SET_PDEATHSIG), it stays until that has ended. What the process
 			and the pager then write to pipes of the command goes to a log, /run/lazyrestore/PID.log. For users other than root
 			that is $XDG_RUNTIME_DIR/lazyrestore/PID.log, or without that variable lazyrestore-UID/PID.log below $TMPDIR or
 			/tmp. A log that the process does not write to goes with the pager, if it is empty; the others are removed by later

@@ -33,6 +33,7 @@ func (p *fakeProcess) Result() lazyrestore.RestoreResult {
 func (p *fakeProcess) Signal(sig unix.Signal) error { return p.cmd.Process.Signal(sig) }
 func (p *fakeProcess) Resident() <-chan struct{}    { return p.resident }
 func (p *fakeProcess) WaitPager() error             { return p.pagerErr }
+func (p *fakeProcess) DeathSignal() bool            { return false }
 func (p *fakeProcess) Close() error                 { return nil }
 func (p *fakeProcess) Stats() lazyrestore.Stats     { return lazyrestore.Stats{Faults: 17} }
 

@@ -109,6 +109,9 @@ func (in *installer) spareGuards(s *space, plain []byte, first int) (outcome, er
 		}
 	}
 	if len(in.guarded) > 0 {
+		if isChanging(s.u) {
+			return again, nil // what was there may have moved, and they be of what lies there now
+		}
 		in.leaveOut(s, first)
 	}
 	return there, nil

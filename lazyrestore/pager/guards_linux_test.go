@@ -135,3 +135,67 @@ func TestGuardsAreOfTheSpace(t *testing.T) {
 		})
 	}
 }
+
+// underGuards is a child of 16 pages that is looked for guards; nobody reads its events.
+func underGuards(t *testing.T, kind uffdtest.Kind) (*uffdtest.Child, *session, *space, *worker) {
+	t.Helper()
+	uffdtest.Need(t, "uffd")
+	c := uffdtest.Start(t, uffdtest.Options{Pages: 16, Features: events, Threads: 2, Kind: kind})
+	m := page.Mapping{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: page.Addr(c.Start), PageSize: page.Size}
+	if m.Shared = kind == uffdtest.Shmem; m.Shared {
+		m.Image = page.ImageShared
+	}
+	se := fakeSessionAt(t, m.Image, 16, plainSource)
+	l, err := newLayout([]page.Mapping{m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSpace(se.pages, (&world{}).add(c.FD.Fd(), c.Pid, l), c.FD, c.FD, nil)
+	se.spaces.Store(&[]*space{s})
+	t.Cleanup(s.guards.close)
+	w := se.newWorker("test")
+	t.Cleanup(w.close)
+	if out, err := w.install(s, make([]byte, 16*page.Size), 0, 0, 2); out != there {
+		t.Fatal(out, err)
+	}
+	if s.guards.scan.Load() == nil {
+		t.Fatal("no guards are looked for")
+	}
+	return c, se, s, w
+}
+
+func guardAt(t *testing.T, th *uffdtest.Thread, at, n uint64) {
+	t.Helper()
+	if _, err := th.Madvise(at, n, madvGuardInstall).Result(); err != nil {
+		uffdtest.NeedFunc(t, "guard regions", func() error { return err })
+	}
+}
+
+// A guard in what was mapped where memory has moved away from says nothing of what has moved.
+func TestGuardWhereMemoryMovedAway(t *testing.T) {
+	c, _, s, w := underGuards(t, uffdtest.Anonymous)
+	const n = 8 * page.Size
+	from := c.Addr(4)
+	moved := c.Threads[0].Mremap(from, n, n, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, c.Start+1<<30)
+	anew := unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE
+	for end := time.Now().Add(5 * time.Second); ; {
+		_, err := c.Threads[1].Mmap(from, n, unix.PROT_READ|unix.PROT_WRITE, anew).Result()
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EEXIST) || time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	guardAt(t, c.Threads[1], from, n)
+	left := s.left.Load()
+	if out, err := w.install(s, make([]byte, 16*page.Size), 0, 4, 12); out != again {
+		t.Errorf("outcome %v, %v: want %v", out, err, again)
+	}
+	if met := s.guards.take(); len(met) > 0 || s.left.Load() != left {
+		t.Errorf("%v are taken for guarded, and %d pages for dealt with", met, left-s.left.Load())
+	}
+	if moved.Ready(0) {
+		t.Error("somebody has read of the move")
+	}
+}

@@ -26,6 +26,10 @@ import (
 // knows which.
 var errUnseenRemoval = errors.New("shared memory that is missing was taken away by a call that was not seen")
 
+// errPartRemoved is of a huge page of shared memory that is missing: the kernel would have to take away a part of
+// it, and does nothing.
+var errPartRemoved = errors.New("a part of a shared huge page that is missing was removed")
+
 // seenCalls is what a look before a read of events has seen: the removals that
 // leave shared memory its content, and those that do not. The zero value is of
 // a space that has no shared memory to lose.

@@ -410,6 +410,34 @@ func TestHugetlb(t *testing.T) {
 	}
 }
 
+// Of shared huge pages a part can be removed. What is there the kernel sees to; of what is missing
+// nobody could tell the rest from it.
+func TestRemovePartsOfHugePages(t *testing.T) {
+	uffdtest.Need(t, "hugetlb", "POISON")
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 5, Kind: uffdtest.HugetlbShared}, pager: Options{Background: None}})
+	size := s.PageSize
+	s.Load(s.Addr(0)).Wait(t)
+	s.Madvise(s.Addr(0)+page.Size, uint64(2*size), unix.MADV_REMOVE).Wait(t)
+	s.checkAt(t, s.Thread, s.Addr(0), 0, page.Size)
+	zero(t, s.Thread, s.Addr(0)+page.Size, size-page.Size)
+	zero(t, s.Thread, s.Addr(1), size)
+	for range 2 {
+		if got, err := s.peek(s.Addr(2) + 7*page.Size); err == nil {
+			t.Errorf("a page of which a part was removed reads %d", got[0])
+		}
+		s.Madvise(s.Addr(2), uint64(size), unix.MADV_DONTNEED).Wait(t)
+	}
+	s.checkAt(t, s.Thread, s.Addr(3), 3*size, size)
+	s.Madvise(s.Addr(4)+page.Size, page.Size, unix.MADV_REMOVE).Wait(t) // within one
+	if got, err := s.peek(s.Addr(4) + 9*page.Size); err == nil {
+		t.Errorf("a page of which a part was removed reads %d", got[0])
+	}
+	s.Kill()
+	if err := s.wait(t); !errors.Is(err, errPartRemoved) {
+		t.Errorf("Serve = %v, want a LostError with the reason", err)
+	}
+}
+
 // Remaining tells a checkpoint which pages are in the image alone.
 func TestRemaining(t *testing.T) {
 	s := serveChild(t, setting{

@@ -15,6 +15,27 @@ import (
 // Memory of huge pages (hugetlb) can be filled in whole huge pages only, each
 // from many chunks, and has no page of zeros.
 
+// wholePages is the part of r that is whole pages, and the pages of which r has a part. Only of
+// shared huge pages the kernel takes away parts, and leaves the rest as it was.
+func (l *layout) wholePages(r page.Range) (whole page.Range, parts []page.Range) {
+	m := page.Mapping{}
+	if i := l.search(r.Start); i < len(l.byProc) && l.byProc[i].Start < r.End {
+		m = l.byProc[i] // the range of one event lies in one mapping
+	}
+	if !m.Shared || m.PageSize == page.Size {
+		return r, nil
+	}
+	size := page.Addr(m.PageSize)
+	first, last := r.Start&^(size-1), (r.End-1)&^(size-1)
+	if first != r.Start {
+		parts = append(parts, page.RangeOf(first, m.PageSize))
+	}
+	if last+size != r.End && (first == r.Start || last != first) {
+		parts = append(parts, page.RangeOf(last, m.PageSize))
+	}
+	return page.Range{Start: (r.Start + size - 1) &^ (size - 1), End: r.End &^ (size - 1)}, parts
+}
+
 // hugePages is the first address of each huge page that p touches.
 func hugePages(p part) []page.Addr {
 	var list []page.Addr
@@ -40,9 +61,13 @@ func (w *worker) installHuge(ctx context.Context, s *space, at page.Addr, lane i
 	fetchErr := w.openRange(ctx, whole, lane)
 	if fetchErr == nil {
 		if stored, missing := s.count(w.table, whole); stored > 0 && missing == 0 {
-			return nil
+			if !s.lostIn(w.table, whole) {
+				return nil
+			}
+			fetchErr = errIndex // or whatever it was: that has been told
+		} else {
+			fetchErr = w.assemble(ctx, whole, lane)
 		}
-		fetchErr = w.assemble(ctx, whole, lane)
 	}
 	switch {
 	case ctx.Err() != nil:

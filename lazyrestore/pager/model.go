@@ -194,6 +194,9 @@ func (m *model) fork(id uint32, fd int) *model {
 
 // forget cuts r out of the layout and returns what was there.
 func (m *model) forget(r page.Range) []page.Mapping {
+	if r.Empty() {
+		return nil
+	}
 	cut := m.cut(r)
 	for _, p := range cut {
 		m.gone = append(m.gone, p.ImageRange())
@@ -232,7 +235,8 @@ func (w *world) remove(m *model, e event) {
 		return // a range of one event lies in one mapping
 	}
 	w.noteRemoved(m, e)
-	for _, gone := range m.forget(e.from) {
+	whole, _ := m.wholePages(e.from)
+	for _, gone := range m.forget(whole) {
 		if !gone.Shared {
 			continue
 		}

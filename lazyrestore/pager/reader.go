@@ -285,6 +285,14 @@ func (r *reader) changed(s *space, m *uffd.Msg, seen seenCalls) error {
 		r.loseUnseen(s, e.from, err)
 		return nil
 	} // what is there, or was never stored, the kernel knows, whichever it was
+	if e.kind == eventRemove && !e.kept {
+		_, parts := s.wholePages(e.from)
+		for _, part := range parts {
+			if owes(part) {
+				r.loseUnseen(s, part, fmt.Errorf("%v: %w", part, errPartRemoved))
+			}
+		}
+	}
 	return r.change(s, e)
 }
 

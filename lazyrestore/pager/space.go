@@ -224,6 +224,20 @@ func (s *space) count(t *table, r page.Range) (stored, missing int) {
 	return stored, missing
 }
 
+// lostIn reports whether some of the image range r, whose segments are opened, is lost.
+func (s *space) lostIn(t *table, r page.Range) (some bool) {
+	if !s.hasLost.Load() {
+		return false
+	}
+	t.segments(r, func(_ int, sg *segment) {
+		if !sg.lost() {
+			i, j := sg.numbers(r)
+			some = some || s.lost.nextSet(i, j) < j
+		}
+	})
+	return some
+}
+
 // settleGone does so for what the latest events have cut out of the layout.
 func (s *space) settleGone(t *table) {
 	for _, r := range s.gone {

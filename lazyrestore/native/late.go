@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
@@ -85,7 +83,7 @@ func (l *later) setSome(tr *proc.Tracer, some []int) error {
 	}
 	for _, i := range some {
 		if i == l.threads[len(l.threads)-1] {
-			if err := b.leaveProgram(tr, b.tids[i], unix.SYS_MUNMAP); err != nil {
+			if err := b.leaveProgram(tr, b.tids[i]); err != nil {
 				return err
 			}
 		}

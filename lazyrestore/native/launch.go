@@ -71,30 +71,39 @@ func (b *builder) setLeader(p *Process) error {
 	if err != nil {
 		return err
 	}
-	if p.later == nil {
-		err = b.leaveProgram(tr, b.pid, unix.SYS_MUNMAP)
-	} else {
-		// What a process makes that runs before the others have left has no use for it.
-		err = b.leaveProgram(tr, b.pid, unix.SYS_MADVISE, unix.MADV_DONTFORK)
+	switch {
+	case p.later != nil: // the last of them unmaps the program
+		err = tr.Withhold(b.pid)
+	default:
+		err = b.leaveAndPass(tr, regs != nil)
 	}
 	if err != nil {
 		return err
-	}
-	if st.Session.Stopped {
-		// While the leader still blocks all signals but this one.
-		if err := tr.StopProcess(b.pid); err != nil {
-			return fmt.Errorf("stop the process as it was: %w", err)
-		}
-	} else if regs != nil {
-		if err := tr.Pass(b.pid); err != nil {
-			return fmt.Errorf("bring the first thread to its sleep: %w", err)
-		}
 	}
 	if regs == nil {
 		again := resume(leader.Regs)
 		regs = &again
 	}
 	return b.setThread(tr, b.pid, leader, regs)
+}
+
+// leaveAndPass has the leader unmap the program, and brings it to its stop or, where
+// it is asleep, back to its sleep.
+func (b *builder) leaveAndPass(tr *proc.Tracer, asleep bool) error {
+	if err := b.leaveProgram(tr, b.pid); err != nil {
+		return err
+	}
+	if b.st.Session.Stopped {
+		// While the leader still blocks all signals but this one.
+		if err := tr.StopProcess(b.pid); err != nil {
+			return fmt.Errorf("stop the process as it was: %w", err)
+		}
+	} else if asleep {
+		if err := tr.Pass(b.pid); err != nil {
+			return fmt.Errorf("bring the first thread to its sleep: %w", err)
+		}
+	}
+	return nil
 }
 
 // processor refuses a processor without a feature that the program may have
@@ -138,15 +147,15 @@ func (b *builder) setThread(tr *proc.Tracer, tid int, th *Thread, regs *proc.Reg
 	return nil
 }
 
-// leaveProgram has a thread make its last call with the program's mapping, from
+// leaveProgram has a thread unmap the program, and all that lies behind it, from
 // outside of it.
-func (b *builder) leaveProgram(tr *proc.Tracer, tid int, call uint64, more ...uint64) error {
+func (b *builder) leaveProgram(tr *proc.Tracer, tid int) error {
 	insn, err := b.syscallInsn()
 	if err != nil {
 		return err
 	}
-	args := append([]uint64{b.prog.base, uint64(len(b.prog.buf))}, more...)
-	ret, err := tr.FinalSyscall(tid, insn, call, args...)
+	r := b.prog.mapped()
+	ret, err := tr.FinalSyscall(tid, insn, unix.SYS_MUNMAP, uint64(r.Start), r.Len())
 	if errno, failed := proc.Errno(ret); err == nil && failed {
 		err = errno
 	}

@@ -131,9 +131,14 @@ func (b *builder) mapAll(t *table) {
 		if v.Kind == PrivateFile || v.Kind == SharedFile {
 			opened = b.openMapped(t, v, opened)
 		}
-		if n > 1 {
+		switch {
+		case v.Kind == PrivateFile:
+			n = oneFile(rest, protection)
+			b.mapOne(t, v, page.Range{Start: v.Start, End: rest[n-1].End}, protection(v))
+			b.unregistered = append(b.unregistered, rest[:n]...)
+		case n > 1:
 			b.mapAlike(t, rest[:n], protection)
-		} else {
+		default:
 			b.mapOne(t, v, v.Range, protection(v))
 			b.unregistered = append(b.unregistered, *v)
 		}
@@ -163,6 +168,23 @@ func (b *builder) alike(vs []VMA) int {
 	for n < min(len(vs), mostAlike) {
 		v := &vs[n]
 		if v.Kind != first.Kind || v.Flags != first.Flags || v.Prot&unix.PROT_EXEC != 0 || v.Start != vs[n-1].End || b.smallMap(v) != b.smallMap(first) {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// oneFile is how many of the mappings vs, from the first on, are of one private file
+// and follow each other in it as they do in memory, with the same protection until
+// the eager pages are written: relocated data that nobody may write to any more, and
+// the data behind it. To the kernel that is one mapping, however it is made.
+func oneFile(vs []VMA, protection func(*VMA) uint32) int {
+	n := 1
+	for n < len(vs) {
+		v, last := &vs[n], &vs[n-1]
+		if v.Kind != PrivateFile || v.File != last.File || v.Write != last.Write || v.Flags != last.Flags ||
+			v.Start != last.End || v.Offset != last.Offset+last.Len() || protection(v) != protection(last) {
 			break
 		}
 		n++
@@ -326,7 +348,7 @@ func (b *builder) eagerPages(t *table, runs []eagerRun) {
 		}
 	}
 	flush()
-	t.call("unmap the eager pages", unix.SYS_MUNMAP, from, size)
+	b.prog.behind = uint64(page.Addr(size).Up()) // until the program is left: unmapping it takes its time
 }
 
 // lazy reports whether any memory is to be registered.

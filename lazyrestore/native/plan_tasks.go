@@ -81,6 +81,9 @@ func (b *builder) last(t *table) {
 	b.recordLocks(t)
 	b.lockAll(t)
 	t.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, st.PDeathSig)
+	// What a process makes that runs before it has left the program has no use for it.
+	left := b.prog.mapped()
+	t.call("keep the table from children", unix.SYS_MADVISE, uint64(left.Start), left.Len(), unix.MADV_DONTFORK)
 	b.tellBuilt(t)
 	t.call("stop", unix.SYS_TGKILL, uint64(st.PID), uint64(st.PID), uint64(unix.SIGSTOP))
 }

@@ -39,7 +39,7 @@ func (b *builder) lookAround(t *table) {
 	const fd = userfaultfdFD + 1
 	t.call("open the page map", unix.SYS_OPENAT, atFDCWD, b.prog.cstring("/proc/self/pagemap"), unix.O_RDONLY|unix.O_CLOEXEC).mayFail()
 	vmas := b.st.VMAs
-	program := page.RangeOf(page.Addr(b.prog.base), uint64(len(b.prog.buf)))
+	program := b.prog.mapped()
 	for _, r := range [...]page.Range{{Start: vmas[0].Start, End: program.Start}, {Start: program.End, End: vmas[len(vmas)-1].End}} {
 		if r.Empty() {
 			continue

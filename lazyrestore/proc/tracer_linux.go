@@ -215,6 +215,18 @@ func (t *Tracer) StopSoon(tid int) (sig unix.Signal, err error) {
 	return t.signalStop(tid, func() (Stop, bool, error) { return t.waitFor(tid, 0, wait4) })
 }
 
+// Withhold keeps from a task for good the signal for which it has stopped.
+func (t *Tracer) Withhold(tid int) error {
+	return t.Do(func() error {
+		k := t.tasks[tid]
+		if k == nil {
+			return ErrNoProcess
+		}
+		k.ours = true
+		return nil
+	})
+}
+
 // PollStop is WaitStop that does not wait; sig is 0 where the task has not
 // stopped.
 func (t *Tracer) PollStop(tid int) (sig unix.Signal, err error) {

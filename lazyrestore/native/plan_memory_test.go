@@ -1,0 +1,38 @@
+package native
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// Mappings of a file are made by one call where the kernel has one mapping of them
+// until the protection of some changes, and nowhere else.
+func TestOneFile(t *testing.T) {
+	const r, rw = unix.PROT_READ, unix.PROT_READ | unix.PROT_WRITE
+	of := func(start, end, offset page.Addr) VMA {
+		return VMA{Range: page.Range{Start: start * page.Size, End: end * page.Size}, Kind: PrivateFile, Prot: rw, Offset: uint64(offset) * page.Size, File: 1}
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*VMA)
+		want   int
+	}{
+		{"what follows", func(*VMA) {}, 3},
+		{"another protection for now", func(v *VMA) { v.Prot = r }, 1},
+		{"a gap in memory", func(v *VMA) { v.Start += page.Size; v.Offset += page.Size }, 1},
+		{"a gap in the file", func(v *VMA) { v.Offset += page.Size }, 1},
+		{"another file", func(v *VMA) { v.File = 2 }, 1},
+		{"another way of opening it", func(v *VMA) { v.Write = true }, 1},
+		{"other flags", func(v *VMA) { v.Flags = unix.MAP_NORESERVE }, 1},
+		{"memory", func(v *VMA) { v.Kind = Anonymous }, 1},
+	} {
+		vs := []VMA{of(10, 12, 3), of(12, 13, 5), of(13, 15, 6)}
+		tt.change(&vs[1])
+		if got := oneFile(vs, func(v *VMA) uint32 { return v.Prot }); got != tt.want {
+			t.Errorf("%s: %d mappings by one call, want %d", tt.name, got, tt.want)
+		}
+	}
+}

@@ -22,7 +22,8 @@ import (
 //     stays missing as long as the guard stands.
 //
 // The one page that a thread waits for needs no look: touching a guard raises no fault that
-// a userfaultfd is told of. A guard that is installed between the look and the copy is lost.
+// a userfaultfd is told of. A guard that is installed between the look and the copy is lost. Who waits for a page
+// over which one is found is woken.
 //
 // Where a guard was removed from memory that had come before, its pages are missing again, though
 // nothing has taken them away. Memory that has had guards shows that (wasZapped), and then they are zero. So it is
@@ -180,6 +181,7 @@ func (in *installer) leaveOut(s *space, first int) {
 				s.guards.meet(g)
 			}
 			in.onGuard(p.shared)
+			_ = s.mem.Wake(uint64(g.Start), g.Len()) // who has waited there since before the guard meets it now
 		}
 		for r := range rest.All() {
 			in.parts = append(in.parts, part{r.Start, int(r.Len()), p.pageSize, p.off + int(r.Start-p.dst), p.shared})

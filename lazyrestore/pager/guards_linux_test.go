@@ -199,3 +199,26 @@ func TestGuardWhereMemoryMovedAway(t *testing.T) {
 		t.Error("somebody has read of the move")
 	}
 }
+
+// A thread that waits for a page over which a guard is installed meets the guard once that is seen.
+func TestGuardOverWhatIsWaitedFor(t *testing.T) {
+	for name, kind := range map[string]uffdtest.Kind{"private": uffdtest.Anonymous, "shared": uffdtest.Shmem} {
+		t.Run(name, func(t *testing.T) {
+			c, _, s, w := underGuards(t, kind)
+			waits := c.Threads[0].Syscall(unix.SYS_RT_SIGPROCMASK, 0, c.Addr(5), 0, 8)
+			if !uffdtest.Readable(c.FD.Fd(), 5*time.Second) {
+				t.Fatal("no fault")
+			}
+			guardAt(t, c.Threads[1], c.Addr(5), page.Size)
+			if out, err := w.install(s, make([]byte, 16*page.Size), 0, 4, 8); out != there {
+				t.Fatal(out, err)
+			}
+			if !waits.Ready(5 * time.Second) {
+				t.Fatal("the thread still waits")
+			}
+			if _, err := waits.Result(); !errors.Is(err, unix.EFAULT) {
+				t.Errorf("it reads, error %v: want EFAULT, of the guard", err)
+			}
+		})
+	}
+}

@@ -16,6 +16,7 @@ import (
 var socketScenes = []survival{
 	{scene: "socket-pairs"},
 	{scene: "listeners"},
+	{scene: "socket-options"},
 	{scene: "datagrams"},
 }
 

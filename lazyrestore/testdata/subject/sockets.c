@@ -137,6 +137,56 @@ static void datagrams(int argc, char **argv)
 	CHECK(sendto(out, "hello", 5, 0, (void *)&a, sizeof a) == 5 && recv(in, back, 10, 0) == 5);
 }
 
+/* Options by their numbers, which the headers may not have, each of a socket of its own. */
+static const struct {
+	int family, type, level, name, bytes;
+	unsigned value[2];
+} options[] = {
+	{AF_UNIX, SOCK_DGRAM, SOL_SOCKET, 76, 4, {1}}, /* SO_PASSPIDFD */
+	{AF_INET, SOCK_STREAM, SOL_SOCKET, 60, 4, {1}}, /* SO_ZEROCOPY */
+	{AF_INET, SOCK_DGRAM, SOL_SOCKET, 61, 8, {1, 0}}, /* SO_TXTIME: CLOCK_MONOTONIC */
+	{AF_INET, SOCK_DGRAM, SOL_SOCKET, 69, 4, {1}}, /* SO_PREFER_BUSY_POLL */
+	{AF_INET, SOCK_STREAM, SOL_SOCKET, 47, 8, {100000, 0}}, /* SO_MAX_PACING_RATE */
+	{AF_INET, SOCK_DGRAM, IPPROTO_IP, 20, 4, {1}}, /* IP_RECVORIGDSTADDR */
+	{AF_INET, SOCK_DGRAM, IPPROTO_IP, 32, 4, {0x0100007f}}, /* IP_MULTICAST_IF: 127.0.0.1 */
+	{AF_INET, SOCK_DGRAM, IPPROTO_IP, 50, 4, {0x01000000}}, /* IP_UNICAST_IF */
+	{AF_INET, SOCK_STREAM, IPPROTO_IP, 51, 4, {3000 << 16 | 2000}}, /* IP_LOCAL_PORT_RANGE */
+	{AF_INET6, SOCK_DGRAM, IPPROTO_IP, 20, 4, {1}},
+	{AF_INET6, SOCK_DGRAM, IPPROTO_IPV6, 17, 4, {1}}, /* IPV6_MULTICAST_IF */
+	{AF_INET6, SOCK_DGRAM, IPPROTO_IPV6, 29, 4, {0}}, /* IPV6_MULTICAST_ALL */
+	{AF_INET6, SOCK_DGRAM, IPPROTO_IPV6, 62, 4, {1}}, /* IPV6_DONTFRAG */
+	{AF_INET6, SOCK_STREAM, IPPROTO_IPV6, 73, 4, {5}}, /* IPV6_MINHOPCOUNT */
+	{AF_INET6, SOCK_DGRAM, IPPROTO_IPV6, 74, 4, {1}}, /* IPV6_RECVORIGDSTADDR */
+	{AF_INET6, SOCK_STREAM, IPPROTO_IPV6, 75, 4, {1}}, /* IPV6_TRANSPARENT */
+	{AF_INET6, SOCK_DGRAM, IPPROTO_IPV6, 76, 4, {0x01000000}}, /* IPV6_UNICAST_IF */
+	{AF_INET6, SOCK_STREAM, IPPROTO_IPV6, 78, 4, {1}}, /* IPV6_FREEBIND */
+	{AF_INET, SOCK_STREAM, IPPROTO_TCP, 36, 4, {1}}, /* TCP_INQ */
+};
+
+/* Those that this kernel does not have are left out. */
+static void socket_options(int argc, char **argv)
+{
+	enum { N = sizeof options / sizeof *options };
+	int fd[N], set[N], some = 0;
+	for (int i = 0; i < N; i++) {
+		fd[i] = socket(options[i].family, options[i].type, 0);
+		MUST(fd[i] >= 0);
+		set[i] = setsockopt(fd[i], options[i].level, options[i].name, options[i].value, options[i].bytes) == 0;
+		MUST(set[i] || errno == ENOPROTOOPT);
+		some += set[i];
+	}
+	MUST(some > N / 2);
+	stop();
+	for (int i = 0; i < N; i++) {
+		unsigned have[2] = {77, 77};
+		socklen_t n = options[i].bytes;
+		if (!set[i])
+			continue;
+		if (getsockopt(fd[i], options[i].level, options[i].name, have, &n) != 0 || memcmp(have, options[i].value, options[i].bytes) != 0)
+			bad("option %d of level %d of family %d: %x %x (errno %d)", options[i].name, options[i].level, options[i].family, have[0], have[1], errno);
+	}
+}
+
 const struct scene socket_scenes[] = {
-	{"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {NULL, NULL},
+	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {NULL, NULL},
 };

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -84,13 +85,13 @@ type verifier struct {
 	revoked map[serial]bool
 }
 
-// A serial is a certificate's number, which tells it from others of its issuer only.
+// A serial is a certificate's number, which tells it from others of its issuer only. The issuer
+// is known by its name, as in RFC 5280 and to GnuTLS: the list that an authority signs with a
+// new key is also about what it issued with the old one.
 type serial struct{ issuer, number string }
 
-// serialOf is the number of a certificate in a list, or another one, of issuer, which
-// is known by its key: authorities may share a name.
-func serialOf(issuer *x509.Certificate, number *big.Int) serial {
-	return serial{string(issuer.RawSubjectPublicKeyInfo), number.String()}
+func serialOf(issuer []byte, number *big.Int) serial {
+	return serial{string(issuer), number.String()}
 }
 
 // load reads the files.
@@ -185,17 +186,16 @@ func (v *verifier) addRevoked(der []byte, cas []*x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	err = errSigner
-	for _, ca := range cas {
-		if list.CheckSignatureFrom(ca) != nil {
-			continue
-		}
-		err = nil
-		for _, e := range list.RevokedCertificateEntries {
-			v.revoked[serialOf(ca, e.SerialNumber)] = true
-		}
+	// CheckSignatureFrom does not compare the names.
+	if !slices.ContainsFunc(cas, func(ca *x509.Certificate) bool {
+		return bytes.Equal(list.RawIssuer, ca.RawSubject) && list.CheckSignatureFrom(ca) == nil
+	}) {
+		return errSigner
 	}
-	return err
+	for _, e := range list.RevokedCertificateEntries {
+		v.revoked[serialOf(list.RawIssuer, e.SerialNumber)] = true
+	}
+	return nil
 }
 
 // check decides about a peer, whose name has to be the one given, if one is.
@@ -224,12 +224,10 @@ func (v *verifier) check(c tls.ConnectionState, name string) error {
 // anyValid reports whether a chain has no revoked certificate in it.
 func (v *verifier) anyValid(chains [][]*x509.Certificate) bool {
 	for _, chain := range chains {
-		valid := true
-		for i, c := range chain {
-			issuer := chain[min(i+1, len(chain)-1)] // the last has signed itself
-			valid = valid && !v.revoked[serialOf(issuer, c.SerialNumber)]
-		}
-		if valid {
+		// The last as well: it is trusted, but another authority may have issued it.
+		if !slices.ContainsFunc(chain, func(c *x509.Certificate) bool {
+			return v.revoked[serialOf(c.RawIssuer, c.SerialNumber)]
+		}) {
 			return true
 		}
 	}

@@ -109,12 +109,18 @@ func join(t *testing.T, files ...string) string {
 }
 
 // Each authority has a list of its own, and all that are in the file count. The numbers in one
-// say nothing of certificates of another, though the authorities have one name.
+// say nothing of certificates of an authority of another name; one of the same name is the same
+// with another key.
 func TestSeveralLists(t *testing.T) {
-	a, b := pagetlstest.New(t), pagetlstest.New(t)
+	a, b := pagetlstest.New(t), pagetlstest.Named(t, "another authority")
 	here := a.Pair(t, "127.0.0.1")
 	firstA, firstB := a.Pair(t, ""), b.Pair(t, "127.0.0.1")
 	secondB := b.Pair(t, "127.0.0.1")
+	below, itself := a.Authority(t, "authority below")
+	ofBelow := below.Pair(t, "127.0.0.1")
+	newA := pagetlstest.New(t)
+	newA.Pair(t, "")
+	sameNumber, anotherNumber := newA.Pair(t, ""), newA.Pair(t, "") // as firstA has
 	for _, c := range []struct {
 		name    string
 		lists   []string
@@ -125,9 +131,13 @@ func TestSeveralLists(t *testing.T) {
 		{"in the second list", []string{a.Revoke(t, here), b.Revoke(t, secondB)}, secondB, true},
 		{"in no list", []string{a.Revoke(t, firstA), b.Revoke(t, secondB)}, firstB, false},
 		{"in the other one's list", []string{a.Revoke(t, here)}, firstB, false},
+		{"in the list with a new key", []string{newA.Revoke(t, sameNumber)}, firstA, true},
+		{"in another list with a new key", []string{newA.Revoke(t, anotherNumber)}, firstA, false},
+		{"a trusted authority is in the list", []string{a.Revoke(t, itself)}, ofBelow, true},
+		{"no authority is in the list", []string{a.Revoke(t, here)}, ofBelow, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cas := join(t, a.CACert, b.CACert)
+			cas := join(t, a.CACert, b.CACert, newA.CACert, below.CACert)
 			server, err := Options{CACert: cas, CACRL: join(t, c.lists...), Cert: firstA.Cert, Key: firstA.Key, NoName: true}.Server()
 			if err != nil {
 				t.Fatal(err)

@@ -34,18 +34,43 @@ type Pair struct {
 	serial    *big.Int
 }
 
-// New makes an authority, in a directory of the test.
+// New makes an authority, in a directory of the test. All that it makes have one name, as
+// those have that are one authority with another key.
 func New(t testing.TB) *Authority {
+	t.Helper()
+	return Named(t, "test authority")
+}
+
+// Named makes one of another name.
+func Named(t testing.TB, name string) *Authority {
+	t.Helper()
+	return newAuthority(t, name, nil)
+}
+
+// Authority makes one below a, and gives its certificate too, for Revoke.
+func (a *Authority) Authority(t testing.TB, name string) (*Authority, Pair) {
+	t.Helper()
+	a.last++
+	below := newAuthority(t, name, a)
+	return below, Pair{Cert: below.CACert, serial: below.cert.SerialNumber}
+}
+
+// newAuthority makes an authority, that has signed itself if none is above it.
+func newAuthority(t testing.TB, name string, above *Authority) *Authority {
 	t.Helper()
 	a := &Authority{dir: t.TempDir(), last: 1}
 	a.key = newKey(t)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		SubjectKeyId: []byte{1},
+		SubjectKeyId: []byte(name),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
+	issuer, key := template, a.key
+	if above != nil {
+		template.SerialNumber, issuer, key = big.NewInt(above.last), above.cert, above.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, &a.key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,7 +129,7 @@ func (in *installer) openGuards(s *space, plain []byte, first int) (outcome, err
 	scan, err := proc.NewGuardScanner(s.pid)
 	switch {
 	case noRoom(err):
-		return full, err
+		return there, nil // guards are lost this time: else all memory would have to wait
 	case err != nil:
 		g.vain.Store(maxVain)
 		return there, nil

@@ -139,6 +139,18 @@ func TestGuardsAreOfTheSpace(t *testing.T) {
 // underGuards is a child of 16 pages that is looked for guards; nobody reads its events.
 func underGuards(t *testing.T, kind uffdtest.Kind) (*uffdtest.Child, *session, *space, *worker) {
 	t.Helper()
+	c, se, s, w := notYetUnderGuards(t, kind)
+	if out, err := w.install(s, make([]byte, 16*page.Size), 0, 0, 2); out != there {
+		t.Fatal(out, err)
+	}
+	if s.guards.scan.Load() == nil {
+		t.Fatal("no guards are looked for")
+	}
+	return c, se, s, w
+}
+
+func notYetUnderGuards(t *testing.T, kind uffdtest.Kind) (*uffdtest.Child, *session, *space, *worker) {
+	t.Helper()
 	uffdtest.Need(t, "uffd")
 	c := uffdtest.Start(t, uffdtest.Options{Pages: 16, Features: events, Threads: 2, Kind: kind})
 	m := page.Mapping{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: page.Addr(c.Start), PageSize: page.Size}
@@ -155,12 +167,6 @@ func underGuards(t *testing.T, kind uffdtest.Kind) (*uffdtest.Child, *session, *
 	t.Cleanup(s.guards.close)
 	w := se.newWorker("test")
 	t.Cleanup(w.close)
-	if out, err := w.install(s, make([]byte, 16*page.Size), 0, 0, 2); out != there {
-		t.Fatal(out, err)
-	}
-	if s.guards.scan.Load() == nil {
-		t.Fatal("no guards are looked for")
-	}
 	return c, se, s, w
 }
 
@@ -220,5 +226,25 @@ func TestGuardOverWhatIsWaitedFor(t *testing.T) {
 				t.Errorf("it reads, error %v: want EFAULT, of the guard", err)
 			}
 		})
+	}
+}
+
+// Where there is no descriptor to look for guards, memory comes without a look, and with one once there is.
+func TestGuardsWithoutDescriptors(t *testing.T) {
+	_, _, s, w := notYetUnderGuards(t, uffdtest.Anonymous)
+	install := func(i, j int) {
+		t.Helper()
+		if out, err := w.install(s, make([]byte, 16*page.Size), 0, i, j); out != there || s.left.Load() != int64(16-j) {
+			t.Errorf("outcome %v, %v, and %d pages are missing, want %d", out, err, s.left.Load(), 16-j)
+		}
+	}
+	restore := noDescriptors(t)
+	for i := range 2 * maxVain {
+		install(i, i+1)
+	}
+	restore()
+	install(2*maxVain, 2*maxVain+2)
+	if s.guards.scan.Load() == nil {
+		t.Error("no guards are looked for")
 	}
 }

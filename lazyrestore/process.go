@@ -3,6 +3,7 @@ package lazyrestore
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,30 @@ func (p *Process) Result() RestoreResult { return p.result }
 // DeathSignal reports whether the process, or a thread of it, asks for a signal when its
 // parent ends: that is this program.
 func (p *Process) DeathSignal() bool { return p.deathSignal }
+
+// onThreadThatStays calls f, which makes the process, on a thread that is there until the
+// process has ended. The kernel sends parent-death signals when the thread ends that made
+// the child, and Go may end any that is given back to it: with a goroutine that returns
+// while it is locked to the thread, as background workers do.
+func (p *Process) onThreadThatStays(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := f()
+		done <- err
+		if err != nil {
+			return
+		}
+		for { // unix.ECHILD: it has been waited for
+			err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+			if !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	}()
+	return <-done
+}
 
 // Signal sends a signal to the process. unix.ESRCH: it has ended. unix.EBADF:
 // after Close.
@@ -90,7 +115,8 @@ func (p *Process) WaitPager() error {
 
 // Close waits for the pager, as WaitPager does, and gives up what the restore holds;
 // the process itself is left alone. With BackgroundNone that may last until the
-// process has ended. It comes once, after all other calls but Result and PID.
+// process has ended. It comes once, after all other calls but Result, PID, DeathSignal
+// and Wait.
 func (p *Process) Close() error {
 	<-p.ended
 	p.control.close()

@@ -369,6 +369,22 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		return r.dryRun(ctx, opts)
 	}
 	p := r.process()
+	rebuild := func() error { return r.rebuild(ctx, whole, p, opts) }
+	var err error
+	if p.deathSignal {
+		err = p.onThreadThatStays(rebuild)
+	} else {
+		err = rebuild()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// rebuild makes the process and lets it go. whole ends with ctx, and where the image
+// turns out not to be whole.
+func (r *restorer) rebuild(ctx, whole context.Context, p *Process, opts native.RebuildOptions) error {
 	opts.Serve = func(built *native.Process) (func(), error) { return p.attach(r, built) }
 	built, err := native.Rebuild(whole, r.st, opts)
 	waited := r.opts.Trace.Begin(0, "wait for what was prepared beside")
@@ -381,14 +397,11 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		err = r.readyErr
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.discard())
+		return errors.Join(err, r.discard())
 	}
 	p.pid, p.pidfd, p.space = built.PID, built.PIDFD, built.Space
 	p.result.PID, p.result.Warnings = built.PID, built.Warnings
-	if err := p.start(ctx, r, built); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p.start(ctx, r, built)
 }
 
 // process is the result of a restore so far.

@@ -1,7 +1,9 @@
 package lazyrestore_test
 
 import (
+	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
 
 // A survival is a scene whose state has to come back.
@@ -139,6 +142,39 @@ var processScenes = []survival{
 }
 
 func TestProcessAttributesSurvive(t *testing.T) { survives(t, processScenes) }
+
+// What the kernel takes for the end of a parent is the end of the thread that made the
+// child. That of who calls Restore may end.
+func TestDeathSignalComesWithTheProgram(t *testing.T) {
+	for _, apart := range []bool{false, true} {
+		t.Run(map[bool]string{false: "here", true: "apart"}[apart], func(t *testing.T) {
+			runtime.LockOSThread() // with which the first life ends
+			defer runtime.UnlockOSThread()
+			s := launch(t, startWith{scene: "heap", attr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}})
+			s.ready(1)
+			s.checkpoint(plainest)
+
+			other := must(proc.NewTracer())(t) // a thread that ends with Close
+			var tid int
+			err := other.Do(func() error {
+				tid = unix.Gettid()
+				return s.tryRestore(lazyrestore.RestoreOptions{PIDNamespace: apart})
+			})
+			if err := errors.Join(err, other.Close()); err != nil {
+				t.Fatal(err)
+			}
+			s.pid = s.proc.PID()
+			s.await("outlive a thread", func() bool {
+				return errors.Is(unix.Tgkill(os.Getpid(), tid, 0), unix.ESRCH)
+			})
+			if err := s.proc.WaitPager(); err != nil {
+				t.Fatal(err)
+			}
+			s.release()
+			s.well()
+		})
+	}
+}
 
 var mappingScenes = []survival{
 	{scene: "protections"},

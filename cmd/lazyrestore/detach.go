@@ -185,10 +185,11 @@ func (s *supervised) untilResident() error {
 	}()
 	err := s.WaitPager()
 	s.writeStats()
+	err = errors.Join(err, s.Close()) // the image may go, and a checkpoint asks nobody
 	if s.DeathSignal() {
 		<-ended
 	}
-	return errors.Join(err, s.Close())
+	return err
 }
 
 // runtimeDir makes the directory where logs and sockets of restores are, if it is

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -263,6 +264,23 @@ func TestDetachedRestoreWithDeathSignal(t *testing.T) {
 	appears(t, stats) // when all memory is there
 	if uffdtest.Readable(parent, 300*time.Millisecond) {
 		t.Error("the pager has left")
+	}
+	// It needs the image no longer, and answers nobody.
+	socket := filepath.Join(lazyrestore.RunDir(), strconv.Itoa(pid)+".sock")
+	for deadline := time.Now().Add(uffdtest.Timeout); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Lstat(socket); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s is still there", socket)
+			break
+		}
+	}
+	if err := os.RemoveAll(img); err != nil {
+		t.Fatal(err)
+	}
+	if err := lazyrestoreCommand(t, "checkpoint", "--leave-running", "-D", img, strconv.Itoa(pid)).Run(); err != nil {
+		t.Errorf("another checkpoint: %v", err)
 	}
 	end(t, pid)
 	if !uffdtest.Readable(parent, time.Minute) {

@@ -62,6 +62,8 @@ func (r *reader) grown(f fault) (ok bool) {
 			return true
 		case !known && s.registered.Contains(f.addr):
 			return false // it was emptied: what grows is nowhere in the books
+		case !known && s.parted(m, f.addr):
+			return false
 		case !known:
 			return r.loseGrown(f, at)
 		}
@@ -107,6 +109,20 @@ func (r *reader) findStretch(f fault, m page.Mapping) (known, changing bool) {
 		here.DevMajor == below.DevMajor && here.DevMinor == below.DevMinor &&
 		here.Offset-below.Offset == uint64(here.Start-below.Start)
 	return true, false
+}
+
+// parted reports whether between below, the nearest below a of the layout, and a there is memory that the layout has no place for, so
+// that it ends before that: that is private, unless shared memory was emptied. What begins where it ends may be its own.
+func (m *model) parted(below page.Mapping, a page.Addr) bool {
+	if m.emptied {
+		return false
+	}
+	for r := range m.registered.Within(page.Range{Start: below.End, End: a}) {
+		if r.Start > below.End && !overlaps(&m.leaving, r) {
+			return true
+		}
+	}
+	return false
 }
 
 // extend has the layout know that m goes on up to the page of f: a fault there says that its object

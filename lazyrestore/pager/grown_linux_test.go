@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -94,4 +95,28 @@ func TestSharedMemoryGrowsUnseen(t *testing.T) {
 	if err := s.wait(t); !errors.As(err, &lost) {
 		t.Errorf("Serve = %v, want a LostError", err)
 	}
+}
+
+// What private memory has grown by, of which the image knows nothing, is zero also above shared memory, and also for a forked child.
+func TestPrivateMemoryGrowsAboveShared(t *testing.T) {
+	s, sibling := growable(t)
+	defer sibling.Exit(0)
+	const n = 4 * page.Size
+	from := s.Start + 1<<30
+	s.Mmap(from, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED).Wait(t)
+	if _, err := s.pager.attached.fds[0].Register(from, n, uffd.ModeMissing); err != nil {
+		t.Fatal(err)
+	}
+	s.Mremap(from, n, n, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, s.Addr(40)).Wait(t)
+	s.Mremap(s.Addr(40), n, 2*n, 0, 0).Wait(t)
+	child, pid := s.Fork(t)
+	pid.Wait(t)
+	for name, th := range map[string]*uffdtest.Thread{"process": s.Thread, "child": child} {
+		if got, err := th.Load(s.Addr(46)).Result(); got != 0 || err != nil {
+			t.Errorf("%s: it holds %d, %v, want 0", name, got, err)
+		}
+	}
+	s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
+	s.check(t, sibling)
+	child.Exit(0)
 }

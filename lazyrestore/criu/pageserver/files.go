@@ -199,7 +199,8 @@ func (f *Files) end() error {
 	return errors.Join(w.Sync(), w.Close())
 }
 
-// Commit is Target's. After an error nothing of the dump is left in the directory.
+// Commit is Target's. After an error nothing of the dump is left in the directory but the link to
+// the set below: dumps of others may build on it by now.
 func (f *Files) Commit(context.Context) error {
 	if err := f.end(); err != nil {
 		return err
@@ -216,6 +217,10 @@ func (f *Files) Commit(context.Context) error {
 
 // place puts the complete files into the directory.
 func (f *Files) place() error {
+	// First, for it may be refused, and clear takes away what was there.
+	if err := f.placeLink(); err != nil {
+		return err
+	}
 	if err := f.clear(); err != nil {
 		return err
 	}
@@ -226,17 +231,25 @@ func (f *Files) place() error {
 		delete(f.reserved, name)
 		f.placed = append(f.placed, name)
 	}
-	if f.link != "" {
-		if err := f.dir.LinkParent(f.link); err != nil {
-			return err
-		}
-		f.placed = append(f.placed, imgfile.ParentLink)
-	}
 	d, err := os.Open(f.dir.Path())
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// placeLink makes the link to the set below, unless another server has made the same meanwhile.
+func (f *Files) placeLink() error {
+	if f.link == "" {
+		return nil
+	}
+	err := f.dir.LinkParent(f.link)
+	if errors.Is(err, fs.ErrExist) {
+		if there, err := os.Readlink(f.dir.File(imgfile.ParentLink)); err == nil && there == f.link {
+			return nil
+		}
+	}
+	return err
 }
 
 // retract takes back what place has done, a pagemap before its pages. On a disk that

@@ -55,7 +55,13 @@ func TestServeSetOfOneTime(t *testing.T) {
 // its commit.
 func take(t *testing.T, dir string, seed uint64, tasks ...int) *Files {
 	t.Helper()
-	f, err := NewFiles(dir, "")
+	return takeOn(t, dir, "", seed, tasks...)
+}
+
+// takeOn is take of a dump that leaves the page behind that one to the set prev, if there is one.
+func takeOn(t *testing.T, dir, prev string, seed uint64, tasks ...int) *Files {
+	t.Helper()
+	f, err := NewFiles(dir, prev)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +72,13 @@ func take(t *testing.T, dir string, seed uint64, tasks ...int) *Files {
 		}
 		e := imgfile.Entry{Range: page.RangeOf(0x10000, page.Size), Flags: imgfile.Present}
 		if err := f.Add(t.Context(), e, bytes.NewReader(content(seed, e.Start, 1))); err != nil {
+			t.Fatal(err)
+		}
+		if prev == "" {
+			continue
+		}
+		e = imgfile.Entry{Range: page.RangeOf(0x11000, page.Size), Flags: imgfile.Parent}
+		if err := f.Add(t.Context(), e, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -144,6 +157,69 @@ func TestDumpsIntoOneDirectory(t *testing.T) {
 			expectDumps(t, dir, map[int]uint64{100: 1, 101: 1, 200: 2, 201: 2})
 		})
 	}
+}
+
+// Dumps that come at once may build on one set. One that cannot, as another has come that builds
+// on another set, takes nothing away.
+func TestDumpsBuildOnOneSet(t *testing.T) {
+	top := t.TempDir()
+	below, dir := filepath.Join(top, "below"), filepath.Join(top, "set")
+	for _, path := range []string{below, dir} {
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := imgfile.Open(below)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid := 1; pid <= 3; pid++ {
+		w, err := d.CreateMemory(imgfile.OfTask(pid), uint32(pid))
+		if err == nil {
+			err = w.WriteBytes(0x10000, imgfile.Present, content(7, 0x10000, 2))
+		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(t, take(t, dir, 1, 2, 3))
+	failed, first, second := takeOn(t, dir, "../below", 9, 1), takeOn(t, dir, "../below", 2, 1), takeOn(t, dir, "../below", 2, 2)
+	other := takeOn(t, dir, below, 9, 3)
+	inTheWay := filepath.Join(dir, failed.names[0])
+	if err := errors.Join(os.Remove(inTheWay), os.Mkdir(inTheWay, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := failed.end(); err != nil {
+		t.Fatal(err)
+	}
+	if err := failed.place(); err == nil {
+		t.Fatal("no error")
+	}
+	commit(t, first)
+	if err := failed.retract(); err != nil {
+		t.Fatal(err)
+	}
+	failed.Abort()
+	if err := os.RemoveAll(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := os.Readlink(filepath.Join(dir, imgfile.ParentLink)); err != nil || there != "../below" {
+		t.Errorf("the link that the first dump needs is to %q, %v", there, err)
+	}
+	commit(t, second)
+	if err := other.Commit(t.Context()); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a dump that builds on another set: %v", err)
+	}
+	other.Abort()
+	s := setIn(t, dir)
+	defer s.Close()
+	for pid := 1; pid <= 2; pid++ {
+		expect(t, s, imgfile.OfTask(pid), 0x10000, append(content(2, 0x10000, 1), content(7, 0x11000, 1)...))
+	}
+	expect(t, s, imgfile.OfTask(3), 0x10000, content(1, 0x10000, 1))
 }
 
 // Pages files that CRIU's own dump has made in the directory are no page server's to remove.

@@ -22,6 +22,10 @@ import (
 // is complete.
 const stagePrefix = ".page-server.tmp-"
 
+// oldPrefix begins there the names of pages files that the dump replaces: by its number alone one
+// would be taken for a file of the dump, though another server may have that number by now.
+const oldPrefix = "old-"
+
 // Files is a Target that makes an image set as CRIU's page server does. The
 // files are put into the directory of the set when all of them are complete; until
 // then what was there before stays.
@@ -39,7 +43,6 @@ type Files struct {
 	reserved map[string]bool // pages files in the directory of the set that are empty yet
 
 	placed []string // what place has put into the directory of the set
-	old    []string // pages files in it that nobody is about any more
 }
 
 // NewFiles starts an image set in the directory dir, which has to exist. If
@@ -208,10 +211,7 @@ func (f *Files) Commit(context.Context) error {
 	if err := f.place(); err != nil {
 		return errors.Join(err, f.retract())
 	}
-	for _, name := range f.old {
-		os.Remove(f.dir.File(name)) // what cannot be removed does no harm
-	}
-	f.Abort() // nothing is left in it
+	f.Abort() // nothing of the dump is left in it
 	return nil
 }
 
@@ -266,7 +266,8 @@ func (f *Files) retract() error {
 // clear removes the pagemaps that are to be replaced, before one of these is: if this
 // process is killed halfway, the dump is seen to be incomplete, and not taken for one that
 // is partly of another time. Other pagemaps stay, but for what is about a number of ours, whose
-// pages were not there.
+// pages were not there. Pages files that no pagemap is about any more go into the stage, with which
+// they are removed, also if this process is killed or the dump fails: nobody else would find them.
 func (f *Files) clear() error {
 	ids, err := f.dir.Memories()
 	if err != nil {
@@ -295,7 +296,7 @@ func (f *Files) clear() error {
 	}
 	for pages, stays := range about {
 		if !stays {
-			f.old = append(f.old, pages)
+			os.Rename(f.dir.File(pages), f.stage.File(oldPrefix+pages)) // what cannot be moved does no harm
 		}
 	}
 	return nil

@@ -222,6 +222,38 @@ func TestDumpsBuildOnOneSet(t *testing.T) {
 	expect(t, s, imgfile.OfTask(3), 0x10000, content(1, 0x10000, 1))
 }
 
+// The pages of a dump that is replaced go with it, also where the one that replaces it is killed
+// when it is in its place, or fails. What has their numbers then is another's.
+func TestReplacedPagesGo(t *testing.T) {
+	dir := t.TempDir()
+	commit(t, take(t, dir, 1, 1, 2, 3))
+	killed := take(t, dir, 2, 1, 2, 3)
+	if err := errors.Join(killed.end(), killed.place()); err != nil {
+		t.Fatal(err)
+	}
+	failed := take(t, dir, 3, 1, 2, 3) // has the numbers of the first dump
+	if !slices.Contains(failed.names, imgfile.PagesName(firstPagesID)) {
+		t.Fatal(failed.names)
+	}
+	killed.lock.Close()
+	commit(t, take(t, dir, 4, 4))
+	if _, err := os.Stat(filepath.Join(dir, failed.names[0])); err != nil {
+		t.Errorf("a number that was reserved: %v", err)
+	}
+	inTheWay := filepath.Join(dir, failed.names[2])
+	if err := errors.Join(os.Remove(inTheWay), os.Mkdir(inTheWay, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := failed.Commit(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	failed.Abort()
+	if err := os.RemoveAll(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	expectDumps(t, dir, map[int]uint64{4: 4})
+}
+
 // Pages files that CRIU's own dump has made in the directory are no page server's to remove.
 func TestPagesOfALocalDumpStay(t *testing.T) {
 	dir := t.TempDir()
@@ -289,8 +321,12 @@ func TestReplacedSetIsOfOneTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commit(t, take(t, dir, 4, 1))
-	has(imgfile.OfTask(1))
+	again := take(t, dir, 4, 1, 2, 3, 5)
+	if !slices.Contains(again.names, imgfile.PagesName(pm.PagesID)) {
+		t.Fatal(again.names)
+	}
+	commit(t, again)
+	has(imgfile.OfTask(1), imgfile.OfTask(2), imgfile.OfTask(3), imgfile.OfTask(5))
 }
 
 // long has the files of a set be written long ago: what is written to twice within a

@@ -293,3 +293,36 @@ func TestFirstWhereTasksWait(t *testing.T) {
 		})
 	}
 }
+
+// So it is where the daemon before ends just now, and the other one has waited for the directory.
+func TestFirstWhereADaemonEnds(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		tr := plant(t, 1)
+		d := start(t, tr.images, "--background", "none")
+		tr.connect(t)
+		tr.send(t, 0)
+		tr.awaitFirst(t)
+		second := exec.Command(exe, "--no-default-config", "-D", tr.images)
+		second.Env = append(os.Environ(), roleEnv+"=1")
+		var out bytes.Buffer
+		second.Stderr = &out
+		if err := second.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(10*time.Second, func() { _ = second.Process.Kill() })
+		time.Sleep(100 * time.Millisecond) // it has come to the lock
+		if err := d.cmd.Process.Signal(unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		_ = second.Wait()
+		timer.Stop()
+		if !strings.Contains(out.String(), "--resume serves them") {
+			t.Errorf("%v: %s", second.ProcessState, out.String())
+		}
+		_ = d.cmd.Wait()
+	}
+}

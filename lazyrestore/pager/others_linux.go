@@ -81,9 +81,11 @@ func (k *Leftover) lastIn(w *world) bool {
 	return true
 }
 
-// Waits reports whether the keeper's pager is gone and it has userfaultfds of processes that live: they wait for a successor.
+// Waits reports whether the keeper has userfaultfds of processes that live. If nobody serves them, which the caller has
+// to know, they wait for a successor. That the keeper is an orphan it does not ask: a pager that ends lets go of
+// its locks before it is gone.
 func (k *Leftover) Waits() (bool, error) {
-	if !k.isOrphan() {
+	if !isKeeper(k.pid) {
 		return false, nil
 	}
 	fds, err := k.living()

@@ -129,6 +129,9 @@ func TestKeepersOfOthersStay(t *testing.T) {
 	if k.isOrphan() {
 		t.Error("the keeper's pager lives, and it is said to be gone")
 	}
+	if waits, err := k.Waits(); !waits || err != nil {
+		t.Errorf("a process that lives waits, if the pager serves no more: %v, %v", waits, err)
+	}
 	if k.holdsNoneBut(nil) {
 		t.Error("a keeper that holds what is not ours is said to hold nothing else")
 	}

@@ -39,9 +39,17 @@ func (f *Files) reserve() (uint32, error) {
 // release gives up the numbers whose files have not been put in their place.
 func (f *Files) release() {
 	for name := range f.reserved {
-		os.Remove(f.dir.File(name)) // what cannot be removed is empty
+		removeEmpty(f.dir.File(name))
 	}
 	clear(f.reserved)
+}
+
+// removeEmpty removes a pages file that is reserved only. What has pages is somebody's: CRIU's own
+// server begins at firstPagesID, whatever is there. One that cannot be removed does no harm.
+func removeEmpty(path string) {
+	if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Size() == 0 {
+		os.Remove(path)
+	}
 }
 
 // removeStage removes the stage in dir of a server that was killed, and what it had reserved:
@@ -52,9 +60,6 @@ func removeStage(dir, stage string) {
 		return // what cannot be removed does no harm
 	}
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Size() == 0 {
-			os.Remove(path)
-		}
+		removeEmpty(filepath.Join(dir, e.Name()))
 	}
 }

@@ -274,6 +274,30 @@ func TestPagesOfALocalDumpStay(t *testing.T) {
 	}
 }
 
+// Pages that CRIU's own server has made under a number that one of ours had reserved stay.
+func TestReleasedNumberIsEmpty(t *testing.T) {
+	dir := t.TempDir()
+	for name, end := range map[string]func(f *Files){
+		"given up": func(f *Files) { f.Abort() },
+		"killed": func(f *Files) {
+			f.lock.Close()
+			take(t, dir, 2, 2).Abort()
+		},
+	} {
+		f := take(t, dir, 1, 1, 2)
+		theirs := filepath.Join(dir, f.names[0])
+		if err := os.WriteFile(theirs, content(9, 0x10000, 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		end(f)
+		names, err := os.ReadDir(dir)
+		if err != nil || len(names) != 1 || filepath.Join(dir, names[0].Name()) != theirs {
+			t.Errorf("%s: %v, %v; want %s", name, names, err, theirs)
+		}
+		os.Remove(theirs)
+	}
+}
+
 // Whoever is killed while a dump takes the place of another one of the same tasks leaves no
 // pagemap of that. Where it fails, nothing of it is left. What is not replaced stays.
 func TestReplacedSetIsOfOneTime(t *testing.T) {

@@ -475,3 +475,23 @@ func TestRestOfTheIndexIsLoaded(t *testing.T) {
 	}
 	s.checkAt(t, s.Thread, s.Addr((restSegments+1)*segmentPages), (restSegments+1)*segmentPages*page.Size, 16*page.Size)
 }
+
+// What is lost with its part of the index is missing until it is poisoned: a checkpoint would take it for zeros.
+func TestMissingUntilPoisoned(t *testing.T) {
+	se := fakeSession(t, 8, plainSource)
+	s := fakeSpace(t, se, &fakeMemory{})
+	se.pages.opened[0].Store(nil)
+	se.pages.closed.Add(1)
+	se.open(0, errLink)
+	missing := func() (n uint64) {
+		s.missing(se.pages, func(m page.Mapping) { n += m.Pages() })
+		return n
+	}
+	if n := missing(); n != 8 {
+		t.Errorf("%d pages are missing, want 8", n)
+	}
+	s.owed.n.Add(-1)
+	if n := missing(); n != 0 {
+		t.Errorf("%d pages are missing that are poisoned", n)
+	}
+}

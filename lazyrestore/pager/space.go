@@ -251,7 +251,7 @@ func (s *space) settleGone(t *table) {
 }
 
 // missing calls f with each part of the layout whose pages are still missing, or
-// lost where no page table need tell of that: in shared memory.
+// lost where no page table need tell of that: in shared memory, and in what is to be poisoned yet.
 func (s *space) missing(t *table, f func(page.Mapping)) {
 	var runs []image.Run
 	for _, m := range s.byProc {
@@ -266,7 +266,7 @@ func (s *space) missing(t *table, f func(page.Mapping)) {
 					t.addresses(&runs, i, j, func(r page.Range, _ int) { f(cutImage(m, r)) })
 					i = j
 				}
-			case m.Shared:
+			case m.Shared, s.owed.n.Load() > 0:
 				f(cutImage(m, m.ImageRange().Intersect(t.SegmentRange(k))))
 			}
 		})

@@ -77,6 +77,12 @@ func (o *Options) nobodyWaits() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if errors.Is(err, errDamagedState) {
+		if o.Logger != nil {
+			o.Logger.Warn("what a daemon before has left is taken for left by a crash of the machine", "error", err)
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package lazypages
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -214,4 +216,24 @@ func socketpair(t *testing.T) (a, b int) {
 		t.Fatal(err)
 	}
 	return fds[0], fds[1]
+}
+
+// A state that a crash of the machine has damaged, as it is not synced, keeps no daemon out.
+func TestDamagedStateKeepsNobodyOut(t *testing.T) {
+	for name, content := range map[string]string{"empty": "", "cut": `{"images":"x","keepers":[{"pid":1`, "zeros": "\x00\x00\x00"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, StateName), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var log bytes.Buffer
+			o := &Options{Images: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			if err := o.nobodyWaits(); err != nil {
+				t.Error(err)
+			}
+			if !strings.Contains(log.String(), "level=WARN") {
+				t.Errorf("no warning: %s", log.String())
+			}
+		})
+	}
 }

@@ -50,6 +50,10 @@ func (s *state) building() bool {
 	return slices.ContainsFunc(s.Keepers, func(k keeper) bool { return k.Connection >= 0 })
 }
 
+// errDamagedState is for a state that cannot be read. No daemon that is killed leaves one; a crash of the machine, after which
+// nobody waits, may.
+var errDamagedState = errors.New("it is damaged")
+
 // readState reads the file that a predecessor left.
 func readState(dir string) (*state, error) {
 	s := &state{path: filepath.Join(dir, StateName)}
@@ -58,7 +62,7 @@ func readState(dir string) (*state, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.path, err)
+		return nil, fmt.Errorf("%s: %w: %w", s.path, errDamagedState, err)
 	}
 	return s, nil
 }

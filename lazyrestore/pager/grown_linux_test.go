@@ -104,6 +104,7 @@ func TestPrivateMemoryGrowsAboveShared(t *testing.T) {
 	const n = 4 * page.Size
 	from := s.Start + 1<<30
 	s.Mmap(from, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED).Wait(t)
+	<-s.pager.Serving()
 	if _, err := s.pager.attached.fds[0].Register(from, n, uffd.ModeMissing); err != nil {
 		t.Fatal(err)
 	}

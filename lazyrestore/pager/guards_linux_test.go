@@ -98,6 +98,19 @@ func TestGuardsOverWhatHasCome(t *testing.T) {
 	t.Log("took", time.Since(start))
 }
 
+// So it is in a forked child, where no guard is known of.
+func TestGuardsOverWhatHasComeToAChild(t *testing.T) {
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 256}, pager: Options{Background: None}})
+	s.checkAt(t, s.Thread, s.Start, 0, 64*page.Size)
+	th, pid := s.Fork(t)
+	pid.Wait(t)
+	guardAt(t, th, s.Addr(5), 8*page.Size)
+	th.Madvise(s.Addr(5), 8*page.Size, madvGuardRemove).Wait(t)
+	zero(t, th, s.Addr(5), 8*page.Size)
+	s.checkAt(t, s.Thread, s.Start, 0, 64*page.Size)
+	th.Exit(0)
+}
+
 // By the guards of another process memory would be lost: a pid may be another's by now.
 func TestGuardsAreOfTheSpace(t *testing.T) {
 	uffdtest.Need(t, "uffd")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,6 +70,7 @@ type control struct {
 	file   os.FileInfo // of path, as it was made
 	answer func(word string) controlReply
 	done   chan struct{}
+	once   sync.Once // of close
 }
 
 // listenControl starts to answer for the pager of process pid.
@@ -156,16 +158,18 @@ func ours(dir string) error {
 	return nil
 }
 
-// close ends the service and waits for it.
+// close ends the service and waits for it. It may be called again.
 func (c *control) close() {
 	if c == nil {
 		return
 	}
-	unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-	<-c.done
-	removeSame(c.path, c.file)
-	unix.Close(c.fd)
-	unix.Close(c.wake)
+	c.once.Do(func() {
+		unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		<-c.done
+		removeSame(c.path, c.file)
+		unix.Close(c.fd)
+		unix.Close(c.wake)
+	})
 }
 
 func (c *control) serve() {

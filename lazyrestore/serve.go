@@ -138,4 +138,9 @@ func (p *Process) listen(r *restorer) {
 		return
 	}
 	p.control = c
+	go func() {
+		if <-p.ended; p.pagerErr == nil {
+			c.close() // a checkpoint would look for the image, which may be gone by now
+		}
+	}()
 }

@@ -3,6 +3,7 @@ package lazyrestore_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -174,6 +175,28 @@ func TestDeathSignalComesWithTheProgram(t *testing.T) {
 			s.well()
 		})
 	}
+}
+
+// A process that has all of its memory needs its image no longer, nor does a checkpoint of
+// it, while the program stays that restored it.
+func TestResidentProcessNeedsNoImage(t *testing.T) {
+	t.Parallel()
+	s := start(t, "heap")
+	s.cycle(plainest, lazyrestore.RestoreOptions{})
+	if err := s.proc.WaitPager(); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(lazyrestore.RunDir(), strconv.Itoa(s.pid)+".sock")
+	s.await("be left by its control socket", func() bool {
+		_, err := os.Lstat(socket)
+		return errors.Is(err, os.ErrNotExist)
+	})
+	if err := os.RemoveAll(s.image); err != nil {
+		t.Fatal(err)
+	}
+	s.cycle(plainest, lazyrestore.RestoreOptions{})
+	s.release()
+	s.well()
 }
 
 var mappingScenes = []survival{

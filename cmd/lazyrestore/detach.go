@@ -185,7 +185,7 @@ func (s *supervised) untilResident() error {
 	}()
 	err := s.WaitPager()
 	s.writeStats()
-	err = errors.Join(err, s.Close()) // the image may go, and a checkpoint asks nobody
+	err = errors.Join(err, s.Close()) // the image is not held for the life of the process
 	if s.DeathSignal() {
 		<-ended
 	}

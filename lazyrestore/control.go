@@ -263,11 +263,9 @@ func askOnce(ctx context.Context, pid int, word string) (*controlReply, error) {
 	if _, err := io.WriteString(f, word+"\n"); err != nil {
 		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
 	}
-	if err := pager.awaitAnswer(ctx, fd, controlTimeout, answerTime); err != nil {
-		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
-	}
 	var reply controlReply
-	err = json.NewDecoder(io.LimitReader(f, 1<<30)).Decode(&reply)
+	answer := answerReader{f, func() error { return pager.awaitAnswer(ctx, fd, controlTimeout, answerTime) }}
+	err = json.NewDecoder(io.LimitReader(answer, 1<<30)).Decode(&reply)
 	if err != nil {
 		return nil, fmt.Errorf("ask the pager of process %d: %w", pid, err)
 	}
@@ -275,6 +273,19 @@ func askOnce(ctx context.Context, pid int, word string) (*controlReply, error) {
 		return nil, fmt.Errorf("ask the pager of process %d: it answers for %d", pid, reply.PID)
 	}
 	return &reply, nil
+}
+
+// An answerReader awaits each part of an answer: whoever gives it may be killed in the midst of a long one.
+type answerReader struct {
+	from  io.Reader
+	await func() error
+}
+
+func (a answerReader) Read(p []byte) (int, error) {
+	if err := a.await(); err != nil {
+		return 0, err
+	}
+	return a.from.Read(p)
 }
 
 // A listener is the process that listens at the other end of a unix socket.

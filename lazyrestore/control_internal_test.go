@@ -2,6 +2,7 @@ package lazyrestore
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -179,6 +180,21 @@ func TestAwaitAnswer(t *testing.T) {
 		l, asker, _ := begin(t)
 		time.AfterFunc(10*time.Millisecond, func() { unix.Kill(l.pid, unix.SIGKILL) })
 		if err := l.awaitAnswer(t.Context(), asker, long, long); !errors.Is(err, errPagerKilled) {
+			t.Error(err)
+		}
+	})
+	t.Run("it is killed in the midst", func(t *testing.T) {
+		l, asker, answerer := begin(t)
+		unix.Write(answerer, []byte(`{"pid":`))
+		time.AfterFunc(10*time.Millisecond, func() { unix.Kill(l.pid, unix.SIGKILL) })
+		fd, err := unix.Dup(asker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := socketFile(fd)
+		defer f.Close()
+		answer := answerReader{f, func() error { return l.awaitAnswer(t.Context(), asker, long, long) }}
+		if err := json.NewDecoder(answer).Decode(new(controlReply)); !errors.Is(err, errPagerKilled) {
 			t.Error(err)
 		}
 	})

@@ -132,7 +132,10 @@ func (r *reader) openFor(f fault, i int) bool {
 		r.demand.add(r.ctx, flightKey{index: true, frame: i}, f)
 		return false
 	case sg.lost(): // and the page is not poisoned yet, or came later
-		v, _ := r.poisonAt(f)
+		v, did := r.poisonAt(f)
+		if did { // and perhaps the process ends before a worker comes to it
+			r.tell(sg)
+		}
 		r.finish(f, v)
 		return false
 	}
@@ -305,9 +308,17 @@ func (d *demand) flyLost(ctx context.Context, w *worker, fl *flight) {
 	}
 }
 
+// tell counts a lost segment among what is lost, once: whoever poisons the first of its memory.
+func (se *session) tell(sg *segment) {
+	if sg.told.CompareAndSwap(false, true) {
+		se.lost.add(sg.cause)
+	}
+}
+
 // poisonSegment poisons what s has of segment i, which is lost, or kills the process for it.
 func (w *worker) poisonSegment(ctx context.Context, s *space, i int) error {
-	r, cause := w.SegmentRange(i), w.opened[i].Load().cause
+	sg := w.opened[i].Load()
+	r, cause := sg.within, sg.cause
 	var list []page.Mapping
 	w.gate.enter()
 	s.places(r, func(m page.Mapping) { list = append(list, m) })
@@ -320,7 +331,7 @@ func (w *worker) poisonSegment(ctx context.Context, s *space, i int) error {
 	} else if killed {
 		return errKilled
 	}
-	w.lost.add(cause)
+	w.tell(sg)
 	w.log.Error("a part of the index is lost, and its memory poisoned: touching it raises SIGBUS", "memory", r.String(), "error", cause)
 	for _, m := range list {
 		if m.Shared {

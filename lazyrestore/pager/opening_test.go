@@ -271,7 +271,40 @@ func TestLostSegmentPoisonsLater(t *testing.T) {
 	}
 }
 
-// So is one whose memory is not all registered when a frame is lost.
+// A loss that a process has met is told of also where it ends before the rest is poisoned.
+func TestLostSegmentOfAnEndedProcess(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	f := familyOf(t, 1, 100, image.WriterOptions{ChunkSize: page.Size}, func(m *imagetest.Mem) {
+		b := bytes.Clone(m.Get(image.IndexObject))
+		b[indexHeader+1000] ^= 4
+		m.Set(image.IndexObject, b)
+	})
+	f.serve()
+	s := f.attach(t, 0)
+	if _, err := s.peek(s.Addr(3)); err == nil {
+		t.Error("a page of the lost segment was read")
+	}
+	s.Kill() // while it is being built: nothing is poisoned unasked
+	f.pager.mu.Lock()
+	spaces := &f.pager.session.spaces
+	f.pager.mu.Unlock()
+	for end := time.Now().Add(uffdtest.Timeout); len(*spaces.Load()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it still has the userfaultfd of the process")
+		}
+	}
+	f.pager.Gathered()
+	select {
+	case err := <-f.done:
+		if !errors.Is(err, image.ErrDamaged) {
+			t.Errorf("ServeAttached = %v, want a LostError with the reason", err)
+		}
+	case <-time.After(uffdtest.Timeout):
+		t.Fatal("ServeAttached does not return")
+	}
+}
+
+// Memory that was not registered yet when its frame was lost is poisoned later.
 func TestLostFramePoisonsLater(t *testing.T) {
 	uffdtest.Need(t, "POISON")
 	const pages, half = 16, 8 * page.Size

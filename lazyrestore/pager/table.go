@@ -34,6 +34,7 @@ type segment struct {
 	within page.Range   // image addresses of which it knows
 	ix     *image.Index // it is loaded; nil if it is lost
 	cause  error        // why it is lost
+	told   atomic.Bool  // it counts among what is lost
 }
 
 // mostNumbers bounds what a table numbers, and so a GiB for the bits of a space:

@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -301,39 +300,6 @@ func TestLostSegmentOfAnEndedProcess(t *testing.T) {
 		}
 	case <-time.After(uffdtest.Timeout):
 		t.Fatal("ServeAttached does not return")
-	}
-}
-
-// Memory that was not registered yet when its frame was lost is poisoned later.
-func TestLostFramePoisonsLater(t *testing.T) {
-	uffdtest.Need(t, "POISON")
-	const pages, half = 16, 8 * page.Size
-	f := familyOf(t, 1, pages, image.WriterOptions{}, func(m *imagetest.Mem) {
-		name := image.PagesObject(chunk.LZ4)
-		b := bytes.Clone(m.Get(name))
-		b[len(b)/2] ^= 4
-		m.Set(name, b)
-	})
-	f.serve()
-	s, u := f.children[0], f.children[0].FD
-	if err := u.Unregister(s.Start+half, half); err != nil {
-		t.Fatal(err)
-	}
-	f.attach(t, 0)
-	if _, err := s.peek(s.Addr(3)); err == nil {
-		t.Error("a page of the lost frame was read")
-	}
-	if _, err := u.Register(s.Start+half, half, uffd.ModeMissing); err != nil {
-		t.Fatal(err)
-	}
-	f.pager.Gathered()
-	if err := <-f.done; !errors.Is(err, image.ErrDamaged) {
-		t.Errorf("ServeAttached = %v, want a LostError with the reason", err)
-	}
-	for i := range pages {
-		if got, err := s.peek(s.Addr(i)); err == nil {
-			t.Fatalf("page %d of the lost frame reads %d", i, got[0])
-		}
 	}
 }
 

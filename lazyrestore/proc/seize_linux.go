@@ -56,6 +56,12 @@ func (t *Tracer) SeizeAll(ctx context.Context, pid int) (tids []int, err error) 
 // ended all others, and goes on under the id of the first.
 func (t *Tracer) seizeAll(ctx context.Context, pid int) (tids []int, err error) {
 	ours := 0
+	if t.tasks[pid] == nil {
+		// A first thread that is dying is ours still, though we have let it go: no detach
+		// reaches it. Another thread that we have let go before has ended it by an execve,
+		// for which its seizure waits; or a signal has ended all, as the seizure finds.
+		ours = t.tid
+	}
 	for begin := time.Now(); ; {
 		tids, err = t.seizeOnce(ctx, pid, ours)
 		switch {

@@ -257,44 +257,6 @@ func TestSeizeMany(t *testing.T) {
 	}
 }
 
-// TestSeizeAmidExecve seizes a process of which now and then one thread calls
-// execve, and ends all others by that: also those that are seized already.
-func TestSeizeAmidExecve(t *testing.T) {
-	uffdtest.Need(t, "ptrace")
-	runtime.LockOSThread() // with which the process ends
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command(compile(t, "execs.c"), "200", "3000")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	tr := newTracer(t)
-	for i := range 100 {
-		begin := time.Now()
-		tids, err := tr.SeizeAll(t.Context(), cmd.Process.Pid)
-		if err != nil {
-			t.Fatalf("round %d: %v", i, err)
-		}
-		for _, tid := range tids {
-			if _, err := tr.GetRegs(tid); err != nil {
-				t.Errorf("round %d: %v", i, err)
-			}
-		}
-		if now, err := ReadTasks(cmd.Process.Pid); err != nil || len(now) != len(tids) {
-			t.Errorf("round %d: it has %d threads, and %d are traced; %v", i, len(now), len(tids), err)
-		}
-		if err := tr.DetachAll(); err != nil {
-			t.Fatalf("round %d: %v", i, err)
-		}
-		if took := time.Since(begin); took > 2*time.Second {
-			t.Fatalf("round %d took %v", i, took)
-		}
-	}
-}
-
 func TestSeizeStopped(t *testing.T) {
 	uffdtest.Need(t, "ptrace")
 	p := startTarget(t, compile(t, "target.c"), "avx", "sleep")

@@ -71,6 +71,8 @@ func (r *reader) grown(f fault) (ok bool) {
 	switch {
 	case !r.stretch.grown || r.stretch.image+(f.addr-r.stretch.Start) != at:
 		return false
+	case r.world.inherited && s.registered.Contains(f.addr):
+		return false // it was emptied, perhaps by what is known no more: what grows is nowhere in the books
 	case r.world.inherited:
 		return r.loseGrown(f, at) // it may have been removed before
 	}

@@ -121,3 +121,21 @@ func TestPrivateMemoryGrowsAboveShared(t *testing.T) {
 	s.check(t, sibling)
 	child.Exit(0)
 }
+
+// Shared memory that was removed is zero also for a successor that knows nothing of the removal.
+func TestRemovedSharedMemoryAfterTakeOver(t *testing.T) {
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}}, false)
+	for range 200 { // the journal is compacted in between
+		v.Madvise(v.Addr(10), 4*page.Size, unix.MADV_REMOVE).Wait(t)
+	}
+	v.killPager()
+	removed := v.Load(v.Addr(11))
+	rest := v.Sum(v.Addr(14), 50*page.Size)
+	v.resume(t)
+	if got := removed.Wait(t); got != 0 {
+		t.Errorf("what was removed holds %d", got)
+	}
+	rest.Wait(t)
+	zero(t, v.Thread, v.Addr(10), 4*page.Size)
+	v.checkAt(t, v.Thread, v.Addr(14), 14*page.Size, 50*page.Size)
+}

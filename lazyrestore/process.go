@@ -28,18 +28,32 @@ func (p *Process) DeathSignal() bool { return p.deathSignal }
 // process has ended. The kernel sends parent-death signals when the thread ends that made
 // the child, and Go may end any that is given back to it: with a goroutine that returns
 // while it is locked to the thread, as background workers do.
+//
+// The thread polls a pidfd, which tells of the end only: a wait would also tell of each stop
+// under a tracer, where that is a thread of this program, as in a checkpoint by it.
 func (p *Process) onThreadThatStays(f func() error) error {
+	// Close may close the process's own pidfd before the process ends. The number for a second
+	// is had now, for there is no way back once the process runs.
+	ended, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("get a descriptor to await the end of the process with: %w", err)
+	}
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
+		defer unix.Close(ended)
 		err := f()
+		if err == nil {
+			err = unix.Dup3(p.pidfd, ended, unix.O_CLOEXEC) // that of two open descriptors does not fail
+		}
 		done <- err
 		if err != nil {
 			return
 		}
-		for { // unix.ECHILD: it has been waited for
-			err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		poll := []unix.PollFd{{Fd: int32(ended), Events: unix.POLLIN}}
+		for {
+			_, err := unix.Poll(poll, -1)
 			if !errors.Is(err, unix.EINTR) {
 				return
 			}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -175,6 +176,33 @@ func TestDeathSignalComesWithTheProgram(t *testing.T) {
 			s.well()
 		})
 	}
+}
+
+// A checkpoint by the program that restored stops the process under a tracer, which a wait of
+// another of its threads tells of too.
+func TestCheckpointLeavesThreadThatDeathSignalHangsOn(t *testing.T) {
+	runtime.LockOSThread() // with which the first life ends
+	defer runtime.UnlockOSThread()
+	s := launch(t, startWith{scene: "heap", attr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}})
+	s.ready(1)
+	s.checkpoint(plainest)
+	if err := s.tryRestore(lazyrestore.RestoreOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.pid = s.proc.PID()
+	if err := s.proc.WaitPager(); err != nil {
+		t.Fatal(err)
+	}
+	s.checkpoint(lazyrestore.CheckpointOptions{LeaveRunning: true})
+	for range 40 { // more threads than Go has idle ones, each of which ends
+		other := must(proc.NewTracer())(t)
+		time.Sleep(5 * time.Millisecond) // for threads that were just left to become idle
+		if err := other.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.release()
+	s.well()
 }
 
 // A process that has all of its memory needs its image no longer, nor does a checkpoint of

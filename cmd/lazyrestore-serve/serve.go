@@ -182,6 +182,10 @@ func (n noted) Set(text string) error {
 	return n.Value.Set(text)
 }
 
+// ownDescriptors is how many the server has room for beside connections and images: its
+// own files, its directories, and a connection that is just accepted.
+const ownDescriptors = 16
+
 // fitConnections leaves a quarter of the descriptors to images, but for an eighth of that to
 // connections that are told that they are too many: those beyond would wait for a descriptor,
 // and nobody would tell them that the server is busy.
@@ -190,8 +194,9 @@ func (v *serveVerb) fitConnections() {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
 		return
 	}
-	most := max(files.Cur/4*3, 1)
-	v.opts.MaxTold = int(min(max(files.Cur/4/8, 1), 64))
+	quarter := (files.Cur - min(files.Cur, ownDescriptors)) / 4
+	most := max(3*quarter, 1)
+	v.opts.MaxTold = int(min(max(quarter/8, 1), 64))
 	if uint64(v.opts.MaxConns) <= most {
 		return
 	}

@@ -55,10 +55,10 @@ func (r *reader) grown(f fault) (ok bool) {
 		}
 	}
 	if r.stretch.s != s || !r.stretch.Contains(f.addr) {
-		known, changing := r.findStretch(f, m)
+		known, v := r.findStretch(f, m)
 		switch {
-		case changing:
-			r.finish(f, retry)
+		case v != settled:
+			r.finish(f, v)
 			return true
 		case !known && s.registered.Contains(f.addr):
 			return false // it was emptied: what grows is nowhere in the books
@@ -81,18 +81,20 @@ func (r *reader) grown(f fault) (ok bool) {
 	return true
 }
 
-// findStretch looks what is at the address of f in the process, where m lies below. It is not known of a forked child, and
-// not while a change is still to be told.
-func (r *reader) findStretch(f fault, m page.Mapping) (known, changing bool) {
+// findStretch looks what is at the address of f in the process, where m lies below. It is not known of a forked child. While
+// a change is still to be told, or there is no descriptor to look by, f is to wait, as v says.
+func (r *reader) findStretch(f fault, m page.Mapping) (known bool, v verdict) {
 	if f.s.pid == 0 {
-		return false, false
+		return false, settled
 	}
 	vmas, err := proc.ReadMaps(f.s.pid)
-	if err != nil || hasEnded(f.s.u) { // its pid may be another's by now
-		return false, false
-	}
-	if isChanging(f.s.u) {
-		return false, true
+	switch {
+	case noRoom(err):
+		return false, starved
+	case err != nil, hasEnded(f.s.u): // its pid may be another's by now
+		return false, settled
+	case isChanging(f.s.u):
+		return false, retry
 	}
 	var here, below *proc.VMA
 	for i := range vmas {
@@ -104,13 +106,13 @@ func (r *reader) findStretch(f fault, m page.Mapping) (known, changing bool) {
 		}
 	}
 	if here == nil || below == nil {
-		return false, false
+		return false, settled
 	}
 	r.stretch = stretch{s: f.s, Range: here.Range, image: m.Image + (here.Start - m.Start)}
 	r.stretch.grown = here.Shared && below.Shared && here.Inode != 0 && here.Inode == below.Inode &&
 		here.DevMajor == below.DevMajor && here.DevMinor == below.DevMinor &&
 		here.Offset-below.Offset == uint64(here.Start-below.Start)
-	return true, false
+	return true, settled
 }
 
 // parted reports whether between below, the nearest below a of the layout, and a there is memory that the layout has no place for, so

@@ -3,6 +3,7 @@ package pager
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -76,6 +77,24 @@ func TestSharedMemoryGrows(t *testing.T) {
 		s.checkAt(t, s.Thread, at+44*page.Size, 44*page.Size, 12*page.Size)
 		zero(t, child, s.Addr(36), 8*page.Size)
 	})
+}
+
+// Who touches it while there is no descriptor to look by waits for one, and loses nothing.
+func TestSharedMemoryGrowsWithoutDescriptors(t *testing.T) {
+	s, child := growable(t)
+	defer child.Exit(0)
+	at := s.grow(t, s.Thread)
+	restore := noDescriptors(t)
+	defer restore()
+	touch := s.Load(at + 40*page.Size)
+	if touch.Ready(20 * time.Millisecond) {
+		t.Error("it did not wait")
+	}
+	restore()
+	touch.Wait(t)
+	s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)
+	s.checkAt(t, s.Thread, at, 0, 32*page.Size)
+	s.check(t, child)
 }
 
 // Of a forked child it cannot be seen what has grown: the page is lost to it, and to nobody else.

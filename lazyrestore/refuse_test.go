@@ -26,6 +26,7 @@ var refusals = []struct{ scene, names string }{
 	{"socket-rights", `descriptor \d+ \(socket:.*it has state that is not preserved: scm_fds: 1`},
 	{"netlink", `descriptor \d+ \(socket:.*sockets of this type \(family 16\)`},
 	{"pending-connection", `descriptor \d+ \(socket:.*1 connections were not accepted yet`},
+	{"multicast-address", `descriptor \d+ \(socket:.*: a restore could not set option 32 of level 0 of a socket: cannot assign requested address`},
 	{"child", `child process \d+`},
 	{"seccomp", `seccomp`},
 	{"thread-namespace", `thread \d+: it has a uts namespace of its own`},

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"regexp"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +82,47 @@ func TestFailedRestoreAndSocketFile(t *testing.T) {
 			t.Errorf("after the %s the file is there", name)
 		}
 	}
+	s.restore(filling)
+	s.release()
+	s.well()
+}
+
+// A socket goes by an address that the machine of the restore does not have: refused, and
+// restored once it has it. The test has a network of its own.
+func TestRestoreRefusesMissingInterface(t *testing.T) {
+	needAll(t)
+	const apart = "LAZYRESTORE_TEST_NETWORK"
+	if os.Getenv(apart) == "" {
+		cmd := exec.Command(must(os.Executable())(t), "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), apart+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	control := must(unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0))(t)
+	defer unix.Close(control)
+	address := func(a ...byte) {
+		t.Helper()
+		lo := must(unix.NewIfreq("lo"))(t)
+		if err := errors.Join(lo.SetInet4Addr(a), unix.IoctlIfreq(control, unix.SIOCSIFADDR, lo)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address(10, 99, 99, 99)
+	s := start(t, "multicast-address")
+	s.checkpoint(plainest)
+	address(127, 0, 0, 1)
+	for _, look := range []bool{true, false} {
+		err := s.tryRestore(lazyrestore.RestoreOptions{DryRun: look})
+		var refused *lazyrestore.RefusedError
+		if !errors.As(err, &refused) || !contains(err.Error(), "set option 32 of level 0 of a socket: cannot assign requested address") ||
+			!contains(refused.Reasons[0].Help, "give this machine the address") {
+			t.Errorf("%v, want a refusal that names the option", err)
+		}
+	}
+	address(10, 99, 99, 99)
 	s.restore(filling)
 	s.release()
 	s.well()

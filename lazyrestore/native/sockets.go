@@ -48,8 +48,8 @@ const (
 	maxQueue            = 64 << 20
 )
 
-// socketOptions are those that are kept, by the sockets that have them; the
-// largest is a struct timeval, or a name of 16 bytes.
+// socketOptions are those that are kept, by the sockets that have them, in the order in
+// which they are set again; the largest is a struct timeval, or a name of 16 bytes.
 var socketOptions = [...]struct {
 	level, name int
 	family, typ int // 0: all
@@ -80,7 +80,6 @@ var socketOptions = [...]struct {
 	{unix.SOL_SOCKET, unix.SO_LINGER, 0, 0},
 	{unix.SOL_SOCKET, unix.SO_RCVTIMEO, 0, 0},
 	{unix.SOL_SOCKET, unix.SO_SNDTIMEO, 0, 0},
-	{unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unix.AF_INET, 0},
 	{unix.SOL_SOCKET, unix.SO_RCVBUF, 0, 0},
 	{unix.SOL_SOCKET, unix.SO_SNDBUF, 0, 0}, // the last: filling a queue changes it
 	{unix.IPPROTO_IP, unix.IP_TOS, unix.AF_INET, 0},
@@ -135,6 +134,7 @@ var socketOptions = [...]struct {
 	{unix.IPPROTO_UDP, unix.UDP_CORK, unix.AF_INET, unix.SOCK_DGRAM},
 	{unix.IPPROTO_UDP, unix.UDP_SEGMENT, unix.AF_INET, unix.SOCK_DGRAM},
 	{unix.IPPROTO_UDP, unix.UDP_GRO, unix.AF_INET, unix.SOCK_DGRAM},
+	{unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unix.AF_INET, 0}, // behind all interfaces, of which a socket that is bound takes its own only
 }
 
 // has reports whether sockets of s's kind have an option of a family and type;
@@ -411,6 +411,13 @@ func (s *Socket) options(fd int) (why string, err error) {
 		}
 		if !bytes.Equal(have, want) {
 			s.Options = append(s.Options, SocketOption{opt.level, opt.name, slices.Clone(have)})
+		}
+	}
+	// A value may be one that cannot be set, as the address of an interface that has lost it.
+	// What needs a privilege another may do, who restores.
+	for i := range s.Options {
+		if err := s.Options[i].set(fresh); err != nil && !errors.Is(err, unix.EPERM) {
+			return fmt.Sprintf("a restore could not %v", err), nil
 		}
 	}
 	return "", nil

@@ -36,7 +36,7 @@ func (r *reopener) newSocket(s *Socket) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("make a socket: %w", err)
 	}
-	if err := s.setOptions(fd); err != nil {
+	if ok, err := r.setOptions(s, fd); !ok || err != nil {
 		return -1, err
 	}
 	if len(s.Name) > 0 {
@@ -89,7 +89,7 @@ func (r *reopener) socketPair(s *Socket) (int, error) {
 			r.giveUp(fds[i])
 			continue
 		}
-		if err := end.setOptions(fds[i]); err != nil {
+		if ok, err := r.setOptions(end, fds[i]); !ok || err != nil {
 			return -1, err
 		}
 		// The other end of one that is closed has been shut down by that.
@@ -148,19 +148,47 @@ func fillSocket(fd int, queue [][]byte) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, usual/2) // the kernel doubles it
 }
 
-func (s *Socket) setOptions(fd int) error {
+// setOptions refuses a socket that goes by an interface that is not there.
+func (r *reopener) setOptions(s *Socket, fd int) (ok bool, err error) {
 	for i := range s.Options {
 		o := &s.Options[i]
-		name, value := o.Name, o.Value
-		if o.Level == unix.SOL_SOCKET && len(value) == 4 && (name == unix.SO_RCVBUF || name == unix.SO_SNDBUF) {
-			// The kernel doubles what it is given, and bounds it for those who may not force it.
-			half := binary.NativeEndian.Uint32(value) / 2
-			name = map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE}[name]
-			value = binary.NativeEndian.AppendUint32(nil, half)
+		err := o.set(fd)
+		switch {
+		case err == nil:
+		case o.isInterface() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL)):
+			r.refused.add(s.name(), err.Error(), "give this machine the address or the device")
+			return false, nil
+		default:
+			return false, err
 		}
-		if err := unix.SetsockoptString(fd, o.Level, name, string(value)); err != nil {
-			return fmt.Errorf("set option %d of level %d of a socket: %w", o.Name, o.Level, err)
-		}
+	}
+	return true, nil
+}
+
+// isInterface reports whether an option names an interface, or an address of one.
+func (o *SocketOption) isInterface() bool {
+	switch o.Level {
+	case unix.SOL_SOCKET:
+		return o.Name == unix.SO_BINDTODEVICE
+	case unix.IPPROTO_IP:
+		return o.Name == unix.IP_MULTICAST_IF || o.Name == unix.IP_UNICAST_IF
+	case unix.IPPROTO_IPV6:
+		return o.Name == unix.IPV6_MULTICAST_IF || o.Name == unix.IPV6_UNICAST_IF
+	}
+	return false
+}
+
+// set sets the option of a new socket.
+func (o *SocketOption) set(fd int) error {
+	name, value := o.Name, o.Value
+	if o.Level == unix.SOL_SOCKET && len(value) == 4 && (name == unix.SO_RCVBUF || name == unix.SO_SNDBUF) {
+		// The kernel doubles what it is given, and bounds it for those who may not force it.
+		half := binary.NativeEndian.Uint32(value) / 2
+		name = map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE}[name]
+		value = binary.NativeEndian.AppendUint32(nil, half)
+	}
+	if err := unix.SetsockoptString(fd, o.Level, name, string(value)); err != nil {
+		return fmt.Errorf("set option %d of level %d of a socket: %w", o.Name, o.Level, err)
 	}
 	return nil
 }

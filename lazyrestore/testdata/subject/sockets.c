@@ -1,5 +1,6 @@
 /* Sockets that have nobody outside at their other end. */
 #include <arpa/inet.h>
+#include <net/if.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -130,8 +131,15 @@ static void datagrams(int argc, char **argv)
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
 	int in = socket(AF_INET, SOCK_DGRAM, 0), out = socket(AF_INET, SOCK_DGRAM, 0), six = socket(AF_INET6, SOCK_DGRAM, 0);
 	MUST(bind(in, (void *)&a, sizeof a) == 0 && set(in, SOL_SOCKET, SO_RCVBUF, 60000) == 0 && set(out, SOL_SOCKET, SO_BROADCAST, 1) == 0 && set(out, IPPROTO_IP, IP_TTL, 7) == 0 && six >= 0);
+	/* An interface that only a socket takes that is not bound yet. */
+	int device = socket(AF_INET, SOCK_DGRAM, 0);
+	MUST(set(device, IPPROTO_IP, IP_UNICAST_IF, htonl(if_nametoindex("lo"))) == 0 && setsockopt(device, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3) == 0);
 	a.sin_port = htons(port(in));
 	stop();
+	char bound[IFNAMSIZ] = "";
+	socklen_t n = sizeof bound;
+	CHECK(option(device, IPPROTO_IP, IP_UNICAST_IF) == (int)htonl(if_nametoindex("lo")));
+	CHECK(getsockopt(device, SOL_SOCKET, SO_BINDTODEVICE, bound, &n) == 0 && strcmp(bound, "lo") == 0);
 	CHECK(port(in) == ntohs(a.sin_port) && option(in, SOL_SOCKET, SO_RCVBUF) == 120000);
 	CHECK(option(out, SOL_SOCKET, SO_BROADCAST) == 1 && option(out, IPPROTO_IP, IP_TTL) == 7);
 	CHECK(sendto(out, "hello", 5, 0, (void *)&a, sizeof a) == 5 && recv(in, back, 10, 0) == 5);
@@ -187,6 +195,19 @@ static void socket_options(int argc, char **argv)
 	}
 }
 
+/* An address of an interface that it may not have: with an index nobody looks. */
+static void multicast_address(int argc, char **argv)
+{
+	struct ip_mreqn m = {.imr_address.s_addr = inet_addr("10.99.99.99"), .imr_ifindex = if_nametoindex("lo")};
+	struct in_addr have = {0};
+	socklen_t n = sizeof have;
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	MUST(setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &m, sizeof m) == 0);
+	stop();
+	CHECK(getsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &have, &n) == 0 && have.s_addr == m.imr_address.s_addr);
+}
+
 const struct scene socket_scenes[] = {
+	{"multicast-address", multicast_address},
 	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {NULL, NULL},
 };

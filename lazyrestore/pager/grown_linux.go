@@ -129,20 +129,21 @@ func (m *model) parted(below page.Mapping, a page.Addr) bool {
 	return false
 }
 
-// extend has the layout know that m goes on up to the page of f: a fault there says that its object
-// does not end below. What had no place any more, as no mapping showed it, is missing again.
+// extend has the layout know that m goes on up to the page of f, and as far above it as all is stored: a fault there says that
+// its object does not end below, and to find that out for each page would take longer than all else. What had no
+// place any more, as no mapping showed it, is missing again.
 func (r *reader) extend(f fault, m page.Mapping) {
 	s := f.s
 	r.gate.shut()
 	defer r.gate.open()
 	from := max(m.End, r.stretch.Start)
-	more := page.SetOf(page.Range{Start: m.ImageAddr(from), End: m.ImageAddr(f.addr) + page.Size})
+	more := page.SetOf(page.Range{Start: m.ImageAddr(from), End: r.storedUpTo(m.ImageAddr(f.addr), r.unknownFrom(f))})
 	for gone := range r.world.removed.All() {
 		more.Remove(gone)
 	}
 	for at := range more.All() {
 		place := at.Shift(m.Start - m.Image)
-		s.insert(page.Mapping{Range: place, Image: at.Start, PageSize: page.Size, Shared: true})
+		s.join(page.Mapping{Range: place, Image: at.Start, PageSize: page.Size, Shared: true})
 		s.registered.Add(place)
 		r.segments(at, func(i int, sg *segment) {
 			switch {
@@ -159,6 +160,34 @@ func (r *reader) extend(f fault, m page.Mapping) {
 	r.log.Debug("shared memory has grown", "space", s.id, "to", f.addr.String())
 	r.kicks.Add(1)
 	r.wakeBackground()
+}
+
+// unknownFrom is how much from the page of f on, in the stretch, the books do not know of; at least that page. What
+// they know of may have been emptied.
+func (r *reader) unknownFrom(f fault) uint64 {
+	free := f.s.gap(f.addr, page.Range{Start: f.addr, End: r.stretch.End})
+	for known := range f.s.registered.Within(page.Range{Start: f.addr + page.Size, End: free.End}) {
+		free.End = min(free.End, known.Start)
+	}
+	return free.Len()
+}
+
+// storedUpTo is where of the n bytes from the image address at on, a page that is known to be shown,
+// what is stored without a gap ends: between two objects there is one.
+func (r *reader) storedUpTo(at page.Addr, n uint64) page.Addr {
+	end := at + page.Size
+	seg := r.SegmentAt(at)
+	if r.opened[seg].Load().lost() {
+		return end
+	}
+	within := page.RangeOf(at, n).Intersect(r.SegmentRange(seg))
+	for run := range r.RunsIn(within) {
+		if run.Kind != image.Stored || run.Page > end {
+			break
+		}
+		end = max(end, run.Range().End)
+	}
+	return min(end, within.End)
 }
 
 // miss notes that the pages numbered from i up to j, of shared memory, are missing, but for those that are lost. The gate is shut.

@@ -2,6 +2,8 @@ package pager
 
 import (
 	"errors"
+	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,7 +18,15 @@ import (
 // forked child that has all of them.
 func growable(t *testing.T) (s *served, child *uffdtest.Thread) {
 	t.Helper()
-	s = serveChild(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}})
+	return growableLogged(t, slog.DiscardHandler)
+}
+
+func growableLogged(t *testing.T, log slog.Handler) (s *served, child *uffdtest.Thread) {
+	t.Helper()
+	s = serveChild(t, setting{
+		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+		pager: Options{Background: None, Logger: slog.New(log)},
+	})
 	child, pid := s.Fork(t)
 	pid.Wait(t)
 	s.Munmap(s.Addr(32), 32*page.Size).Wait(t)
@@ -77,6 +87,32 @@ func TestSharedMemoryGrows(t *testing.T) {
 		s.checkAt(t, s.Thread, at+44*page.Size, 44*page.Size, 12*page.Size)
 		zero(t, child, s.Addr(36), 8*page.Size)
 	})
+}
+
+// What it has grown by is found out once, not for each page, and makes one mapping of what is below.
+func TestSharedMemoryGrowsAtOnce(t *testing.T) {
+	log := &said{"shared memory has grown", make(chan struct{}, 64)}
+	s, child := growableLogged(t, slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	defer child.Exit(0)
+	at := s.grow(t, s.Thread)
+	s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)
+	if n := len(log.once); n != 1 {
+		t.Errorf("it was found %d times that it has grown, want once", n)
+	}
+	s.checkAt(t, s.Thread, at, 0, 32*page.Size)
+	s.check(t, child)
+
+	whole := page.Mapping{Range: page.RangeOf(testBase, 4*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true}
+	var l layout
+	for i := range page.Addr(4) {
+		l.join(cutProc(whole, page.RangeOf(testBase+i*page.Size, page.Size)))
+	}
+	apart := whole
+	apart.Range, apart.Image = apart.Shift(4*page.Size), page.ImageShared+8*page.Size
+	l.join(apart)
+	if want := []page.Mapping{whole, apart}; !slices.Equal(l.byProc, want) || !slices.Equal(l.byImage, want) {
+		t.Errorf("the layout is %v and %v, want %v", l.byProc, l.byImage, want)
+	}
 }
 
 // Who touches it while there is no descriptor to look by waits for one, and loses nothing.

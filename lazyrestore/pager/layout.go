@@ -191,6 +191,18 @@ func (l *layout) insert(m page.Mapping) {
 	l.addImage(m)
 }
 
+// join is insert, but where m goes on from the mapping below the two become one.
+func (l *layout) join(m page.Mapping) {
+	if i := l.search(m.Start); i > 0 {
+		below := l.byProc[i-1]
+		if below.End == m.Start && below.ImageRange().End == m.Image && below.PageSize == m.PageSize && below.Shared == m.Shared {
+			l.cut(below.Range)
+			m.Start, m.Image = below.Start, below.Image
+		}
+	}
+	l.insert(m)
+}
+
 func (l *layout) addImage(m page.Mapping) {
 	i, _ := slices.BinarySearchFunc(l.byImage, m, compareImage)
 	l.byImage = slices.Insert(l.byImage, i, m)

@@ -57,17 +57,54 @@ func NewFiles(dir, prev string) (*Files, error) {
 		return nil, err
 	}
 	removeStages(f.dir.Path())
-	stage, err := os.MkdirTemp(f.dir.Path(), stagePrefix)
-	if err != nil {
+	if err := f.makeStage(); err != nil {
 		return nil, err
 	}
-	if f.lock, err = lockDir(stage); err == nil {
-		f.stage, err = imgfile.Open(stage)
-	}
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(stage))
-	}
 	return f, nil
+}
+
+// makeStage makes the stage and locks it. Until it is locked, another server that starts takes it
+// for what a killed one has left. Each does so once, before it makes its own: this comes to an end.
+func (f *Files) makeStage() error {
+	for {
+		stage, err := os.MkdirTemp(f.dir.Path(), stagePrefix)
+		if err != nil {
+			return err
+		}
+		lock, err := lockDir(stage)
+		if errors.Is(err, unix.EWOULDBLOCK) { // whoever has it removes it
+			continue
+		}
+		if err == nil {
+			err = stillAt(lock, stage)
+		}
+		if err == nil {
+			f.stage, err = imgfile.Open(stage)
+		}
+		if err == nil {
+			f.lock = lock
+			return nil
+		}
+		if lock != nil {
+			lock.Close()
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, os.RemoveAll(stage))
+		}
+	}
+}
+
+// stillAt says whether path still leads to the directory d; fs.ErrNotExist: it has been removed.
+func stillAt(d *os.File, path string) error {
+	here, err := d.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Lstat(path)
+	if err == nil && !os.SameFile(here, there) {
+		err = fs.ErrNotExist
+	}
+	return err
 }
 
 // errImageBelow is for an image of ours, whose lazy pages are in no file of CRIU's.
@@ -295,7 +332,8 @@ func (f *Files) clear() error {
 		}
 	}
 	for pages, stays := range about {
-		if !stays {
+		// An empty one is left: another server may have reserved the number, where the pages were gone.
+		if st, err := os.Lstat(f.dir.File(pages)); !stays && err == nil && st.Size() > 0 {
 			os.Rename(f.dir.File(pages), f.stage.File(oldPrefix+pages)) // what cannot be moved does no harm
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -252,6 +253,51 @@ func TestReplacedPagesGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectDumps(t, dir, map[int]uint64{4: 4})
+}
+
+// Where the pages of a dump are gone, another server has their number by now.
+func TestReplacedNumberStaysReserved(t *testing.T) {
+	dir := t.TempDir()
+	first := take(t, dir, 1, 1)
+	commit(t, first)
+	if err := os.Remove(filepath.Join(dir, first.names[0])); err != nil {
+		t.Fatal(err)
+	}
+	other := take(t, dir, 2, 2)
+	if other.names[0] != first.names[0] {
+		t.Fatalf("%s, want the number of %s", other.names[0], first.names[0])
+	}
+	commit(t, take(t, dir, 3, 1))
+	if _, err := os.Stat(filepath.Join(dir, other.names[0])); err != nil {
+		t.Error(err)
+	}
+	commit(t, other)
+	expectDumps(t, dir, map[int]uint64{1: 3, 2: 2})
+}
+
+// Servers that start at once leave each other's stages.
+func TestStartAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for range 100 {
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				f, err := NewFiles(dir, "")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer f.Abort()
+				if err := stillAt(f.lock, f.stage.Path()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
+		t.Errorf("%v is left, %v", names, err)
+	}
 }
 
 // Pages files that CRIU's own dump has made in the directory are no page server's to remove.

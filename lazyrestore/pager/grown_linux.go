@@ -162,6 +162,30 @@ func (r *reader) extend(f fault, m page.Mapping) {
 	r.wakeBackground()
 }
 
+// mayGrow reports whether the image stores more of what a mapping of shared memory ends with.
+func (r *reader) mayGrow(s *space) bool {
+	for _, m := range s.byProc {
+		if !m.Shared || m.PageSize != page.Size {
+			continue
+		}
+		at := m.ImageRange().End
+		if above, ok := s.find(m.End); ok && above.Shared && above.ImageAddr(m.End) == at || r.world.removed.Contains(at) {
+			continue
+		}
+		seg := r.SegmentAt(at)
+		if seg < 0 {
+			continue
+		}
+		if sg := r.opened[seg].Load(); sg == nil || sg.lost() {
+			return true
+		}
+		if run, ok := r.Lookup(at); ok && run.Kind == image.Stored {
+			return true
+		}
+	}
+	return false
+}
+
 // unknownFrom is how much from the page of f on, in the stretch, the books do not know of; at least that page. What
 // they know of may have been emptied.
 func (r *reader) unknownFrom(f fault) uint64 {

@@ -18,15 +18,14 @@ import (
 // forked child that has all of them.
 func growable(t *testing.T) (s *served, child *uffdtest.Thread) {
 	t.Helper()
-	return growableLogged(t, slog.DiscardHandler)
+	return growableOf(t, setting{})
 }
 
-func growableLogged(t *testing.T, log slog.Handler) (s *served, child *uffdtest.Thread) {
+func growableOf(t *testing.T, set setting) (s *served, child *uffdtest.Thread) {
 	t.Helper()
-	s = serveChild(t, setting{
-		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
-		pager: Options{Background: None, Logger: slog.New(log)},
-	})
+	set.child = uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}
+	set.pager.Background = None
+	s = serveChild(t, set)
 	child, pid := s.Fork(t)
 	pid.Wait(t)
 	s.Munmap(s.Addr(32), 32*page.Size).Wait(t)
@@ -89,10 +88,22 @@ func TestSharedMemoryGrows(t *testing.T) {
 	})
 }
 
+// What is dropped of it has its content, as what it was grown from has, though all of that is there.
+func TestSharedMemoryGrowsAndIsDropped(t *testing.T) {
+	s, child := growableOf(t, setting{more: true})
+	defer child.Exit(0)
+	s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
+	at := s.grow(t, s.Thread)
+	s.Madvise(at+32*page.Size, 32*page.Size, unix.MADV_DONTNEED).Wait(t)
+	s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)
+	s.check(t, child)
+}
+
 // What it has grown by is found out once, not for each page, and makes one mapping of what is below.
 func TestSharedMemoryGrowsAtOnce(t *testing.T) {
 	log := &said{"shared memory has grown", make(chan struct{}, 64)}
-	s, child := growableLogged(t, slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	handler := slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})
+	s, child := growableOf(t, setting{pager: Options{Logger: slog.New(handler)}})
 	defer child.Exit(0)
 	at := s.grow(t, s.Thread)
 	s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)

@@ -229,19 +229,22 @@ func (r *reader) read(s *space) (int, error) {
 
 // slots is where to read the next messages of s to; none: nothing is to be
 // read now. A space with shared memory gets one at a time, after a look at who
-// is about to drop some, as long as some of it is missing: of what is there none is missing after a drop, and
-// after a removal it is zero, so there all may be taken for removed. What comes after the look must not be read with it,
+// is about to drop some, as long as some of it is missing, or may be where it grows to: of what is there none is missing
+// after a drop, and after a removal it is zero, so there all may be taken for removed. What comes after the look must not be read with it,
 // so nothing is read where there was nothing to look for. A fault that waits is
 // read before any event: then there is no need to look, unless it stops waiting
 // by a signal, which judge finds.
 func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
-	if !s.sharesAny() || s.sharedHere && !s.hasLost.Load() {
+	if !s.sharesAny() || s.sharedHere && !s.mayGrow && !s.hasLost.Load() {
 		return r.journal.slots(s.id, nil), seenCalls{}
 	}
 	if !readable(s.u.Fd()) {
 		return nil, seenCalls{}
 	}
-	if !s.missesShared(r.table) && !s.hasLost.Load() {
+	if !s.sharedHere && !s.missesShared(r.table) {
+		s.mayGrow = r.mayGrow(s)
+	}
+	if s.sharedHere && !s.mayGrow && !s.hasLost.Load() {
 		return r.journal.slots(s.id, nil), seenCalls{}
 	}
 	seen := seenCalls{looked: true}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,6 +44,7 @@ type setting struct {
 	source func(*imagetest.Mem) image.Source       // what the pager reads from; the image itself if nil
 	damage func(m *imagetest.Mem, ix *image.Index) // done to the image before it is served
 	plain  bool                                    // it is one without checksums
+	more   bool                                    // it has a private page, too, that nobody can touch: with shared memory
 }
 
 // plainObject is what holds the pages of a plain image.
@@ -65,7 +67,13 @@ func (s *served) makeImage(t testing.TB, set setting) *image.Image {
 			copy(s.want[i*page.Size:], uffdtest.Pattern(uint64(i)+1, page.Size))
 		}
 	}
-	s.mem, _ = imagetest.Write(t, set.writer, imagetest.Run{At: at, P: s.want})
+	runs := []imagetest.Run{{At: at, P: s.want}}
+	if set.more {
+		r := page.RangeOf(page.Addr(s.Start)-1<<32, page.Size)
+		s.maps = append(s.maps, page.Mapping{Range: r, Image: r.Start, PageSize: page.Size})
+		runs = slices.Insert(runs, 0, imagetest.Run{At: r.Start, P: nonzero(1)})
+	}
+	s.mem, _ = imagetest.Write(t, set.writer, runs...)
 	var src image.Source = s.mem
 	if set.source != nil {
 		src = set.source(s.mem)

@@ -41,6 +41,7 @@ type space struct {
 	hidden     bool          // what calls its threads are in may not be read
 	sharedNext int           // no page of shared memory with a lower number is missing
 	sharedHere bool          // none is
+	mayGrow    bool          // it has been looked then: there is more of it in the image
 	lastWake   page.Addr
 	wakes      int
 }

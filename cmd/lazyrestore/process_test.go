@@ -64,6 +64,7 @@ func sleeperWith(t *testing.T, attr syscall.SysProcAttr) (img string, pid int) {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
+	asleep(t, cmd.Process.Pid)
 	img = filepath.Join(t.TempDir(), "img")
 	checkpoint := lazyrestoreCommand(t, "checkpoint", "--json", "-D", img, strconv.Itoa(cmd.Process.Pid))
 	out, err := checkpoint.Output()
@@ -75,6 +76,23 @@ func sleeperWith(t *testing.T, attr syscall.SysProcAttr) (img string, pid int) {
 		t.Fatalf("checkpoint printed %s: %v", out, err)
 	}
 	return img, cmd.Process.Pid
+}
+
+// asleep waits until a process sleeps: one that has just been exec'ed has no memory yet that would be lazy.
+func asleep(t *testing.T, pid int) {
+	t.Helper()
+	sleeping := strconv.Itoa(unix.SYS_CLOCK_NANOSLEEP) + " "
+	for limit := time.Now().Add(uffdtest.Timeout); ; time.Sleep(time.Millisecond) {
+		call, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/syscall")
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case strings.HasPrefix(string(call), sleeping):
+			return
+		case time.Now().After(limit):
+			t.Fatalf("process %d does not sleep: %s", pid, call)
+		}
+	}
 }
 
 // end kills a process that is not our child, and waits for its end.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -162,7 +163,9 @@ func TestBackgroundFullBringsAll(t *testing.T) {
 	if err := s.proc.WaitPager(); err != nil {
 		t.Fatal(err)
 	}
+	syscall.ForkLock.Lock() // until its exec, what another test has forked meanwhile has the userfaultfd open too
 	smaps := string(must(os.ReadFile("/proc/" + strconv.Itoa(s.pid) + "/smaps"))(t))
+	syscall.ForkLock.Unlock()
 	if contains(smaps, " um ") {
 		t.Error("memory is still registered with a userfaultfd")
 	}

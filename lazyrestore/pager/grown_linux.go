@@ -157,6 +157,9 @@ func (r *reader) extend(f fault, m page.Mapping) {
 		})
 	}
 	s.sharedNext, s.sharedHere = 0, false
+	if err := r.journal.compact(r.world); err != nil { // no event says it to a successor
+		r.log.Warn("the state cannot be written anew", "error", err)
+	}
 	r.log.Debug("shared memory has grown", "space", s.id, "to", f.addr.String())
 	r.kicks.Add(1)
 	r.wakeBackground()

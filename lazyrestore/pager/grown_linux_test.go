@@ -163,6 +163,37 @@ func TestSharedMemoryGrowsUnseen(t *testing.T) {
 	}
 }
 
+// Nor is it zero where it has moved since.
+func TestGrownSharedMemoryMoves(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}})
+	child, pid := s.Fork(t)
+	pid.Wait(t)
+	child.Munmap(s.Addr(32), 32*page.Size).Wait(t)
+	s.grow(t, child)
+	at := child.Mremap(s.Addr(0), 64*page.Size, 64*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, s.Start+1<<30).Wait(t)
+	if got, err := child.Load(at + 40*page.Size).Result(); !uffdtest.Gone(err) {
+		t.Errorf("the child reads %d, %v, want its end by SIGBUS", got, err)
+	}
+	s.check(t, s.Thread)
+}
+
+// A successor knows what a mapping had grown by, and so what was removed of that.
+func TestGrownSharedMemoryAfterTakeOver(t *testing.T) {
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}}, false)
+	child, pid := v.Fork(t)
+	pid.Wait(t)
+	v.Munmap(v.Addr(32), 32*page.Size).Wait(t)
+	v.Mremap(v.Addr(0), 32*page.Size, 64*page.Size, 0, 0).Wait(t)
+	v.checkAt(t, v.Thread, v.Addr(40), 40*page.Size, page.Size)
+	v.Madvise(v.Addr(50), 4*page.Size, unix.MADV_REMOVE).Wait(t)
+	v.killPager()
+	v.resume(t)
+	zero(t, v.Thread, v.Addr(50), 4*page.Size)
+	zero(t, child, v.Addr(50), 4*page.Size)
+	v.checkAt(t, v.Thread, v.Addr(54), 54*page.Size, 10*page.Size)
+}
+
 // What private memory has grown by, of which the image knows nothing, is zero also above shared memory, and also for a forked child.
 func TestPrivateMemoryGrowsAboveShared(t *testing.T) {
 	s, sibling := growable(t)

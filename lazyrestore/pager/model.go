@@ -204,10 +204,12 @@ func (m *model) forget(r page.Range) []page.Mapping {
 	return cut
 }
 
-// remap moves memory. All of it was registered, also what it had grown by. It stays
+// remap moves memory. All of it was registered, also what it had grown by; but what shared memory
+// had grown by stays out of the books, or it would be taken for emptied. It stays
 // mapped where it was, if that is known.
 func (m *model) remap(from page.Range, to page.Addr, stays bool) {
 	dest := page.RangeOf(to, from.Len())
+	grown := m.sharedGrowth(from)
 	m.forget(dest)
 	var shared []page.Mapping
 	for i := m.search(from.Start); stays && i < len(m.byProc) && m.byProc[i].Start < from.End; i++ {
@@ -226,6 +228,27 @@ func (m *model) remap(from page.Range, to page.Addr, stays bool) {
 	}
 	m.registered.Add(from)
 	m.leaving.Add(from)
+	for _, r := range grown {
+		m.registered.Remove(r)
+		m.registered.Remove(r.Shift(to - from.Start))
+	}
+}
+
+// sharedGrowth is what shared memory in r has grown by there, of which the books do not know.
+func (m *model) sharedGrowth(r page.Range) (grown []page.Range) {
+	if !m.sharesAny() {
+		return nil
+	}
+	unknown := page.SetOf(r)
+	for known := range m.registered.Within(r) {
+		unknown.Remove(known)
+	}
+	for g := range unknown.All() {
+		if p, ok := m.sharedBelow(g.Start); ok && p.End > r.Start {
+			grown = append(grown, g)
+		}
+	}
+	return grown
 }
 
 // remove makes private memory zero. So is shared memory unless it is kept, and

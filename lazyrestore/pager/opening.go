@@ -296,12 +296,15 @@ func (r *reader) poisonOwed(s *space) {
 func (d *demand) flyLost(ctx context.Context, w *worker, fl *flight) {
 	s, i := fl.key.lost, fl.key.frame
 	err := w.poisonSegment(ctx, s, i)
-	for len(d.waiting(fl)) > 0 { // it is nobody who waits
+	entries := int32(0) // of the segment, which may have been entered again meanwhile; it is nobody who waits
+	for fs := d.waiting(fl); len(fs) > 0; fs = d.waiting(fl) {
+		entries += int32(len(fs))
 	}
 	switch {
 	case err == nil:
-		s.owed.n.Add(-1)
+		s.owed.n.Add(-entries)
 	case errors.Is(err, errCrowded):
+		s.owed.n.Add(1 - entries)
 		s.owed.again(i)
 	default:
 		d.note(err) // and the space stays

@@ -65,8 +65,17 @@ func serveCrowded(t *testing.T, background Background, before func(ctx context.C
 		set.source = remoteOf(&r, before)
 	}
 	s := serveChild(t, set)
-	s.Load(s.Addr(0)).Wait(t) // all that it opens by then is open
-	return s, log
+	s.Load(s.Addr(0)).Wait(t)
+	<-s.pager.Serving()
+	s.pager.mu.Lock()
+	g := &(*s.pager.session.spaces.Load())[0].guards
+	s.pager.mu.Unlock()
+	for end := time.Now().Add(uffdtest.Timeout); g.scan.Load() == nil && g.vain.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("guards are not looked for")
+		}
+	}
+	return s, log // with all open that it opens
 }
 
 // A fork for which there is no descriptor waits, and so does who touches missing memory

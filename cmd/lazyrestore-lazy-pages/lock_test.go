@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/lazypages"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // contents are the files of a directory: what is in them, and which they are.
@@ -310,11 +311,21 @@ func TestFirstWhereADaemonEnds(t *testing.T) {
 		second.Env = append(os.Environ(), roleEnv+"=1")
 		var out bytes.Buffer
 		second.Stderr = &out
+		watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(watch)
+		if _, err := unix.InotifyAddWatch(watch, filepath.Join(tr.images, lazypages.LockName), unix.IN_OPEN); err != nil {
+			t.Fatal(err)
+		}
 		if err := second.Start(); err != nil {
 			t.Fatal(err)
 		}
 		timer := time.AfterFunc(10*time.Second, func() { _ = second.Process.Kill() })
-		time.Sleep(100 * time.Millisecond) // it has come to the lock
+		if !uffdtest.Readable(watch, uffdtest.Timeout) {
+			t.Error("the second does not come to the lock")
+		}
 		if err := d.cmd.Process.Signal(unix.SIGTERM); err != nil {
 			t.Fatal(err)
 		}

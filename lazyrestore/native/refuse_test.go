@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -120,14 +121,24 @@ func TestRefusesMapping(t *testing.T) {
 func vdsoOf(t *testing.T) (*capture, *os.File) {
 	t.Helper()
 	uffdtest.Need(t, "ptrace")
-	cmd := exec.Command("sleep", "60")
-	if err := cmd.Start(); err != nil {
+	cmd := exec.Command("cat")
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	// Start returns amid the execve, when the vDSO may not be mapped yet: what echoes runs.
+	echo := make([]byte, 1)
+	if _, err := in.Write(echo); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, echo); err != nil {
+		t.Fatal(err)
+	}
 	c := newCapture(cmd.Process.Pid)
 	if err := errors.Join(c.readSmaps(), c.vdso(), c.refused.err()); err != nil {
 		t.Fatal(err)

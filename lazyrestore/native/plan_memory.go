@@ -416,8 +416,13 @@ func (st *State) mappings() []page.Mapping {
 		for _, r := range v.Lazy {
 			m := page.Mapping{Range: r, Image: r.Start, PageSize: v.pageSize()}
 			if v.Kind == SharedMemory {
-				m.Image = st.Shared[v.File].Image + page.Addr(v.Offset) + (r.Start - v.Start)
+				if m.Range = r.Intersect(st.withContent(v)); m.Empty() {
+					continue // an early build may have registered more
+				}
+				o := &st.Shared[v.File]
+				m.Image = o.Image + page.Addr(v.Offset) + (m.Start - v.Start)
 				m.Shared = true
+				m.Object = page.RangeOf(o.Image, uint64(page.Addr(o.Size).Up()))
 			}
 			out = append(out, m)
 		}

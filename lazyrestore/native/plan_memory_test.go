@@ -1,6 +1,7 @@
 package native
 
 import (
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -34,5 +35,29 @@ func TestOneFile(t *testing.T) {
 		if got := oneFile(vs, func(v *VMA) uint32 { return v.Prot }); got != tt.want {
 			t.Errorf("%s: %d mappings by one call, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+// Mappings of shared memory know what their object is, and show no other one's pages where they reach beyond its end.
+func TestMappingsOfObjects(t *testing.T) {
+	const low = page.Addr(1 << 30)
+	shared := func(start page.Addr, file uint32, offset, pages page.Addr) VMA {
+		r := page.RangeOf(start, uint64(pages*page.Size))
+		return VMA{Range: r, Kind: SharedMemory, File: file, Offset: uint64(offset * page.Size), Lazy: []page.Range{r}}
+	}
+	first, second := page.ImageShared, page.ImageShared+9*page.Size
+	st := &State{
+		Shared: []SharedObject{{Size: 7*page.Size + 1, Image: first}, {Size: 4 * page.Size, Image: second}},
+		VMAs:   []VMA{shared(low, 0, 4, 8), shared(low*2, 0, 9, 2), shared(low*3, 1, 0, 4)},
+	}
+	of := func(start, image page.Addr, pages uint64, object page.Range) page.Mapping {
+		return page.Mapping{Range: page.RangeOf(start, pages*page.Size), Image: image, PageSize: page.Size, Shared: true, Object: object}
+	}
+	want := []page.Mapping{
+		of(low, first+4*page.Size, 4, page.RangeOf(first, 8*page.Size)),
+		of(low*3, second, 4, page.RangeOf(second, 4*page.Size)),
+	}
+	if got := st.mappings(); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

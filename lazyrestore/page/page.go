@@ -89,6 +89,9 @@ type Mapping struct {
 	Image    Addr
 	PageSize uint64 // Size, or the huge page size of a hugetlb mapping
 	Shared   bool   // shared memory: shmem, memfd or shared hugetlb
+	// Object is the image addresses of all of the shared memory object of which the mapping shows a part: what it
+	// may grow by. Beyond its end the image has other objects. Empty: it is not known.
+	Object Range
 }
 
 // ImageRange is where in the image the mapping's bytes are.

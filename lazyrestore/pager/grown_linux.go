@@ -40,6 +40,9 @@ func (r *reader) grown(f fault) (ok bool) {
 		return false
 	}
 	at := m.ImageAddr(f.addr)
+	if ofObject(m, page.RangeOf(at, page.Size)).Empty() {
+		return false // its object has grown too, if it is that: the image has another one there
+	}
 	seg := r.SegmentAt(at)
 	if seg < 0 || r.world.removed.Contains(at) {
 		return false
@@ -143,7 +146,7 @@ func (r *reader) extend(f fault, m page.Mapping) {
 	}
 	for at := range more.All() {
 		place := at.Shift(m.Start - m.Image)
-		s.join(page.Mapping{Range: place, Image: at.Start, PageSize: page.Size, Shared: true})
+		s.join(page.Mapping{Range: place, Image: at.Start, PageSize: page.Size, Shared: true, Object: m.Object})
 		s.registered.Add(place)
 		r.segments(at, func(i int, sg *segment) {
 			switch {

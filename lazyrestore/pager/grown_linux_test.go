@@ -2,7 +2,9 @@ package pager
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -85,6 +87,49 @@ func TestSharedMemoryGrows(t *testing.T) {
 		s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 4*page.Size)
 		s.checkAt(t, s.Thread, at+44*page.Size, 44*page.Size, 12*page.Size)
 		zero(t, child, s.Addr(36), 8*page.Size)
+	})
+}
+
+// What an object itself has grown by is new, whatever the image has of the next one.
+func TestSharedObjectGrows(t *testing.T) {
+	uffdtest.Need(t, "root")
+	grow := func(t *testing.T, pid int, s *served) uint64 {
+		t.Helper()
+		if err := os.Truncate(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, s.Start, s.Start+s.Length), 128*page.Size); err != nil {
+			t.Fatal(err)
+		}
+		return s.Mremap(s.Start, 64*page.Size, 128*page.Size, unix.MREMAP_MAYMOVE, 0).Wait(t)
+	}
+	set := setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}, above: true}
+	t.Run("served", func(t *testing.T) {
+		s := serveChild(t, set)
+		at := grow(t, s.Pid, s)
+		zero(t, s.Thread, at+64*page.Size, 64*page.Size)
+		s.checkAt(t, s.Thread, at, 0, 64*page.Size)
+	})
+	t.Run("after a take-over", func(t *testing.T) {
+		v := startVictim(t, set, false)
+		at := grow(t, v.Pid, &v.served)
+		v.killPager()
+		v.resume(t)
+		zero(t, v.Thread, at+64*page.Size, 64*page.Size)
+		v.checkAt(t, v.Thread, at, 0, 64*page.Size)
+	})
+	t.Run("removed", func(t *testing.T) {
+		object := func(start, image page.Addr) page.Mapping {
+			return page.Mapping{Range: page.RangeOf(start, 8*page.Size), Image: image, PageSize: page.Size, Shared: true, Object: page.RangeOf(image, 8*page.Size)}
+		}
+		a, b := object(testBase, page.ImageShared), object(testBase+1<<30, page.ImageShared+9*page.Size)
+		l, err := newLayout([]page.Mapping{a, b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world{}
+		m := w.add(3, 1, l)
+		w.remove(m, event{kind: eventRemove, from: page.RangeOf(a.Start+6*page.Size, 8*page.Size)})
+		if want := page.SetOf(page.RangeOf(a.Image+6*page.Size, 2*page.Size)); !slices.Equal(slices.Collect(w.removed.All()), slices.Collect(want.All())) {
+			t.Errorf("%v is taken for removed, want %v", slices.Collect(w.removed.All()), slices.Collect(want.All()))
+		}
 	})
 }
 

@@ -68,6 +68,8 @@ func checkMapping(m page.Mapping) error {
 		return fmt.Errorf("mapping %v: image address %v is too high", m.Range, m.Image)
 	case m.Shared && m.Image < page.ImageShared:
 		return fmt.Errorf("mapping %v of image address %v: shared memory lies above %v", m.Range, m.Image, page.ImageShared)
+	case !m.Object.Empty() && !m.Object.Covers(m.ImageRange()):
+		return fmt.Errorf("mapping %v of image address %v: its object is %v", m.Range, m.Image, m.Object)
 	}
 	return nil
 }
@@ -135,6 +137,14 @@ func (l *layout) places(r page.Range, f func(page.Mapping)) {
 			f(c)
 		}
 	}
+}
+
+// ofObject is the part of the image range r that m may have grown by.
+func ofObject(m page.Mapping, r page.Range) page.Range {
+	if m.Object.Empty() {
+		return r
+	}
+	return r.Intersect(m.Object)
 }
 
 // cutImage is the part of m whose image addresses lie in r.

@@ -287,7 +287,7 @@ func (w *world) noteRemoved(m *model, e event) {
 	}
 	for r := range unknown.All() {
 		if p, ok := m.sharedBelow(r.Start); ok {
-			w.removed.Add(page.RangeOf(p.ImageAddr(r.Start), r.Len()))
+			w.removed.Add(ofObject(p, page.RangeOf(p.ImageAddr(r.Start), r.Len())))
 		}
 	}
 }

@@ -44,6 +44,7 @@ type setting struct {
 	source func(*imagetest.Mem) image.Source       // what the pager reads from; the image itself if nil
 	damage func(m *imagetest.Mem, ix *image.Index) // done to the image before it is served
 	plain  bool                                    // it is one without checksums
+	above  bool                                    // the image has another object right above the shared memory
 	more   bool                                    // it has a private page, too, that nobody can touch: with shared memory
 }
 
@@ -61,6 +62,9 @@ func (s *served) makeImage(t testing.TB, set setting) *image.Image {
 	s.maps = []page.Mapping{{
 		Range: page.RangeOf(page.Addr(s.Start), s.Length), Image: at, PageSize: uint64(s.PageSize), Shared: shared,
 	}}
+	if shared {
+		s.maps[0].Object = page.RangeOf(at, s.Length)
+	}
 	s.want = make([]byte, s.Length)
 	for i := range int(s.Length) / page.Size {
 		if set.zero == nil || !set.zero(i) {
@@ -68,6 +72,9 @@ func (s *served) makeImage(t testing.TB, set setting) *image.Image {
 		}
 	}
 	runs := []imagetest.Run{{At: at, P: s.want}}
+	if set.above {
+		runs = append(runs, imagetest.Run{At: at + page.Addr(s.Length) + page.Size, P: nonzero(64)})
+	}
 	if set.more {
 		r := page.RangeOf(page.Addr(s.Start)-1<<32, page.Size)
 		s.maps = append(s.maps, page.Mapping{Range: r, Image: r.Start, PageSize: page.Size})

@@ -39,12 +39,11 @@ func TestTakenOverAndAlive(t *testing.T) {
 	v.Madvise(v.Start, page.Size, unix.MADV_DONTNEED).Wait(t)
 }
 
-// Nothing is taken before the keeper has run that is to hold it, and has its name: if the pager were killed then, whoever
-// takes over from the other one would not know it.
+// Nothing is taken before the keeper has run that is to hold it, and has a session of its own.
 func TestKeeperRunsFirst(t *testing.T) {
 	v := startVictim(t, setting{child: uffdtest.Options{Pages: 16}}, false)
 	v.killPager()
-	cmd := exec.Command("/bin/sh", "-c", "read x; echo "+keeperName+" >/proc/$$/comm; read x")
+	cmd := exec.Command("/bin/sh", "-c", "read x; exec setsid sh -c 'read x'")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

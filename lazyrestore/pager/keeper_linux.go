@@ -38,7 +38,8 @@ type Keeper struct {
 	ended bool
 }
 
-// keeperName is what ps(1) shows of a keeper; the kernel allows 15 bytes.
+// keeperName is what ps(1) shows of a keeper, and what it is known by, from the moment on in which it is made; the kernel allows
+// 15 bytes.
 const keeperName = "lazyrest-keeper"
 
 // A keeper's page, with the offsets that its code has.
@@ -163,10 +164,9 @@ func keeperHolesOf(b []byte) [holes]page.Range {
 // keeperPatience is how long it is waited for a keeper to run for the first time.
 const keeperPatience = 30 * time.Second
 
-// awaitName waits until the keeper has run for the first time, and so has its name. Until then nobody would know
-// it for one: were this process killed by then, who takes over from the keeper before would let it live, with
-// a state that is soon out of date.
-func (k *Keeper) awaitName(ctx context.Context) error {
+// awaitRun waits until the keeper has run for the first time, and so has a session of its own: by then what ends the
+// process group of this process, or its terminal, would end both.
+func (k *Keeper) awaitRun(ctx context.Context) error {
 	for deadline := time.Now().Add(keeperPatience); ; nap(gatePause) {
 		stat, err := proc.ReadStat(k.pid)
 		switch {
@@ -174,7 +174,7 @@ func (k *Keeper) awaitName(ctx context.Context) error {
 			return fmt.Errorf("wait for the keeper: %w", err)
 		case stat.State == 'Z':
 			return errors.New("wait for the keeper: it has ended")
-		case stat.Comm == keeperName:
+		case stat.Session == k.pid:
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("wait for the keeper: %w", context.Cause(ctx))

@@ -19,6 +19,7 @@
 #define UFFDIO_WRITEPROTECT 0xc018aa06
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_NAME 15
+#define PR_GET_NAME 16
 #define PR_SET_TIMERSLACK 29
 #define PR_GET_TIMERSLACK 30
 #define ARCH_GET_FS 0x1003
@@ -28,21 +29,22 @@
 #define CAP_VERSION 0x20080522
 #define CAP_SYS_NICE 23
 
-// Offsets in the page that the keeper keeps (keeper_linux.go); the last ones are
-// those of enter alone.
+// Offsets in the page that the keeper keeps (keeper_linux.go), with room for the
+// name of the thread that makes it; those from PAGE_ALL on are those of enter alone.
 #define PAGE_PARENT 0
 #define PAGE_SIGNALS 8
 #define PAGE_WAIT 16
 #define PAGE_PROBE 32
 #define PAGE_NAME 64
 #define PAGE_HOLES 80
-#define PAGE_ALL 144
-#define PAGE_MASK 152
-#define PAGE_FS 160
-#define PAGE_PID 168
-#define PAGE_SLACK 176
-#define PAGE_CAPS 184
-#define PAGE_SIZE 216
+#define PAGE_OWN 144
+#define PAGE_ALL 160
+#define PAGE_MASK 168
+#define PAGE_FS 176
+#define PAGE_PID 184
+#define PAGE_SLACK 192
+#define PAGE_CAPS 200
+#define PAGE_SIZE 232
 
 // How often it looks whether its pager lives of whose end nothing tells.
 #define PAGER_SECONDS 4
@@ -55,6 +57,34 @@
 #define USER_END $0x7ffffffff000
 #define MAX_FD $0x10000
 #define PROBE_ADDR 0x7fffffffe000
+
+// MAKE_KEEPER makes the child, with the page at R12, and leaves clone's result
+// in AX. The child has its name, by which it is known, from the beginning: it has that of
+// the thread that makes it, which bears it meanwhile.
+#define MAKE_KEEPER \
+	MOVQ	$PR_GET_NAME, DI \
+	LEAQ	PAGE_OWN(R12), SI \
+	MOVQ	$SYS_prctl, AX \
+	SYSCALL \
+	MOVQ	$PR_SET_NAME, DI \
+	LEAQ	PAGE_NAME(R12), SI \
+	MOVQ	$SYS_prctl, AX \
+	SYSCALL \
+	MOVQ	$CLONE_FILES, DI \
+	XORQ	SI, SI \
+	XORQ	DX, DX \
+	XORQ	R10, R10 \
+	XORQ	R8, R8 \
+	MOVQ	$SYS_clone, AX \
+	SYSCALL \
+	TESTQ	AX, AX \
+	JEQ	child \
+	MOVQ	AX, R13 \
+	MOVQ	$PR_SET_NAME, DI \
+	LEAQ	PAGE_OWN(R12), SI \
+	MOVQ	$SYS_prctl, AX \
+	SYSCALL \
+	MOVQ	R13, AX
 
 // The errors that the probe tells apart, as the kernel returns them.
 #define EBADF -9
@@ -69,15 +99,7 @@
 TEXT ·cloneKeeper(SB), NOSPLIT, $0-24
 	MOVQ	page+0(FP), R12
 	MOVQ	maxFD+8(FP), R14
-	MOVQ	$CLONE_FILES, DI
-	XORQ	SI, SI
-	XORQ	DX, DX
-	XORQ	R10, R10
-	XORQ	R8, R8
-	MOVQ	$SYS_clone, AX
-	SYSCALL
-	TESTQ	AX, AX
-	JEQ	child
+	MAKE_KEEPER
 	MOVQ	AX, pid+16(FP)
 	RET
 child:
@@ -115,12 +137,6 @@ unmap:
 	ADDQ	$16, R13
 	DECQ	R15
 	JNE	unmap
-
-	// The name that it is known by, now that it is all that a keeper is.
-	MOVQ	$PR_SET_NAME, DI
-	LEAQ	PAGE_NAME(R12), SI
-	MOVQ	$SYS_prctl, AX
-	SYSCALL
 
 	// While the pager lives: wait for a signal that says that it may have
 	// ended. What comes between the look and the wait stays pending. None comes
@@ -283,15 +299,7 @@ TEXT ·enter(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ	$SYS_rt_sigprocmask, AX
 	SYSCALL
 	MOVQ	MAX_FD, R14
-	MOVQ	$CLONE_FILES, DI
-	XORQ	SI, SI
-	XORQ	DX, DX
-	XORQ	R10, R10
-	XORQ	R8, R8
-	MOVQ	$SYS_clone, AX
-	SYSCALL
-	TESTQ	AX, AX
-	JEQ	child
+	MAKE_KEEPER
 	MOVQ	AX, PAGE_PID(R12)	// or an error, which is negative
 	MOVQ	$SIG_SETMASK, DI
 	LEAQ	PAGE_MASK(R12), SI

@@ -40,6 +40,8 @@ type helperConfig struct {
 	UID  int    // the user that it becomes
 	// Claims: and it says so in what that keeper has.
 	Claims bool
+	// Stopped: its keeper never runs.
+	Stopped bool
 	// Beside: it has the userfaultfd of a process that has ended too.
 	Beside bool
 }
@@ -62,13 +64,17 @@ func TestMain(m *testing.M) {
 	uffdtest.Main(m)
 }
 
-// beHelper is the pager's process: it says its keeper's id, once that has run, and serves.
+// beHelper is the pager's process: it says its keeper's id, and serves.
 func beHelper(config string) error {
 	var c helperConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		return err
 	}
-	keeper, err := StartKeeper()
+	start := StartKeeper
+	if c.Stopped {
+		start = startStopped
+	}
+	keeper, err := start()
 	if err != nil {
 		return err
 	}
@@ -94,11 +100,6 @@ func beHelper(config string) error {
 		}
 		_ = unix.Close(fd)
 		fd = 0
-	}
-	// A keeper of this pager bears its name when the test hears of it. The test cannot wait for that:
-	// where all is resident, the pager ends, and its keeper before it.
-	if err := keeper.awaitName(context.Background()); err != nil {
-		return err
 	}
 	u, target := uffd.FromFD(fd), Target{Pid: c.Pid, PidFD: -1}
 	if err := p.Attach(u, target, c.Maps); err != nil {

@@ -84,7 +84,7 @@ func (p *Pager) takeAll(ctx context.Context, k *Leftover, target Target) ([]*uff
 	if err := p.haveKeeper(); err != nil {
 		return nil, err
 	}
-	if err := p.opts.Keeper.awaitName(ctx); err != nil {
+	if err := p.opts.Keeper.awaitRun(ctx); err != nil {
 		return nil, err
 	}
 	taken, err := k.takeSpaces(w)

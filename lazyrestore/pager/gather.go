@@ -69,7 +69,7 @@ func (r *reader) admit(a *arrival) error {
 		s = r.expected[i]
 		r.expected = slices.Delete(r.expected, i, i+1)
 		s.u, s.mem = a.u, orderly{a.u, m}
-		s.settleGone(r.table)
+		s.settleGone(r.table, &r.world.removed)
 	} else {
 		s = newSpace(r.table, m, a.u, a.u, nil)
 		for i := range r.opened {

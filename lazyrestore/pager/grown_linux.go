@@ -148,6 +148,7 @@ func (r *reader) extend(f fault, m page.Mapping) {
 		place := at.Shift(m.Start - m.Image)
 		s.join(page.Mapping{Range: place, Image: at.Start, PageSize: page.Size, Shared: true, Object: m.Object})
 		s.registered.Add(place)
+		s.away.Remove(at)
 		r.segments(at, func(i int, sg *segment) {
 			switch {
 			case sg == nil:
@@ -166,30 +167,6 @@ func (r *reader) extend(f fault, m page.Mapping) {
 	r.log.Debug("shared memory has grown", "space", s.id, "to", f.addr.String())
 	r.kicks.Add(1)
 	r.wakeBackground()
-}
-
-// mayGrow reports whether the image stores more of what a mapping of shared memory ends with.
-func (r *reader) mayGrow(s *space) bool {
-	for _, m := range s.byProc {
-		if !m.Shared || m.PageSize != page.Size {
-			continue
-		}
-		at := m.ImageRange().End
-		if above, ok := s.find(m.End); ok && above.Shared && above.ImageAddr(m.End) == at || r.world.removed.Contains(at) {
-			continue
-		}
-		seg := r.SegmentAt(at)
-		if seg < 0 {
-			continue
-		}
-		if sg := r.opened[seg].Load(); sg == nil || sg.lost() {
-			return true
-		}
-		if run, ok := r.Lookup(at); ok && run.Kind == image.Stored {
-			return true
-		}
-	}
-	return false
 }
 
 // unknownFrom is how much from the page of f on, in the stretch, the books do not know of; at least that page. What

@@ -135,13 +135,17 @@ func TestSharedObjectGrows(t *testing.T) {
 
 // What is dropped of it has its content, as what it was grown from has, though all of that is there.
 func TestSharedMemoryGrowsAndIsDropped(t *testing.T) {
-	s, child := growableOf(t, setting{more: true})
-	defer child.Exit(0)
-	s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
-	at := s.grow(t, s.Thread)
-	s.Madvise(at+32*page.Size, 32*page.Size, unix.MADV_DONTNEED).Wait(t)
-	s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)
-	s.check(t, child)
+	for name, zero := range map[string]func(int) bool{"all stored": nil, "zeros first": func(i int) bool { return i == 32 }} {
+		t.Run(name, func(t *testing.T) {
+			s, child := growableOf(t, setting{more: true, zero: zero})
+			defer child.Exit(0)
+			s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
+			at := s.grow(t, s.Thread)
+			s.Madvise(at+32*page.Size, 32*page.Size, unix.MADV_DONTNEED).Wait(t)
+			s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)
+			s.check(t, child)
+		})
+	}
 }
 
 // What it has grown by is found out once, not for each page, and makes one mapping of what is below.

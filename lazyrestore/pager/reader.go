@@ -235,16 +235,13 @@ func (r *reader) read(s *space) (int, error) {
 // read before any event: then there is no need to look, unless it stops waiting
 // by a signal, which judge finds.
 func (r *reader) slots(s *space) ([]uffd.Msg, seenCalls) {
-	if !s.sharesAny() || s.sharedHere && !s.mayGrow && !s.hasLost.Load() {
+	if !s.sharesAny() || s.sharedHere && !s.mayLoseShared() {
 		return r.journal.slots(s.id, nil), seenCalls{}
 	}
 	if !readable(s.u.Fd()) {
 		return nil, seenCalls{}
 	}
-	if !s.sharedHere && !s.missesShared(r.table) {
-		s.mayGrow = r.mayGrow(s)
-	}
-	if s.sharedHere && !s.mayGrow && !s.hasLost.Load() {
+	if !s.missesShared(r.table) && !s.mayLoseShared() {
 		return r.journal.slots(s.id, nil), seenCalls{}
 	}
 	seen := seenCalls{looked: true}
@@ -309,7 +306,7 @@ func (r *reader) change(s *space, e event) error {
 		return r.adopt(s, child)
 	}
 	for _, s := range *r.spaces.Load() {
-		s.settleGone(r.table)
+		s.settleGone(r.table, &r.world.removed)
 	}
 	r.stretch = stretch{}
 	return nil

@@ -41,7 +41,7 @@ type space struct {
 	hidden     bool          // what calls its threads are in may not be read
 	sharedNext int           // no page of shared memory with a lower number is missing
 	sharedHere bool          // none is
-	mayGrow    bool          // it has been looked then: there is more of it in the image
+	away       page.Set      // image addresses of shared memory that was missing when the last mapping that showed it went
 	lastWake   page.Addr
 	wakes      int
 }
@@ -51,7 +51,7 @@ type space struct {
 func newSpace(t *table, m *model, u *uffd.FD, mem memory, parent *space) *space {
 	s := &space{model: m, u: u, mem: orderly{mem, m}, order: newOrder(t.Frames())}
 	if parent != nil {
-		s.done, s.lost = parent.done.clone(), parent.lost.clone()
+		s.done, s.lost, s.away = parent.done.clone(), parent.lost.clone(), parent.away.Clone()
 		s.hasLost.Store(parent.hasLost.Load())
 	} else {
 		if m.sharesAny() {
@@ -239,17 +239,50 @@ func (s *space) lostIn(t *table, r page.Range) (some bool) {
 	return some
 }
 
-// settleGone does so for what the latest events have cut out of the layout.
-func (s *space) settleGone(t *table) {
+// settleGone does so for what the latest events have cut out of the layout. Of shared memory that was missing it is
+// noted, but for what is removed: a mapping that grows shows it again.
+func (s *space) settleGone(t *table, removed *page.Set) {
 	for _, r := range s.gone {
 		rest := page.SetOf(r)
 		s.places(r, func(m page.Mapping) { rest.Remove(m.ImageRange()) })
 		for r := range rest.All() {
+			s.noteAway(t, r)
 			s.settleRange(t, r)
 		}
 	}
 	s.gone = s.gone[:0]
+	if s.away.Empty() {
+		return
+	}
+	for r := range removed.All() {
+		s.away.Remove(r)
+	}
 }
+
+// noteAway notes what is missing of the image range r, if that is shared memory, or may be for all that the index has told.
+func (s *space) noteAway(t *table, r page.Range) {
+	if r.Start < page.ImageShared {
+		return
+	}
+	var runs []image.Run
+	t.segments(r, func(k int, sg *segment) {
+		part := r.Intersect(t.SegmentRange(k))
+		if sg == nil || sg.lost() {
+			s.away.Add(part)
+			return
+		}
+		i, end := sg.numbers(part)
+		for i = s.done.nextClear(i, end); i < end; i = s.done.nextClear(i, end) {
+			j := s.done.nextSet(i, end)
+			t.addresses(&runs, i, j, func(r page.Range, _ int) { s.away.Add(r) })
+			i = j
+		}
+	})
+}
+
+// mayLoseShared reports whether shared memory of which nothing is missing where the books have it may be so where it grows to, or
+// where it is dropped.
+func (s *space) mayLoseShared() bool { return !s.away.Empty() || s.hasLost.Load() }
 
 // missing calls f with each part of the layout whose pages are still missing, or
 // lost where no page table need tell of that: in shared memory, and in what is to be poisoned yet.

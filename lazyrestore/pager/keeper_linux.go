@@ -32,9 +32,10 @@ var entered atomic.Bool
 // first argument it then has a keeper before Go begins. It is in a
 // session of its own and blocks all signals. When this process is gone it
 // closes the standard descriptors, unless they are of memory, and it ends once no process lives that has
-// a uffd here. Descriptors that this process opens later are held too.
+// a uffd here and nothing is unread (KeepUnread). Descriptors that this process opens later are held too.
 type Keeper struct {
 	pid   int
+	page  []byte // shared with it; nil if it was there before Go began
 	ended bool
 }
 
@@ -47,6 +48,7 @@ const (
 	keeperParent  = 0  // the pager's id
 	keeperSignals = 8  // sigset: what tells that a thread of it has ended; from 16 on the code's own: how long it waits
 	keeperProbe   = 32 // struct uffdio_writeprotect: of a page that nobody has
+	keeperSocket  = 56 // struct pollfd, see KeepUnread
 	keeperComm    = 64 // its name
 	keeperHoles   = 80 // ranges to unmap: start and length
 	holes         = 4
@@ -63,19 +65,24 @@ const (
 
 // StartKeeper starts a keeper. Its descriptors are those of this process, so
 // one is enough for all that this process serves.
-func StartKeeper() (*Keeper, error) {
+func StartKeeper() (k *Keeper, err error) {
 	if k := takeEntered(); k != nil {
 		return k, nil
 	}
-	b, err := unix.Mmap(-1, 0, page.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	b, err := unix.Mmap(-1, 0, page.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("mmap", err))
 	}
-	defer func() { _ = unix.Munmap(b) }()
+	defer func() {
+		if k == nil {
+			_ = unix.Munmap(b)
+		}
+	}()
 	order64.PutUint64(b[keeperParent:], uint64(os.Getpid()))
 	order64.PutUint64(b[keeperSignals:], 1<<(unix.SIGUSR1-1))
 	order64.PutUint64(b[keeperProbe:], probeAddr)
 	order64.PutUint64(b[keeperProbe+8:], page.Size)
+	order64.PutUint64(b[keeperSocket:], unix.POLLIN<<32|noSocket)
 	copy(b[keeperComm:], keeperName)
 	for i, hole := range keeperHolesOf(b) {
 		order64.PutUint64(b[keeperHoles+16*i:], uint64(hole.Start))
@@ -98,7 +105,30 @@ func StartKeeper() (*Keeper, error) {
 	if pid < 0 {
 		return nil, fmt.Errorf("start the keeper: %w", os.NewSyscallError("clone", unix.Errno(-pid)))
 	}
-	return &Keeper{pid: pid}, nil
+	return &Keeper{pid: pid, page: b}, nil
+}
+
+// noSocket is that KeepUnread has the keeper look at none.
+const noSocket = 1<<32 - 1
+
+// KeepUnread has the keeper live on after this process as long as there is something at a unix socket that nobody has taken,
+// for userfaultfds may be among it: words that were sent, or, if it listens, a connection. No process may live any more
+// whose userfaultfds those are, which it cannot see. It looks at one socket at a time; -1: at none. A keeper that was
+// there before Go began looks at none.
+func (k *Keeper) KeepUnread(socket int) {
+	if k.page != nil {
+		atomic.StoreUint64(word(k.page, keeperSocket), unix.POLLIN<<32|uint64(uint32(int32(socket))))
+	}
+}
+
+// Unread reports whether there is something at a unix socket that nobody has taken, see KeepUnread.
+func Unread(socket int) bool {
+	if n, err := unix.IoctlGetInt(socket, unix.SIOCINQ); !errors.Is(err, unix.EINVAL) {
+		return n > 0
+	}
+	// It listens. One that is shut down may have a connection, or has had it taken this moment.
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(socket), Events: unix.POLLIN}}, 0)
+	return n > 0
 }
 
 // haveKeeper starts a keeper if there is none.
@@ -206,6 +236,10 @@ func (k *Keeper) Close() error {
 			return fmt.Errorf("end the keeper: %w", os.NewSyscallError("wait4", err))
 		}
 		k.ended = true
+		if k.page != nil {
+			_ = unix.Munmap(k.page)
+			k.page = nil
+		}
 		return nil
 	}
 }

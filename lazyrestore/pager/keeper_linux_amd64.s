@@ -3,6 +3,7 @@
 // System call numbers of x86-64, and userfaultfd's request to change write
 // protection (struct uffdio_writeprotect, linux/userfaultfd.h).
 #define SYS_close 3
+#define SYS_poll 7
 #define SYS_munmap 11
 #define SYS_rt_sigprocmask 14
 #define SYS_ioctl 16
@@ -17,6 +18,7 @@
 #define SYS_arch_prctl 158
 #define SYS_ppoll 271
 #define UFFDIO_WRITEPROTECT 0xc018aa06
+#define FIONREAD 0x541b
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_NAME 15
 #define PR_GET_NAME 16
@@ -35,16 +37,18 @@
 #define PAGE_SIGNALS 8
 #define PAGE_WAIT 16
 #define PAGE_PROBE 32
+#define PAGE_SOCKET 56
 #define PAGE_NAME 64
 #define PAGE_HOLES 80
 #define PAGE_OWN 144
-#define PAGE_ALL 160
-#define PAGE_MASK 168
-#define PAGE_FS 176
-#define PAGE_PID 184
-#define PAGE_SLACK 192
-#define PAGE_CAPS 200
-#define PAGE_SIZE 232
+#define PAGE_UNREAD 160
+#define PAGE_ALL 168
+#define PAGE_MASK 176
+#define PAGE_FS 184
+#define PAGE_PID 192
+#define PAGE_SLACK 200
+#define PAGE_CAPS 208
+#define PAGE_SIZE 240
 
 // How often it looks whether its pager lives of whose end nothing tells.
 #define PAGER_SECONDS 4
@@ -207,7 +211,29 @@ next:
 	CMPQ	R13, R14
 	JLT	probe
 	TESTQ	R15, R15
-	JEQ	leave
+	JNE	stay
+
+	// What has come over the socket, if it has one to look at, and nobody has taken:
+	// userfaultfds may be among it. If it listens that is a connection.
+	MOVLQSX	PAGE_SOCKET(R12), DI
+	MOVQ	$FIONREAD, SI
+	LEAQ	PAGE_UNREAD(R12), DX
+	MOVL	$0, PAGE_UNREAD(R12)
+	MOVQ	$SYS_ioctl, AX
+	SYSCALL
+	CMPL	PAGE_UNREAD(R12), $0
+	JNE	stay
+	CMPQ	AX, $EINVAL
+	JNE	leave	// it is read, or there is none
+	LEAQ	PAGE_SOCKET(R12), DI
+	MOVQ	$1, SI
+	XORQ	DX, DX
+	MOVQ	$SYS_poll, AX
+	SYSCALL
+	CMPQ	AX, $1
+	JNE	leave
+
+stay:
 	MOVQ	BX, R14	// nobody opens descriptors here any more
 
 	MOVQ	$1, PAGE_WAIT(R12)	// the kernel puts the time that is left there: none
@@ -241,6 +267,7 @@ TEXT ·keeperCode(SB), NOSPLIT, $0-16
 DATA entered<>+PAGE_SIGNALS(SB)/8, $(1<<(SIGUSR1-1))
 DATA entered<>+PAGE_PROBE(SB)/8, $PROBE_ADDR
 DATA entered<>+(PAGE_PROBE+8)(SB)/8, $4096
+DATA entered<>+PAGE_SOCKET(SB)/8, $-1
 DATA entered<>+PAGE_NAME(SB)/8, $"lazyrest"
 DATA entered<>+(PAGE_NAME+8)(SB)/8, $"-keeper\x00"
 DATA entered<>+PAGE_ALL(SB)/8, $-1

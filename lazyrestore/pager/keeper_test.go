@@ -66,7 +66,7 @@ func TestKeeperThatHasNotRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if waits, err := k.Waits(); !waits || err != nil {
+			if waits, err := k.Waits(-1); !waits || err != nil {
 				t.Errorf("Waits = %v, %v; a process waits", waits, err)
 			}
 			k.Close()

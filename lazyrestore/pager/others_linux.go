@@ -81,18 +81,27 @@ func (k *Leftover) lastIn(w *world) bool {
 	return true
 }
 
-// Waits reports whether the keeper has userfaultfds of processes that live. If nobody serves them, which the caller has
+// Waits reports whether the keeper has userfaultfds of processes that live, or may have: in what nobody has taken of socket,
+// the keeper's number of one, -1 if there is none. If nobody serves them, which the caller has
 // to know, they wait for a successor. That the keeper is an orphan it does not ask: a pager that ends lets go of
 // its locks before it is gone.
-func (k *Leftover) Waits() (bool, error) {
+func (k *Leftover) Waits(socket int) (waits bool, err error) {
 	if !isKeeper(k.pid) {
 		return false, nil
 	}
 	fds, err := k.living()
+	waits = len(fds) > 0
+	if err == nil && !waits && socket >= 0 {
+		var own int
+		if own, err = k.take(socket); err == nil {
+			waits = Unread(own)
+			_ = unix.Close(own)
+		}
+	}
 	if errors.Is(err, ErrNoPredecessor) {
 		return false, nil
 	}
-	return len(fds) > 0, err
+	return waits, err
 }
 
 // living lists those of the keeper's userfaultfds whose processes live.
@@ -131,16 +140,30 @@ func (k *Leftover) holdsNoneBut(own []int) bool {
 // ErrNoPredecessor if it has ended.
 func (k *Leftover) Userfaultfds() ([]int, error) {
 	fds, err := userfaultfdsOf(k.pid)
-	switch {
-	case hasGone(err):
-		err = fmt.Errorf("%w: %w", ErrNoPredecessor, err)
-	case err == nil:
-		err = k.lives() // or they were another's
-	}
-	if err != nil {
+	if err = k.sure(err); err != nil {
 		return nil, fmt.Errorf("pager: userfaultfds of keeper %d: %w", k.pid, err)
 	}
 	return fds, nil
+}
+
+// Sockets is Userfaultfds for sockets.
+func (k *Leftover) Sockets() ([]int, error) {
+	fds, err := descriptorsOf(k.pid, func(link []byte) bool { return bytes.HasPrefix(link, []byte("socket:")) })
+	if err = k.sure(err); err != nil {
+		return nil, fmt.Errorf("pager: sockets of keeper %d: %w", k.pid, err)
+	}
+	return fds, nil
+}
+
+// sure is the error of a look at the keeper's descriptors that gave err: they may have been another's.
+func (k *Leftover) sure(err error) error {
+	switch {
+	case hasGone(err):
+		return fmt.Errorf("%w: %w", ErrNoPredecessor, err)
+	case err != nil:
+		return err
+	}
+	return k.lives()
 }
 
 // lives gives an error if the keeper has ended.
@@ -156,9 +179,14 @@ func (k *Leftover) lives() error {
 const userfaultfdLink = "[userfaultfd]"
 
 // userfaultfdsOf lists those among the descriptors of a process.
-func userfaultfdsOf(pid int) (fds []int, err error) {
+func userfaultfdsOf(pid int) ([]int, error) {
+	return descriptorsOf(pid, func(link []byte) bool { return bytes.HasSuffix(link, []byte(userfaultfdLink)) })
+}
+
+// descriptorsOf lists those descriptors of a process of which /proc shows what is wanted.
+func descriptorsOf(pid int, wanted func(link []byte) bool) (fds []int, err error) {
 	err = proc.EachFD(pid, func(fd int, link []byte) error {
-		if bytes.HasSuffix(link, []byte(userfaultfdLink)) {
+		if wanted(link) {
 			fds = append(fds, fd)
 		}
 		return nil

@@ -129,7 +129,7 @@ func TestKeepersOfOthersStay(t *testing.T) {
 	if k.isOrphan() {
 		t.Error("the keeper's pager lives, and it is said to be gone")
 	}
-	if waits, err := k.Waits(); !waits || err != nil {
+	if waits, err := k.Waits(-1); !waits || err != nil {
 		t.Errorf("a process that lives waits, if the pager serves no more: %v, %v", waits, err)
 	}
 	if k.holdsNoneBut(nil) {

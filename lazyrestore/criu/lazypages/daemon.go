@@ -45,11 +45,15 @@ var ErrProtocol = errors.New("not what criu restore says")
 // A daemon serves one tree of tasks.
 type daemon struct {
 	Options
-	dir   *imgfile.Dir
-	set   *set
-	pager *pager.Pager
-	state *state
-	log   *slog.Logger
+	dir    *imgfile.Dir
+	set    *set
+	pager  *pager.Pager
+	state  *state
+	log    *slog.Logger
+	keeper *pager.Keeper
+	// listener is what criu restore connects to, -1 if that is done, and queue where it speaks, first the listener: if nobody
+	// has taken what is there when this daemon ends, both stay open in the keeper, see queued.
+	listener, queue int
 	// counter is there until criu restore has built the tree, or for a minute; nil if it was built before.
 	counter *counter
 }
@@ -87,7 +91,7 @@ func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{Options: opts, log: opts.Logger}
+	d := &daemon{Options: opts, log: opts.Logger, keeper: keeper, listener: -1, queue: -1}
 	if gather {
 		d.counter = startCounter(keeper.Pid())
 	}
@@ -145,22 +149,20 @@ func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 			return pager.Stats{}, errors.Join(err, d.pager.Discard())
 		}
 	}
-	listener, err := d.listen(ctx)
-	if err != nil {
+	if err := d.listen(ctx); err != nil {
 		return pager.Stats{}, errors.Join(err, d.pager.Discard())
 	}
-	defer func() { _ = unix.Close(listener) }()
-	return d.serve(ctx, func(w *waker) (int, error) { return d.connect(w, listener) })
+	return d.serve(ctx, d.connect)
 }
 
 // listen makes the socket that criu restore connects to, once the page server is
 // connected to: one that is not there is better known of before a task waits for
 // it. CRIU's own takes one connection and ends with it, and the memory with both, so
 // all that may fail here is done before.
-func (d *daemon) listen(ctx context.Context) (fd int, err error) {
-	fd, err = bind(d.WorkDir)
+func (d *daemon) listen(ctx context.Context) error {
+	fd, err := bind(d.WorkDir)
 	if err != nil {
-		return -1, err
+		return err
 	}
 	if d.Server != nil {
 		if _, err = d.Server.linked(ctx); err != nil {
@@ -168,19 +170,36 @@ func (d *daemon) listen(ctx context.Context) (fd int, err error) {
 		}
 	}
 	if err == nil {
-		err = listen(fd, d.WorkDir)
+		// What a successor has to know is there before anybody can connect.
+		d.listener = fd
+		d.speaks(fd)
+		err = d.state.write()
+	}
+	if err == nil {
+		if err = listen(fd, d.WorkDir); err != nil {
+			err = errors.Join(err, d.state.remove())
+		}
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return -1, errors.Join(err, os.Remove(filepath.Join(d.WorkDir, boundName)))
+		return errors.Join(err, os.Remove(filepath.Join(d.WorkDir, boundName)))
 	}
-	return fd, nil
+	return nil
 }
+
+// speaks notes where criu restore speaks, -1 if it does no more; the file says it when it is written next.
+func (d *daemon) speaks(fd int) {
+	d.queue, d.state.Keepers[0].Connection = fd, fd
+	d.keeper.KeepUnread(fd)
+}
+
+// queued reports whether criu restore has said something that nobody has taken. Its tasks may run as soon as it has said all.
+func (d *daemon) queued() bool { return d.queue >= 0 && pager.Unread(d.queue) }
 
 // connect waits for criu restore, once all is there that it needs. From then on
 // time counts: nothing is done that could have been done before, and no garbage
 // is there to be collected.
-func (d *daemon) connect(w *waker, listener int) (int, error) {
+func (d *daemon) connect(w *waker) (int, error) {
 	select {
 	case <-d.pager.Serving():
 	case <-w.ctx.Done():
@@ -193,14 +212,19 @@ func (d *daemon) connect(w *waker, listener int) (int, error) {
 		}
 	}
 	d.log.Debug("waiting for criu restore", "dir", d.WorkDir, "socket", SocketName)
-	conn, err := w.accept(listener)
+	return d.accept(w)
+}
+
+// accept waits for the connection of criu restore.
+func (d *daemon) accept(w *waker) (int, error) {
+	conn, err := w.accept(d.listener)
 	if err != nil {
 		return -1, err
 	}
+	d.speaks(conn) // the file says so with the first task
 	if !d.counter.lasts() {
-		d.counter = startCounter(d.state.Keepers[0].Pid)
+		d.counter = startCounter(d.keeper.Pid())
 	}
-	d.state.Keepers[0].Connection = conn // it is written down with the first task
 	return conn, nil
 }
 
@@ -214,12 +238,15 @@ func (d *daemon) serve(ctx context.Context, connect func(w *waker) (int, error))
 	err := d.pager.ServeAttached(inner)
 	cancel()
 	gathering := <-set
+	if d.listener >= 0 && !d.queued() {
+		_ = unix.Close(d.listener)
+	}
 	if err == nil || errors.As(err, new(*pager.LostError)) {
 		err = errors.Join(err, d.state.remove())
 		if !errors.Is(gathering, context.Canceled) {
 			err = errors.Join(gathering, err)
 		}
-	} else if !d.pager.Holds() { // nobody had come
+	} else if !d.pager.Holds() && !d.queued() { // nobody had come
 		err = errors.Join(err, d.pager.Discard(), d.state.remove())
 	}
 	return d.finished(err)
@@ -252,6 +279,7 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 		}
 		d.pager.Abandon()
 	}
+	d.speaks(-1)
 	if conn >= 0 {
 		_ = unix.Close(conn)
 	}
@@ -304,6 +332,7 @@ func (d *daemon) gather(w *waker, conn int) error {
 	if err := w.sleep(grace); err != nil {
 		return err
 	}
+	d.speaks(-1)
 	err = d.state.complete()
 	d.pager.Gathered() // from here on the state is the pager's, see done
 	return err

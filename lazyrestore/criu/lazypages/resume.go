@@ -64,6 +64,10 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 		}
 		return d.finished(err)
 	}
+	if listens(conn) {
+		d.listener = conn
+		return d.serve(ctx, d.accept)
+	}
 	return d.serve(ctx, func(*waker) (int, error) { return conn, nil })
 }
 
@@ -94,7 +98,7 @@ func (o *Options) nobodyWaits() error {
 		if err != nil {
 			return err
 		}
-		waits, err := of.Waits()
+		waits, err := of.Waits(k.Connection)
 		of.Close()
 		if err != nil {
 			return err
@@ -115,11 +119,10 @@ var errOther = errors.New("not the images that the daemon before served: others 
 // takeOver takes what a keeper of the predecessor holds. conn is the
 // connection of criu restore, -1 if the tree was built already.
 func (d *daemon) takeOver(ctx context.Context, left *state) (conn int, err error) {
-	own := d.state.Keepers[0]
 	*d.state = *left
 	err = pager.ErrNoPredecessor
 	for _, k := range left.Keepers {
-		if conn, err = d.takeFrom(ctx, k, left, own.Pid); !errors.Is(err, pager.ErrNoPredecessor) || d.pager.Holds() {
+		if conn, err = d.takeFrom(ctx, k, left); !errors.Is(err, pager.ErrNoPredecessor) || d.pager.Holds() {
 			break
 		}
 	}
@@ -133,13 +136,13 @@ func (d *daemon) takeOver(ctx context.Context, left *state) (conn int, err error
 		*d.state = *left
 		return -1, errors.Join(err, d.state.write())
 	}
-	d.state.Keepers = []keeper{{own.Pid, conn}}
+	d.state.Keepers = []keeper{{Pid: d.keeper.Pid()}}
+	d.speaks(conn)
 	return conn, d.state.write()
 }
 
-// takeFrom takes over what one keeper of those that are left holds. own is
-// ours.
-func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state, own int) (conn int, err error) {
+// takeFrom takes over what one keeper of those that are left holds.
+func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state) (conn int, err error) {
 	of, err := pager.OpenLeft(k.Pid)
 	if err != nil {
 		return -1, err
@@ -159,7 +162,7 @@ func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state, own int) (
 	// Whoever comes after us, if we are killed from here on, finds all of it with
 	// k as long as that lives, and with our keeper then: nothing happens before
 	// the file names that alone.
-	d.state.Keepers = append(slices.Clone(left.Keepers), keeper{own, conn})
+	d.state.Keepers = append(slices.Clone(left.Keepers), keeper{d.keeper.Pid(), conn})
 	if err := d.state.write(); err != nil {
 		return -1, errors.Join(err, d.putBack(of, &up))
 	}
@@ -194,16 +197,60 @@ type setUp struct {
 
 // takeSetUp takes what belongs to the setting-up: the connection, and of what is not held a task's.
 func (d *daemon) takeSetUp(of *pager.Leftover, connection int, held []pager.Held) (up setUp, err error) {
-	if up.conn, err = of.Take(connection); err != nil {
+	if up.conn, err = takeConnection(of, connection); err != nil {
 		return setUp{}, fmt.Errorf("connection of criu restore: %w", err)
 	}
+	d.keeper.KeepUnread(up.conn)
 	if d.state.Coming != 0 {
 		err = d.takeOrphan(of, held, &up)
 	}
 	if err != nil {
+		d.keeper.KeepUnread(-1)
 		return setUp{}, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(up.conn))
 	}
 	return up, nil
+}
+
+// takeConnection takes the connection of criu restore: it is written down, or where it is not yet, which is as long as no task
+// is, what it was made to is. That is taken itself if the connection is still in its queue.
+func takeConnection(of *pager.Leftover, written int) (fd int, err error) {
+	fd, err = of.Take(written)
+	if err != nil || !listens(fd) {
+		return fd, err
+	}
+	accepted, err := accepted(of, fd)
+	if err != nil || accepted >= 0 || !pager.Unread(fd) {
+		_ = unix.Close(fd)
+	} else {
+		return fd, nil
+	}
+	if err == nil && accepted < 0 {
+		err = fmt.Errorf("%w: nobody has connected", pager.ErrNoPredecessor)
+	}
+	return accepted, err
+}
+
+// accepted takes the keeper's connection that was made to listener; -1 if there is none.
+func accepted(of *pager.Leftover, listener int) (int, error) {
+	to, err := nameOf(listener)
+	if err != nil {
+		return -1, err
+	}
+	fds, err := of.Sockets()
+	if err != nil {
+		return -1, err
+	}
+	for _, fd := range fds {
+		own, err := of.Take(fd)
+		if err != nil {
+			return -1, err
+		}
+		if name, err := nameOf(own); err == nil && name == to && !listens(own) {
+			return own, nil
+		}
+		_ = unix.Close(own)
+	}
+	return -1, nil
 }
 
 // putBack gives up what was taken in vain. criu restore, if nobody else has the
@@ -216,6 +263,7 @@ func (d *daemon) putBack(of *pager.Leftover, up *setUp) error {
 	if up.conn < 0 {
 		return nil
 	}
+	d.keeper.KeepUnread(-1)
 	_ = unix.Close(up.conn)
 	if !d.pager.Holds() {
 		return nil

@@ -62,6 +62,25 @@ func listen(fd int, dir string) error {
 	return os.Rename(filepath.Join(dir, boundName), filepath.Join(dir, SocketName))
 }
 
+// listens reports whether connections can be made to a socket, or could be.
+func listens(fd int) bool {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	return err == nil && n != 0
+}
+
+// nameOf is the path that a unix socket was bound to, which connections to it have too.
+func nameOf(fd int) (string, error) {
+	addr, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", os.NewSyscallError("getsockname", err)
+	}
+	at, ok := addr.(*unix.SockaddrUnix)
+	if !ok || at.Name == "" {
+		return "", errors.New("not a unix socket with a name")
+	}
+	return at.Name, nil
+}
+
 // A waker waits for what comes over descriptors, and for the end of a context.
 type waker struct {
 	ctx  context.Context

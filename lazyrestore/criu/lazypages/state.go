@@ -14,7 +14,7 @@ import (
 )
 
 // StateName is the name, in the work directory, of the file that a successor
-// finds its way by. It is there while tasks are served.
+// finds its way by. It is there from before anybody can connect.
 const StateName = "lazy-pages.state"
 
 // A state is what a successor cannot learn from the keeper. What pages there
@@ -37,7 +37,7 @@ type state struct {
 // A keeper is a process that shares, or shared, a daemon's descriptors.
 type keeper struct {
 	Pid int `json:"pid"`
-	// Connection is the descriptor of criu restore's, -1 once the tree is built.
+	// Connection is the descriptor of criu restore's, or of the socket that it connects to; -1 once the tree is built.
 	Connection int `json:"connection"`
 }
 
@@ -102,7 +102,7 @@ func (s *state) remove() error {
 
 // complete notes that the tree is built.
 func (s *state) complete() error {
-	s.Keepers[0].Connection, s.Coming = -1, 0
+	s.Coming = 0
 	return s.write()
 }
 

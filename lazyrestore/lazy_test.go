@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -157,15 +156,13 @@ func TestBackgroundNoneBringsWhatIsTouched(t *testing.T) {
 
 // With the background all memory comes by itself, and the pager leaves.
 func TestBackgroundFullBringsAll(t *testing.T) {
-	t.Parallel()
+	// Not beside others: until its exec, what they fork has the userfaultfd open too.
 	s := start(t, "look", "64")
 	s.cycle(plainest, filling)
 	if err := s.proc.WaitPager(); err != nil {
 		t.Fatal(err)
 	}
-	syscall.ForkLock.Lock() // until its exec, what another test has forked meanwhile has the userfaultfd open too
 	smaps, err := os.ReadFile("/proc/" + strconv.Itoa(s.pid) + "/smaps")
-	syscall.ForkLock.Unlock()
 	if err != nil || contains(string(smaps), " um ") {
 		t.Error("memory is still registered with a userfaultfd", err)
 	}

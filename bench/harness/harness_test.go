@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -282,13 +283,15 @@ func TestVerdictWithoutCRIU(t *testing.T) {
 
 // All connections together get no more than the link carries, later.
 func TestLink(t *testing.T) {
-	l := &lane{link: &link{bytesSecond: 1e6, delay: 10 * time.Millisecond}}
-	began := time.Now()
-	l.send(1000)
-	last := l.send(4000)
-	if took := last.Sub(began); took < 15*time.Millisecond || took > 16*time.Millisecond {
-		t.Errorf("5,000 bytes at 1 MB/s with a delay of 10 ms arrive after %v, want 15 ms", took)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		l := &lane{link: &link{bytesSecond: 1e6, delay: 10 * time.Millisecond}}
+		began := time.Now()
+		l.send(1000)
+		last := l.send(4000)
+		if took := last.Sub(began); took != 15*time.Millisecond {
+			t.Errorf("5,000 bytes at 1 MB/s with a delay of 10 ms arrive after %v, want 15 ms", took)
+		}
+	})
 }
 
 // What goes through a link comes out as it was.

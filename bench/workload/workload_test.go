@@ -19,8 +19,7 @@ import (
 // result of a restored one would prove nothing.
 func TestResultsRepeat(t *testing.T) {
 	builder := &workload.Builder{Dir: t.TempDir()}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	programs := map[string]func() (*workload.Program, error){
 		"threads": func() (*workload.Program, error) { return builder.Threads(ctx, 4) },
 		"gcload":  func() (*workload.Program, error) { return builder.GCLoad(ctx, 8, 8) },
@@ -62,8 +61,7 @@ func runToEnd(ctx context.Context, t *testing.T, program *workload.Program) []st
 
 func TestMappingsTouchesAndVerifies(t *testing.T) {
 	builder := &workload.Builder{Dir: t.TempDir()}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	program, err := builder.Mappings(ctx, workload.MappingsOptions{Mappings: 7, MiB: 9, Touches: 20})
 	if err != nil {
 		t.Fatal(err)

@@ -48,7 +48,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 	if err := owed.refresh(ctx); err != nil {
 		return nil, err
 	}
-	if err := frozen.Capture(ctx, native.Owed{Missing: owed.mappings, Unknown: owed.unknown, Killed: owed.killed}); err != nil {
+	if err := frozen.Capture(ctx, native.Owed{Missing: owed.mappings, Parts: owed.parts, Unknown: owed.unknown, Killed: owed.killed}); err != nil {
 		return nil, explainCapture(err)
 	}
 	res := &CheckpointResult{Image: opts.Dir, Threads: frozen.Threads(), Mappings: frozen.Mappings(), Warnings: frozen.Warnings()}

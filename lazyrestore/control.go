@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 )
@@ -29,6 +30,7 @@ type controlReply struct {
 	Image   string      `json:"image"`  // path of the image that pages come from
 	Digest  string      `json:"digest"` // of that image
 	Missing [][3]uint64 `json:"missing,omitempty"`
+	Parted  [][4]uint64 `json:"parted,omitempty"`  // missing shared memory that may be mapped nowhere: image address, length; where something of its object is mapped, and its image address
 	Unknown []string    `json:"unknown,omitempty"` // memory of which nobody knows what it holds
 	Stats   Stats       `json:"stats"`
 }
@@ -368,4 +370,12 @@ func (r *controlReply) mappings() []page.Mapping {
 		ms = append(ms, page.Mapping{Range: page.RangeOf(page.Addr(m[0]), m[1]), Image: page.Addr(m[2]), PageSize: page.Size})
 	}
 	return ms
+}
+
+func (r *controlReply) parts() []native.Part {
+	ps := make([]native.Part, 0, len(r.Parted))
+	for _, p := range r.Parted {
+		ps = append(ps, native.Part{Range: page.RangeOf(page.Addr(p[0]), p[1]), Shown: page.Addr(p[2]), Image: page.Addr(p[3])})
+	}
+	return ps
 }

@@ -197,6 +197,18 @@ func TestCheckpointWhileLazy(t *testing.T) {
 	s.well()
 }
 
+// What no mapping shows of missing shared memory is in the image, and what is to be there from the start.
+func TestCheckpointOfPartedWhileLazy(t *testing.T) {
+	t.Parallel()
+	s := start(t, "parted")
+	s.cycle(plainest, lazily)
+	s.release()
+	s.ready(2)
+	s.cycle(plainest, lazily)
+	s.release()
+	s.well()
+}
+
 // A checkpoint with the background at work, which goes on after it.
 func TestCheckpointWhileFilling(t *testing.T) {
 	t.Parallel()

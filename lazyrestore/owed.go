@@ -25,6 +25,7 @@ type owed struct {
 	frame    int // whose plain data is in plain
 	plain    []byte
 	mappings []page.Mapping
+	parts    []native.Part
 	unknown  []string
 	killed   bool // the pager: it does not say what is missing
 }
@@ -94,7 +95,7 @@ func (o *owed) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.mappings, o.unknown = reply.mappings(), reply.Unknown
+	o.mappings, o.parts, o.unknown = reply.mappings(), reply.parts(), reply.Unknown
 	return nil
 }
 
@@ -109,7 +110,7 @@ func (o *owed) close() {
 
 // reader is o for the dump; nil where nothing is owed.
 func (o *owed) reader() native.PageReader {
-	if len(o.mappings) == 0 {
+	if len(o.mappings)+len(o.parts) == 0 {
 		return nil
 	}
 	return o

@@ -97,21 +97,21 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 // missing is what the pager still has to bring. Before it serves and while it
 // leaves it names nothing, although the memory is registered with it: then its
 // answer is waited for.
-func (p *Process) missing() []page.Mapping {
+func (p *Process) missing() ([]page.Mapping, []pager.Part) {
 	deadline := time.Now().Add(missingTime)
 	for {
-		if list := p.pager.Remaining(); len(list) > 0 {
-			return list
+		if list, parts := p.pager.Remaining(), p.pager.Parted(); len(list)+len(parts) > 0 {
+			return list, parts
 		}
 		select {
 		case <-p.ended:
-			return nil
+			return nil, nil
 		case <-p.pager.Resident(): // it may stay, for a child
-			return nil
+			return nil, nil
 		case <-time.After(time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return nil
+			return nil, nil
 		}
 	}
 }

@@ -124,8 +124,12 @@ func (p *Process) listen(r *restorer) {
 	c, err := listenControl(p.pid, func(word string) controlReply {
 		reply := controlReply{PID: p.pid, Image: r.path, Digest: r.im.Digest(), Stats: p.Stats()}
 		if word == askMissing {
-			for _, m := range p.missing() {
+			missing, parts := p.missing()
+			for _, m := range missing {
 				reply.Missing = append(reply.Missing, [3]uint64{uint64(m.Start), m.Len(), uint64(m.Image)})
+			}
+			for _, part := range parts {
+				reply.Parted = append(reply.Parted, [4]uint64{uint64(part.Start), part.Len(), uint64(part.Shown.Start), uint64(part.Shown.Image)})
 			}
 			for _, r := range p.pager.Unknown() {
 				reply.Unknown = append(reply.Unknown, r.String())

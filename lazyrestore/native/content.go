@@ -37,7 +37,9 @@ const (
 type content struct {
 	c       *capture
 	scan    *proc.PageScanner
-	missing page.Set // what a pager has not installed yet
+	missing page.Set       // what a pager has not installed yet
+	owed    []page.Mapping // where that comes from, ascending
+	parts   []Part
 	words   page.Set // pages of words that the kernel uses, or threads at once; see eagerWords, variables
 	pieces  []piece  // ascending by image address
 }
@@ -295,10 +297,6 @@ func (k *content) objects() error {
 		}
 		parts := k.sharedPieces(o, &data)
 		s.Lazy = o.descriptors == 0 && !o.pinned && k.c.st.shows(o.index, &data)
-		if !s.Lazy && slices.ContainsFunc(parts, func(p piece) bool { return p.from == fromImage }) {
-			k.c.refused.add("shared memory "+s.Name, "part of it is still missing, and now it has to be there from the start", "wait until all of its memory is there")
-			continue
-		}
 		if !s.Lazy {
 			for r := range data.All() {
 				k.eager(r, o.index+1)
@@ -316,7 +314,7 @@ func (k *content) objects() error {
 
 // sharedPieces are the pieces of an object: the data that it has, and what a
 // pager has not brought yet, which is added to data. A hole is zero only where
-// no mapping misses it.
+// no mapping misses it, and the pager knows of no content.
 func (k *content) sharedPieces(o *object, data *page.Set) []piece {
 	image := k.c.st.Shared[o.index].Image
 	var out []piece
@@ -329,19 +327,42 @@ func (k *content) sharedPieces(o *object, data *page.Set) []piece {
 			continue
 		}
 		off := page.Addr(v.Offset)
-		for r := range k.missing.Within(k.c.st.withContent(v)) { // an early build may have registered more
-			holes := page.SetOf(r.Shift(off - v.Start))
-			for there := range data.Within(r.Shift(off - v.Start)) {
-				holes.Remove(there)
+		in := k.c.st.withContent(v) // an early build may have registered more
+		from, _ := slices.BinarySearchFunc(k.owed, in.Start, func(m page.Mapping, a page.Addr) int { return cmp.Compare(m.End, a+1) })
+		for _, m := range k.owed[from:] {
+			part := m.Intersect(in)
+			if part.Empty() {
+				break
 			}
-			for hole := range holes.All() {
-				out = append(out, piece{Range: hole.Shift(v.Start - off), image: image + hole.Start, from: fromImage})
-				data.Add(hole)
-			}
+			o.misses(data, page.Mapping{Range: part.Shift(off - v.Start), Image: m.ImageAddr(part.Start)})
 		}
+		for _, p := range k.parts {
+			if !v.Contains(p.Shown) {
+				continue
+			}
+			m := page.Mapping{Range: p.Shift(page.Addr(v.Offset) + p.Shown - v.Start - p.Image), Image: p.Start}
+			m.End = min(m.End, page.Addr(k.c.st.Shared[o.index].Size).Up()) // it may be shorter by now
+			o.misses(data, m)
+		}
+	}
+	slices.SortFunc(o.missing, func(a, b page.Mapping) int { return cmp.Compare(a.Start, b.Start) })
+	for _, m := range o.missing {
+		out = append(out, piece{Range: m.Range, image: image + m.Start, from: fromImage, object: o})
 	}
 	slices.SortFunc(out, func(a, b piece) int { return cmp.Compare(a.image, b.image) })
 	return out
+}
+
+// misses notes what of m, a range of the object, is a hole, and adds it to data.
+func (o *object) misses(data *page.Set, m page.Mapping) {
+	holes := page.SetOf(m.Range)
+	for there := range data.Within(m.Range) {
+		holes.Remove(there)
+	}
+	for hole := range holes.All() {
+		o.missing = append(o.missing, page.Mapping{Range: hole, Image: m.ImageAddr(hole.Start)})
+		data.Add(hole)
+	}
 }
 
 // registerObject notes the lazy ranges of all mappings of an object.

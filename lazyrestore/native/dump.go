@@ -143,16 +143,20 @@ func (d *dumper) read(ctx context.Context, p *piece, r page.Range, buf []byte) e
 	case fromObject:
 		return p.object.read(r, buf)
 	case fromImage:
-		return d.readMissing(ctx, r, buf)
+		missing := d.missing
+		if p.object != nil {
+			missing = p.object.missing
+		}
+		return d.readMissing(ctx, missing, r, buf)
 	}
 	return fmt.Errorf("unknown source %d", p.from)
 }
 
-// readMissing reads pages that no pager has installed yet.
-func (d *dumper) readMissing(ctx context.Context, r page.Range, buf []byte) error {
+// readMissing reads pages that no pager has installed yet, as missing says.
+func (d *dumper) readMissing(ctx context.Context, missing []page.Mapping, r page.Range, buf []byte) error {
 	at := r.Start
-	for i := range d.missing {
-		m := &d.missing[i]
+	for i := range missing {
+		m := &missing[i]
 		part := m.Intersect(page.Range{Start: at, End: r.End})
 		if part.Empty() || part.Start != at {
 			continue
@@ -208,7 +212,7 @@ func (d *dumper) eagerRun(ctx context.Context, e *Eager, objects []*object, buf 
 
 func (d *dumper) readEager(ctx context.Context, e *Eager, r page.Range, objects []*object, p []byte) error {
 	if e.Shared != 0 {
-		return objects[e.Shared-1].read(r, p)
+		return d.readShared(ctx, objects[e.Shared-1], r, p)
 	}
 	for i := range d.missing {
 		if d.missing[i].Overlaps(r) {
@@ -219,12 +223,27 @@ func (d *dumper) readEager(ctx context.Context, e *Eager, r page.Range, objects 
 	return err
 }
 
+// readShared reads pages of a shared object some of which a pager may not have installed yet.
+func (d *dumper) readShared(ctx context.Context, o *object, r page.Range, p []byte) error {
+	if err := o.read(r, p); err != nil {
+		return err
+	}
+	for i := range o.missing {
+		if in := o.missing[i].Intersect(r); !in.Empty() {
+			if err := d.readMissing(ctx, o.missing[i:], in, p[in.Start-r.Start:][:in.Len()]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // mixed reads pages some of which a pager has not installed yet.
 func (d *dumper) mixed(ctx context.Context, r page.Range, p []byte) error {
 	for at := r.Start; at < r.End; at += page.Size {
 		one := page.RangeOf(at, page.Size)
 		b := p[at-r.Start:][:page.Size]
-		err := d.readMissing(ctx, one, b)
+		err := d.readMissing(ctx, d.missing, one, b)
 		if err != nil {
 			_, err = d.mem.ReadAt(b, int64(at))
 		}

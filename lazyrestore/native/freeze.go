@@ -88,8 +88,20 @@ func (f *Frozen) Kill() error {
 // value stands for a process without one.
 type Owed struct {
 	Missing []page.Mapping // what it has not installed yet
-	Unknown []string       // memory of which it does not know what it holds
-	Killed  bool           // it says nothing: it was killed
+	Parts   []Part
+	Unknown []string // memory of which it does not know what it holds
+	Killed  bool     // it says nothing: it was killed
+}
+
+// nothing reports whether no memory is missing.
+func (o *Owed) nothing() bool { return len(o.Missing)+len(o.Parts) == 0 }
+
+// A Part is shared memory that was not installed because no mapping shows it, as far as the pager knows; some of it may be there
+// all the same.
+type Part struct {
+	page.Range           // its image addresses
+	Shown      page.Addr // where a mapping of the process shows something of the same object
+	Image      page.Addr // what that is
 }
 
 // Capture reads the process's state, all but the content of its memory. The
@@ -102,14 +114,14 @@ func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
 	if err := f.awaitLetGo(ctx, &owed); err != nil {
 		return err
 	}
-	if f.c.registered && len(owed.Missing) == 0 {
+	if f.c.registered && owed.nothing() {
 		f.c.refuseAbandoned(owed.Killed)
 	}
 	for _, r := range owed.Unknown {
 		f.c.refused.add("memory "+r, "its pager does not know what it holds: it was taken away while it was missing, and not seen whether its content was to be kept",
 			"end the process (kill -9 "+strconv.Itoa(f.pid)+"), and restore its image again")
 	}
-	err := f.look(ctx, owed.Missing)
+	err := f.look(ctx, &owed)
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
@@ -145,7 +157,7 @@ func (f *Frozen) fromProc() error {
 }
 
 // look goes through what is not read from /proc: threads, holders, memory.
-func (f *Frozen) look(ctx context.Context, missing []page.Mapping) error {
+func (f *Frozen) look(ctx context.Context, owed *Owed) error {
 	// On the tracer's thread: each of a thousand requests would else go there and back.
 	if err := f.tracer.Do(func() error { return f.threads(ctx) }); err != nil {
 		return err
@@ -154,10 +166,11 @@ func (f *Frozen) look(ctx context.Context, missing []page.Mapping) error {
 	if err != nil {
 		return err
 	}
-	f.content = &content{c: f.c, scan: scan}
-	if f.missing, err = stillMissing(scan, f.c.smaps.VMAs, missing); err != nil {
+	f.content = &content{c: f.c, scan: scan, parts: stillParted(f.c.smaps.VMAs, owed.Parts)}
+	if f.missing, err = stillMissing(scan, f.c.smaps.VMAs, owed.Missing); err != nil {
 		return err
 	}
+	f.content.owed = f.missing
 	for _, m := range f.missing {
 		f.content.missing.Add(m.Range)
 	}

@@ -40,6 +40,6 @@ func (f *Frozen) awaitLetGo(ctx context.Context, owed *Owed) error {
 // which has left: it was not killed, nothing is missing, and the process, which
 // stands still, does not hold one itself.
 func (f *Frozen) mayBeLetGo(owed *Owed) bool {
-	return f.c.registered && len(owed.Missing) == 0 && !owed.Killed &&
+	return f.c.registered && owed.nothing() && !owed.Killed &&
 		!slices.ContainsFunc(f.c.fds.list, func(d descriptor) bool { return d.link == "anon_inode:[userfaultfd]" })
 }

@@ -32,6 +32,10 @@ type object struct {
 	pinned      bool   // it has to be there from the start
 	shared      bool   // it is mapped shared
 	written     bool   // it may be written through a descriptor or a mapping
+
+	// missing is what a pager has not brought yet, where the object has a hole: ranges of the object, ascending, and
+	// what they are in the image that it serves from.
+	missing []page.Mapping
 }
 
 // More is what few objects have beside a name and a size.

@@ -38,6 +38,34 @@ func (p *Pager) Remaining() []page.Mapping {
 	return list
 }
 
+// A Part is shared memory that is missing and that no mapping shows, as far as is known: one may have grown by it.
+type Part struct {
+	page.Range              // its image addresses
+	Shown      page.Mapping // what is shown of the same object elsewhere in the process
+}
+
+// Parted is such memory of the process that Serve was given, or zeros where that could not be told in time; some of
+// it may have come by way of another process that shares it. It is empty when Remaining is for
+// another reason than that nothing is missing.
+func (p *Pager) Parted() []Part {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	se := p.session
+	if se == nil || p.over {
+		return nil
+	}
+	p.loadMissing(se)
+	var list []Part
+	se.gate.enter()
+	defer se.gate.leave()
+	for _, s := range *se.spaces.Load() {
+		if s.id == 0 && !s.ended.Load() && !s.unsettled() {
+			s.eachPart(se.pages, func(part Part) { list = append(list, part) })
+		}
+	}
+	return list
+}
+
 // Unknown is memory of the process that Serve was given of which nobody knows what it
 // holds: shared memory that was missing when it was dropped, or removed, and not seen which.
 // Remaining has it too, and the image what it held before.

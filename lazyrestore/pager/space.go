@@ -280,6 +280,34 @@ func (s *space) noteAway(t *table, r page.Range) {
 	})
 }
 
+// eachPart calls f with what is away of the objects of which the layout still has something.
+func (s *space) eachPart(t *table, f func(Part)) {
+	var seen page.Set
+	for _, m := range s.byProc {
+		if s.away.Empty() {
+			return
+		}
+		if !m.Shared || m.PageSize != page.Size || seen.Covers(m.Object) { // an empty one, too
+			continue
+		}
+		seen.Add(m.Object)
+		for r := range s.away.Within(m.Object) {
+			t.segments(r, func(k int, _ *segment) {
+				in := r.Intersect(t.SegmentRange(k))
+				if !t.Loaded(k) {
+					f(Part{in, m})
+					return
+				}
+				for run := range t.RunsIn(in) {
+					if stored := run.Range().Intersect(in); run.Kind == image.Stored {
+						f(Part{stored, m})
+					}
+				}
+			})
+		}
+	}
+}
+
 // mayLoseShared reports whether shared memory of which nothing is missing where the books have it may be so where it grows to, or
 // where it is dropped.
 func (s *space) mayLoseShared() bool { return !s.away.Empty() || s.hasLost.Load() }

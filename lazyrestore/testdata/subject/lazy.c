@@ -56,6 +56,33 @@ static void part_by_part(int argc, char **argv)
 	all_there("at the end");
 }
 
+/* Shared memory of which a part is unmapped while it is missing: hidden; hidden, and shown again by a mapping that
+ * has grown; and missing when it comes to be open. */
+static void parted(int argc, char **argv)
+{
+	enum { OBJECT = 64 * PAGE, HALF = OBJECT / 2 };
+	char *at[3], name[64];
+	for (int i = 0; i < 3; i++) {
+		at[i] = mmap(NULL, OBJECT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		MUST(at[i] != MAP_FAILED);
+		fill(at[i], OBJECT, 50 + i);
+	}
+	stop();
+	CHECK(differs(at[0], PAGE, 50) == -1);
+	CHECK(munmap(at[0] + HALF, HALF) == 0 && munmap(at[1] + HALF, HALF) == 0);
+	at[1] = mremap(at[1], HALF, OBJECT, MREMAP_MAYMOVE);
+	CHECK(at[1] != MAP_FAILED);
+	snprintf(name, sizeof name, "/proc/self/map_files/%lx-%lx", (long)at[2], (long)at[2] + OBJECT);
+	int fd = open(name, O_RDONLY);
+	CHECK(fd >= 0);
+	stop();
+	at[0] = mremap(at[0], HALF, OBJECT, MREMAP_MAYMOVE);
+	CHECK(at[0] != MAP_FAILED);
+	for (int i = 0; i < 3; i++)
+		CHECK(differs(at[i], OBJECT, 50 + i) == -1);
+	CHECK(close(fd) == 0);
+}
+
 static void forks(int argc, char **argv)
 {
 	build(argc, argv);
@@ -440,7 +467,7 @@ static void works(int argc, char **argv)
 }
 
 const struct scene lazy_scenes[] = {
-	{"look", look}, {"part-by-part", part_by_part}, {"forks", forks}, {"orphan", orphan}, {"many", many},
+	{"look", look}, {"part-by-part", part_by_part}, {"parted", parted}, {"forks", forks}, {"orphan", orphan}, {"many", many},
 	{"execs", execs}, {"execs-anew", execs_anew}, {"anew", anew}, {"hello", hello},
 	{"exits", exits}, {"changes", changes}, {"edges", edges}, {"beyond", beyond}, {"grows", grows}, {"movers", movers},
 	{"kernel-copies", kernel_copies}, {"guarded", guarded}, {"kernel-waits", kernel_waits}, {"forever", forever}, {"works", works}, {NULL, NULL},

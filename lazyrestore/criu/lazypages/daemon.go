@@ -277,9 +277,11 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 		if conn >= 0 {
 			d.holdQueued(conn)
 		}
+		if d.queue >= 0 { // else the tree was built, and the state is the pager's
+			d.speaks(-1)
+		}
 		d.pager.Abandon()
 	}
-	d.speaks(-1)
 	if conn >= 0 {
 		_ = unix.Close(conn)
 	}

@@ -106,6 +106,23 @@ func TestRefusesThreadApart(t *testing.T) {
 	s.well()
 }
 
+// What a process traces is no child of its, and may be killed with it.
+func TestRefusesTracer(t *testing.T) {
+	t.Parallel()
+	s := launch(t, startWith{scene: "tracer"})
+	orphan := s.says(`orphan (\d+)`)[1]
+	s.says("traces")
+	s.ready(1)
+	for _, dry := range []bool{true, false} {
+		if err := s.refused(dry); !contains(err.Error(), "process "+orphan+" (subject), which it traces: ") {
+			t.Error(err)
+		}
+	}
+	s.release()
+	s.well()
+	gone(t, orphan)
+}
+
 // A process that is about to execute another program has all of its parent's
 // for a moment: that is no reason to refuse.
 func TestHoldersOfAMoment(t *testing.T) {

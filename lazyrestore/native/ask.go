@@ -151,6 +151,8 @@ func (q *questions) process() []asked {
 		}},
 		asked{call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE), func(ret int64) { st.Dumpable = uint64(ret) }},
 		asked{call(unix.SYS_BRK, 0), func(ret int64) { st.MM.Brk = uint64(ret) }},
+		// ECHILD says that there is nobody to wait for.
+		asked{call(unix.SYS_WAITID|proc.MayFail, unix.P_ALL, 0, 0, unix.WNOHANG|unix.WNOWAIT|unix.WEXITED|unix.WALL, 0), func(ret int64) { q.f.c.waits = ret == 0 }},
 	)
 	list = append(list, q.askProcessSwitches()...)
 	return append(list, q.askClocks()...)

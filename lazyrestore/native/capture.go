@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,8 @@ type capture struct {
 	smaps   proc.Smaps
 	warn    []string
 	mute    bool // it cannot be asked, for a reason to refuse that is known
+	alone   bool // it has no children, as far as the kernel lists them
+	waits   bool // there is somebody that it can wait for: a child, or one that it traces
 	fds     *fdTable
 
 	behindVDSO page.Range // what is left of its pages; see sameVDSO
@@ -247,12 +250,13 @@ func (c *capture) privileges() error {
 	return nil
 }
 
-// family refuses a process that is not alone.
+// family refuses a process that has children.
 func (c *capture) family() error {
 	tasks, err := proc.ReadTasks(c.pid)
 	if err != nil {
 		return err
 	}
+	c.alone = true
 	for _, tid := range tasks {
 		children, err := proc.ReadFile(c.pid, "task/"+strconv.Itoa(tid)+"/children")
 		if errors.Is(err, unix.ENOENT) {
@@ -262,8 +266,43 @@ func (c *capture) family() error {
 			return err
 		}
 		for _, child := range strings.Fields(string(children)) {
+			c.alone = false
 			c.refused.add("child process "+child, "an image holds one process", "let it end first, or: "+helpCRIU)
 		}
+	}
+	return nil
+}
+
+// tracees refuses a process that there is somebody for to wait for though it has no
+// children: it traces others, which would be let go, or killed, at its end. They are looked
+// for only then. tids are the process's threads.
+func (c *capture) tracees(tids []int) error {
+	if !c.waits {
+		return nil
+	}
+	pids, err := proc.ReadProcesses()
+	if err != nil {
+		return err
+	}
+	var traced []int
+	for _, pid := range pids {
+		tasks, err := proc.ReadTasks(pid)
+		if err != nil {
+			continue // it has ended
+		}
+		for _, tid := range tasks {
+			if s, err := proc.ReadStatus(tid); err == nil && s.TracerPid != 0 && slices.Contains(tids, s.TracerPid) {
+				traced = append(traced, pid)
+				break
+			}
+		}
+	}
+	const why, help = "an image holds one process, and at its end the other would be let go, or killed", "have it let the other go"
+	for _, pid := range traced {
+		c.refused.add("process "+named(pid)+", which it traces", why, help)
+	}
+	if c.alone && len(traced) == 0 {
+		c.refused.add("a process that it can wait for", "it has a child, or traces another process, which cannot be seen from here", helpCRIU)
 	}
 	return nil
 }

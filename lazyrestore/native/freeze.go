@@ -174,6 +174,9 @@ func (f *Frozen) look(ctx context.Context, owed *Owed) error {
 	for _, m := range f.missing {
 		f.content.missing.Add(m.Range)
 	}
+	if err := f.c.tracees(f.tids); err != nil {
+		return err
+	}
 	if err := f.c.holders(); err != nil {
 		return err
 	}

@@ -1,13 +1,14 @@
 /* State that another process has too: an orphan, which is no child. */
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ptrace.h>
 #include <sched.h>
 
 #include "subject.h"
 
 /* orphan leaves a process behind that has all that this one has by now, and
    says its id. */
-static void orphan(void)
+static pid_t orphan(void)
 {
 	int told[2];
 	pid_t id = 0;
@@ -31,6 +32,7 @@ static void orphan(void)
 	close(told[0]);
 	close(told[1]);
 	say("orphan %d", id);
+	return id;
 }
 
 static void held_pipe(int argc, char **argv)
@@ -112,8 +114,28 @@ static void thread_apart(int argc, char **argv)
 	pthread_join(thread, NULL);
 }
 
+/* A tracer is a thread. With its end what it traces would be killed. */
+static void *traces(void *id)
+{
+	MUST(ptrace(PTRACE_SEIZE, *(pid_t *)id, NULL, PTRACE_O_EXITKILL) == 0);
+	say("traces");
+	await_file("go1");
+	int status = -1;
+	CHECK(waitpid(*(pid_t *)id, &status, __WALL) == *(pid_t *)id && status == 0); /* it ends by itself */
+	return NULL;
+}
+
+static void tracer(int argc, char **argv)
+{
+	pid_t id = orphan();
+	pthread_t thread;
+	MUST(pthread_create(&thread, NULL, traces, &id) == 0);
+	stop();
+	pthread_join(thread, NULL);
+}
+
 const struct scene holder_scenes[] = {
 	{"held-pipe", held_pipe}, {"held-eventfds", held_eventfds}, {"held-epoll", held_epoll}, {"held-file", held_file},
 	{"held-memory", held_memory}, {"held-memory-file", held_memory_file}, {"held-harmless", held_harmless},
-	{"thread-apart", thread_apart}, {NULL, NULL},
+	{"thread-apart", thread_apart}, {"tracer", tracer}, {NULL, NULL},
 };

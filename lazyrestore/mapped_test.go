@@ -19,6 +19,7 @@ import (
 var mappedScenes = []survival{
 	// locked as its pages come
 	{scene: "locked", changed: []string{"mapping "}},
+	{scene: "locked-all", changed: []string{"mapping "}},
 	{scene: "policies"},
 	{scene: "wiped"},
 	{scene: "removed-mapping", changed: []string{"mapping "}},

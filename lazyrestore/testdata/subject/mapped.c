@@ -14,6 +14,9 @@
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE 8
 #endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x10
 #endif
@@ -47,6 +50,12 @@ static char *apart(size_t bytes)
 	return at + PAGE;
 }
 
+static void *naps(void *unused)
+{
+	pause();
+	return NULL;
+}
+
 static void locked(int argc, char **argv)
 {
 	char *all = apart(SIZE), *on_fault = apart(4 * SIZE), *part = apart(SIZE), *empty = apart(SIZE);
@@ -65,6 +74,53 @@ static void locked(int argc, char **argv)
 	on_fault[3 * SIZE] = 1;
 	CHECK(smaps(on_fault, "Locked:") == SIZE / 1024 + 4);
 	CHECK(munlock(all, SIZE) == 0 && smaps(all, "Locked:") == 0);
+}
+
+/* Whether a mapping has a flag of smaps. */
+static int has_flag(void *of, const char *flag)
+{
+	char line[512], with[8];
+	FILE *f = fopen("/proc/self/smaps", "r");
+	int here = 0, has = 0;
+	MUST(f != NULL);
+	snprintf(with, sizeof with, " %s ", flag);
+	while (fgets(line, sizeof line, f)) {
+		unsigned long start, end;
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			here = (unsigned long)of >= start && (unsigned long)of < end;
+		else if (here && strncmp(line, "VmFlags:", 8) == 0)
+			has = strstr(line, with) != NULL;
+	}
+	fclose(f);
+	return has;
+}
+
+/* All of a process is locked, also what cannot be resident: the guard of a thread's
+   stack, guard regions, mappings that reach beyond their file. */
+static void locked_all(int argc, char **argv)
+{
+	pthread_t thread;
+	int fd = open("short", O_RDWR | O_CREAT, 0600);
+	MUST(pthread_create(&thread, NULL, naps, NULL) == 0);
+	char *none = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *guarded = apart(SIZE), *full = apart(SIZE);
+	MUST(fd >= 0 && ftruncate(fd, 100) == 0);
+	char *beyond = mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE, fd, 0), *written = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	MUST(none != MAP_FAILED && beyond != MAP_FAILED && written != MAP_FAILED);
+	int guards = madvise(guarded, PAGE, MADV_GUARD_INSTALL) == 0;
+	fill(full, SIZE, 1);
+	MUST(mlockall(MCL_CURRENT) == 0);
+	stop();
+	char *const all[] = {none, guarded, full, beyond, written};
+	for (int i = 0; i < 5; i++)
+		if (!has_flag(all[i], "lo"))
+			bad("mapping %d is not locked", i);
+	CHECK(!has_flag(none, "lf") && differs(full, SIZE, 1) == -1);
+	CHECK(!has_flag(map(SIZE), "lo"));
+	if (guards) {
+		int p[2];
+		MUST(pipe(p) == 0);
+		CHECK(write(p[1], guarded, 1) == -1 && errno == EFAULT && write(p[1], guarded + PAGE, 1) == 1);
+	}
 }
 
 static void locked_future(int argc, char **argv)
@@ -296,6 +352,6 @@ static void many(int argc, char **argv)
 }
 
 const struct scene mapped_scenes[] = {
-	{"locked", locked}, {"locked-future", locked_future}, {"policies", policies}, {"droppable", droppable}, {"wiped", wiped},
+	{"locked", locked}, {"locked-all", locked_all}, {"locked-future", locked_future}, {"policies", policies}, {"droppable", droppable}, {"wiped", wiped},
 	{"removed-mapping", removed}, {"merged-zeros", merged_zeros}, {"seals", seals}, {"memory-files", memory_files}, {"hugetlb", hugetlb}, {"many-mappings", many}, {NULL, NULL},
 };

@@ -22,6 +22,7 @@ var objectScenes = []survival{
 	{scene: "leases"},
 	{scene: "owners"},
 	{scene: "epoll-displaced"},
+	{scene: "many-watches"},
 	{scene: "thousand", changed: []string{"descriptor [0-9]+"}},
 }
 

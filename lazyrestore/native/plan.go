@@ -13,13 +13,20 @@ import (
 // programSize is room for the tables of a process: generous, for pages that
 // are not touched cost nothing.
 func programSize(st *State) int {
-	steps := 256 + st.timerRoom() + 8*len(st.VMAs) + 24*len(st.Threads) + 3*len(st.FDs)
+	steps := 256 + st.timerRoom() + 8*len(st.VMAs) + 24*len(st.Threads) + 3*len(st.FDs) +
+		len(st.Guards) + len(st.Locks) + len(st.FileWatches) + 3*len(st.Displaced)
 	for i := range st.VMAs {
 		steps += len(st.VMAs[i].Lazy)
+	}
+	for i := range st.Opens {
+		steps += len(st.Opens[i].Watches)
 	}
 	n := 1<<16 + 160*steps + 32*len(st.Eager) + 2*proc.PageRegionSize*lookRoom(st)
 	for _, f := range st.Files {
 		n += len(f.Path) * 4
+	}
+	for i := range st.FileWatches {
+		n += len(st.FileWatches[i].Path)
 	}
 	for i := range st.VMAs {
 		n += len(st.VMAs[i].Name)
@@ -28,7 +35,7 @@ func programSize(st *State) int {
 		}
 	}
 	for i := range st.Threads {
-		n += 256 + 8*len(st.Threads[i].Affinity) + 160*len(st.Threads[i].Pending)
+		n += 256 + 4*len(st.Creds.Groups) + 8*len(st.Threads[i].Affinity) + 160*len(st.Threads[i].Pending)
 	}
 	return int(page.Addr(n + 160*len(st.Pending)).Up())
 }

@@ -289,7 +289,40 @@ static void thousand(int argc, char **argv)
 	CHECK(write(event[77], &one, 8) == 8 && epoll_wait(e, &got, 1, 100) == 1 && got.data.u64 == 77);
 }
 
+/* More watches, of both kinds, and guard regions than there is anything else of. */
+static void many_watches(int argc, char **argv)
+{
+	enum { N = 60, DIRS = 2000, GUARDS = 2000 };
+	int e[N], p[N][2], inotify = inotify_init1(IN_NONBLOCK);
+	char name[64];
+	char *at = map(2 * GUARDS * PAGE);
+	MUST(mkdir("dirs", 0700) == 0);
+	for (int i = 0; i < DIRS; i++) {
+		snprintf(name, sizeof name, "dirs/directory-with-a-name-of-some-length-%d", i);
+		MUST(mkdir(name, 0700) == 0 && inotify_add_watch(inotify, name, IN_CREATE) == i + 1);
+	}
+	for (int i = 0; i < N; i++)
+		MUST(pipe(p[i]) == 0 && (e[i] = epoll_create1(0)) >= 0);
+	for (int i = 0; i < N * N; i++) {
+		struct epoll_event watch = {.events = EPOLLIN, .data.u64 = i};
+		MUST(epoll_ctl(e[i / N], EPOLL_CTL_ADD, p[i % N][0], &watch) == 0);
+	}
+	int guards = 0;
+	for (int i = 0; i < GUARDS; i++)
+		guards += madvise(at + 2 * i * PAGE, PAGE, 102 /* MADV_GUARD_INSTALL */) == 0;
+	stop();
+	struct epoll_event got;
+	MUST(write(p[7][1], "x", 1) == 1);
+	for (int i = 0; i < N; i++)
+		CHECK(epoll_wait(e[i], &got, 1, 0) == 1 && (int)got.data.u64 == N * i + 7);
+	MUST(snprintf(name, sizeof name, "dirs/directory-with-a-name-of-some-length-%d/new", DIRS - 1) > 0 && mkdir(name, 0700) == 0);
+	struct inotify_event *event = (void *)back;
+	CHECK(read(inotify, back, sizeof back) > 0 && event->wd == DIRS);
+	for (int i = 0; i < guards; i++)
+		CHECK(write(p[0][1], at + 2 * i * PAGE, 1) == -1 && errno == EFAULT);
+}
+
 const struct scene object_scenes[] = {
 	{"timerfds", timerfds}, {"signalfds", signalfds}, {"inotifies", inotifies}, {"fifos", fifos}, {"pipes-again", pipes_again},
-	{"locks", locks}, {"leases", leases}, {"owners", owners}, {"epoll-displaced", epoll_displaced}, {"thousand", thousand}, {NULL, NULL},
+	{"locks", locks}, {"leases", leases}, {"owners", owners}, {"epoll-displaced", epoll_displaced}, {"many-watches", many_watches}, {"thousand", thousand}, {NULL, NULL},
 };

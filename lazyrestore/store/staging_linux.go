@@ -1,14 +1,12 @@
 package store
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -71,7 +69,7 @@ func (s *Staging) start() error {
 		return err
 	}
 	for {
-		s.tmp = tmpPrefix(s.name) + strings.ToLower(rand.Text()[:10])
+		s.tmp = tmpName(s.name)
 		if err := unix.Mkdirat(s.parent, s.tmp, 0o700); err != nil {
 			if errors.Is(err, unix.EEXIST) {
 				continue

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -12,8 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tmpPrefix is how the name of a directory starts in which the image name is
-// being written.
+// tmpName is a new name for a directory in which the image name is being written.
+func tmpName(name string) string { return tmpPrefix(name) + strings.ToLower(rand.Text()[:tmpRandom]) }
+
+// isTmp reports whether tmpName may have made a name for the image name. What somebody else
+// has put beside an image is not ours to remove.
+func isTmp(s, name string) bool {
+	random, ok := strings.CutPrefix(s, tmpPrefix(name))
+	return ok && len(random) == tmpRandom && strings.Trim(random, "abcdefghijklmnopqrstuvwxyz234567") == ""
+}
+
+const tmpRandom = 10 // letters and digits at the end of a tmpName
+
 func tmpPrefix(name string) string { return "." + name + ".tmp-" }
 
 // lockDir opens the directory name and locks it. The error is EWOULDBLOCK
@@ -58,7 +69,7 @@ func removeStale(parent int, name string) error {
 	for {
 		names, err := dir.Readdirnames(1024)
 		for _, n := range names {
-			if strings.HasPrefix(n, tmpPrefix(name)) {
+			if isTmp(n, name) {
 				removeIfStale(parent, n)
 			}
 		}
@@ -71,17 +82,32 @@ func removeStale(parent int, name string) error {
 	}
 }
 
-// removeIfStale removes a directory that nobody has locked. The lock is held
-// until it is gone, so that two who try it do not meet.
+// removeIfStale removes a directory that nobody has locked.
 func removeIfStale(parent int, name string) {
 	fd, err := openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd)
-	if flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+	removeOpened(parent, name, fd)
+}
+
+// removeOpened is removeIfStale of the directory fd, which had the name when it was opened.
+// Its writer may have committed it since, which gave up the lock: under the final name it is
+// nobody's leftover. Whoever renames or removes one has its lock, so that the name, once
+// looked at under the lock, stays.
+func removeOpened(parent int, name string, fd int) {
+	if flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil && hasName(fd, parent, name) {
 		_ = removeDir(parent, name, fd) // a leftover that stays does no harm
 	}
+}
+
+// hasName reports whether a name in parent is that of what fd has open.
+func hasName(fd, parent int, name string) bool {
+	var own, named unix.Stat_t
+	return unix.Fstat(fd, &own) == nil &&
+		unix.Fstatat(parent, name, &named, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		own.Ino == named.Ino && own.Dev == named.Dev
 }
 
 // removeDir removes a directory and the files in it; fd is the directory. The error is of

@@ -3,17 +3,14 @@ package lazyrestore_test
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/pageserver"
 )
@@ -31,9 +28,15 @@ type site struct {
 // servedBy are the arguments of the role.
 type servedBy struct{ Root, Addr string }
 
+// sites counts them.
+var sites atomic.Uint32
+
 func newSite(t testing.TB, root string) *site {
 	t.Helper()
-	s := &site{t: t, role: servedBy{Root: root, Addr: "127.0.0.1:0"}}
+	// An address of the loopback interface that nobody else has: while the server is down its
+	// port is given to nobody, not even to who connects to it.
+	n := sites.Add(1)
+	s := &site{t: t, role: servedBy{Root: root, Addr: fmt.Sprintf("127.130.%d.%d:0", n>>8, n&255)}}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -85,7 +88,7 @@ func roleServe(arguments []byte) error {
 	if err != nil {
 		return err
 	}
-	ln, err := listenAgain(by.Addr)
+	ln, err := net.Listen("tcp", by.Addr)
 	if err != nil {
 		return err
 	}
@@ -95,16 +98,4 @@ func roleServe(arguments []byte) error {
 		os.Exit(0)
 	}()
 	return pageserver.NewServer(catalog, pageserver.ServerOptions{}).Serve(ln)
-}
-
-// listenAgain listens at an address of a server that was killed. A client that
-// looks for the old one may have found itself there: what connects to a port of
-// its own range may get the same one as its own.
-func listenAgain(addr string) (ln net.Listener, err error) {
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		ln, err = net.Listen("tcp", addr)
-		if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(deadline) {
-			return ln, err
-		}
-	}
 }

@@ -215,7 +215,8 @@ func TestPageServerThatIsNotThere(t *testing.T) {
 	images := t.TempDir()
 	s := criutest.Start(t, "plain", 4)
 	s.Dump(t, images)
-	l, err := net.Listen("tcp", "localhost:0")
+	const address = "127.133.0.1" // nobody else has it, nor takes the port
+	l, err := net.Listen("tcp", address+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +228,7 @@ func TestPageServerThatIsNotThere(t *testing.T) {
 	var out bytes.Buffer
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run([]string{"x", "--no-default-config", "-D", images, "--page-server", "--address", "localhost", "--port", port}, io.Discard, &out)
+		ended <- run([]string{"x", "--no-default-config", "-D", images, "--page-server", "--address", address, "--port", port}, io.Discard, &out)
 	}()
 	select {
 	case code := <-ended:

@@ -128,9 +128,10 @@ func sample(ctx context.Context, query string) (string, error) {
 	return fmt.Sprint(answer.Data.Result[0].Value[1]), nil
 }
 
+// freeAddress is one of the loopback interface that nobody takes meanwhile.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", "127.132.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func TestReadingOnUsesMemoryAgain(t *testing.T) {
 	root := t.TempDir()
 	want := content(11, size)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
-	c := open(t, address("img", serve(t, root, "127.0.0.1:0").addr), client.Options{})
+	c := open(t, address("img", serve(t, root).addr), client.Options{})
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	next := make(chan int)

@@ -43,10 +43,11 @@ type running struct {
 	served chan error
 }
 
-// serve starts a server of the images in root, at addr.
-func serve(t testing.TB, root, addr string) *running {
+// serve starts a server of the images in root, at an address of the loopback interface
+// that these tests alone have: while it is stopped its port is given to nobody.
+func serve(t testing.TB, root string) *running {
 	t.Helper()
-	r := &running{root: root, addr: addr}
+	r := &running{root: root, addr: "127.131.0.1:0"}
 	r.start(t)
 	t.Cleanup(r.stop)
 	return r
@@ -151,7 +152,7 @@ func TestConformance(t *testing.T) {
 			storetest.Run(t, func(t *testing.T, objects storetest.Objects) image.Source {
 				root := t.TempDir()
 				put(t, root, "img", objects)
-				return open(t, address("img", serve(t, root, "127.0.0.1:0").addr), client.Options{Whole: whole})
+				return open(t, address("img", serve(t, root).addr), client.Options{Whole: whole})
 			})
 		})
 	}
@@ -164,9 +165,8 @@ func TestUnavailable(t *testing.T) {
 	objects := storetest.Objects{}
 	put(t, root, "img", objects)
 	put(t, other, "else", objects)
-	gone := serve(t, root, "127.0.0.1:0")
+	gone, without, with := serve(t, root), serve(t, other), serve(t, root)
 	gone.stop()
-	without := serve(t, other, "127.0.0.1:0")
 	_, err := client.Open(t.Context(), address("img", gone.addr, without.addr), client.Options{})
 	var un *client.UnavailableError
 	if !errors.As(err, &un) || len(un.Servers) != 2 {
@@ -176,7 +176,6 @@ func TestUnavailable(t *testing.T) {
 		t.Errorf("the server without the image: %v", un.Servers[1].Err)
 	}
 	t.Log(err)
-	with := serve(t, root, "127.0.0.1:0")
 	c := open(t, address("img", gone.addr, without.addr, with.addr), client.Options{})
 	if err := c.Close(); err != nil {
 		t.Error(err)
@@ -203,7 +202,7 @@ func TestList(t *testing.T) {
 		last = storetest.Objects{"pages.lz4": make([]byte, i+1)}
 		put(t, root, "img"+strconv.Itoa(i), last)
 	}
-	s := serve(t, root, "127.0.0.1:0")
+	s := serve(t, root)
 	list, err := client.List(t.Context(), at(s.addr), client.Options{})
 	if err != nil || len(list) != 3 || list[2].Name != "img2" || list[2].Size != int64(len(last["manifest.json"])+len("pages.idx")+3) {
 		t.Errorf("List: %+v, %v", list, err)

@@ -94,7 +94,7 @@ func TestFaultyNetwork(t *testing.T) {
 			root := t.TempDir()
 			want := content(1, 3<<20)
 			put(t, root, "img", storetest.Objects{"pages.lz4": want})
-			s := serve(t, root, "127.0.0.1:0")
+			s := serve(t, root)
 			through := proxytest.Toxic(t, s.addr, tt.Toxic)
 			// The second server is the same one: what is lost on the way to one
 			// is asked of the other.
@@ -122,7 +122,7 @@ func TestCorruptingProxy(t *testing.T) {
 	root := t.TempDir()
 	want := content(2, 3<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
-	s := serve(t, root, "127.0.0.1:0")
+	s := serve(t, root)
 	for _, tt := range []struct {
 		name  string
 		every int
@@ -160,7 +160,7 @@ func TestServerRestarts(t *testing.T) {
 	root := t.TempDir()
 	want := content(3, 2<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
-	s := serve(t, root, "127.0.0.1:0")
+	s := serve(t, root)
 	var clients []*client.Client
 	for range 20 {
 		clients = append(clients, open(t, address("img", s.addr), client.Options{Whole: true}))
@@ -191,7 +191,7 @@ func TestReplacedImage(t *testing.T) {
 	want := content(4, 1<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
 	put(t, other, "img", storetest.Objects{"pages.lz4": want})
-	s, second := serve(t, root, "127.0.0.1:0"), serve(t, other, "127.0.0.1:0")
+	s, second := serve(t, root), serve(t, other)
 	alone := open(t, address("img", s.addr), client.Options{})
 	both := open(t, address("img", s.addr, second.addr), client.Options{})
 	s.stop()
@@ -267,7 +267,7 @@ func TestImpostors(t *testing.T) {
 	root := t.TempDir()
 	want := content(6, 300_000)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
-	good := serve(t, root, "127.0.0.1:0")
+	good := serve(t, root)
 	pages := wire.Object{Name: "pages.lz4", Size: 300_000}
 	data := func(id uint32, flags uint8, d wire.Data) []byte {
 		return append(wire.AppendData(nil, id, flags, d), make([]byte, d.Length)...)
@@ -347,7 +347,7 @@ func TestServerThatLeavesInSilence(t *testing.T) {
 	root := t.TempDir()
 	want := content(6, 300_000)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
-	good := serve(t, root, "127.0.0.1:0")
+	good := serve(t, root)
 	digest, err := image.ParseDigest(digestOf(t, root))
 	if err != nil {
 		t.Fatal(err)
@@ -418,7 +418,7 @@ func TestGivenUp(t *testing.T) {
 	root := t.TempDir()
 	want := content(8, 8<<20)
 	put(t, root, "img", storetest.Objects{"pages.lz4": want})
-	s := serve(t, root, "127.0.0.1:0")
+	s := serve(t, root)
 	slow := proxytest.Toxic(t, s.addr, `{"type": "bandwidth", "attributes": {"rate": 20000}}`)
 	c := open(t, address("img", slow), client.Options{})
 	for i := range 20 {

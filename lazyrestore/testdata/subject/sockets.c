@@ -83,10 +83,13 @@ static int answers(int listener, const struct sockaddr *a, socklen_t n)
 	return ok;
 }
 
+/* An address of the loopback interface that no other process has: what a checkpoint has
+   left free is given to nobody before the restore. */
+static struct in_addr own_address(void) { return (struct in_addr){htonl(0x7f400000 | getpid())}; }
+
 static void listeners(int argc, char **argv)
 {
-	struct sockaddr_in4 { int unused; };
-	struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_addr = own_address()};
 	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
 	struct sockaddr_un path = {.sun_family = AF_UNIX}, name = {.sun_family = AF_UNIX};
 	int t4 = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), t6 = socket(AF_INET6, SOCK_STREAM, 0), u = socket(AF_UNIX, SOCK_STREAM, 0), abstract = socket(AF_UNIX, SOCK_SEQPACKET, 0);
@@ -102,7 +105,7 @@ static void listeners(int argc, char **argv)
 	MUST(bind(abstract, (void *)&name, abstract_size) == 0 && listen(abstract, 3) == 0);
 	MUST(bind(bound, (void *)&a4, sizeof a4) == 0 && set(fresh, SOL_SOCKET, SO_RCVBUF, 50000) == 0 && plain >= 0);
 	int p4 = port(t4), p6 = port(t6), pb = port(bound);
-	say("bound to %d", pb);
+	say("bound to %s:%d", inet_ntoa(a4.sin_addr), pb);
 	stop();
 	struct stat st;
 	CHECK(port(t4) == p4 && port(t6) == p6 && port(bound) == pb);
@@ -128,7 +131,7 @@ static void listeners(int argc, char **argv)
 
 static void datagrams(int argc, char **argv)
 {
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = own_address()};
 	int in = socket(AF_INET, SOCK_DGRAM, 0), out = socket(AF_INET, SOCK_DGRAM, 0), six = socket(AF_INET6, SOCK_DGRAM, 0);
 	MUST(bind(in, (void *)&a, sizeof a) == 0 && set(in, SOL_SOCKET, SO_RCVBUF, 60000) == 0 && set(out, SOL_SOCKET, SO_BROADCAST, 1) == 0 && set(out, IPPROTO_IP, IP_TTL, 7) == 0 && six >= 0);
 	/* An interface that only a socket takes that is not bound yet. */

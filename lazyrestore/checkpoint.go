@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
@@ -72,6 +73,9 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 		return nil, err
 	}
 	if !opts.LeaveRunning {
+		if missed := frozen.Missed(); len(missed) > 0 {
+			res.Warnings = append(res.Warnings, "signals that came when the image had been written, and that the restored process does not get: "+strings.Join(missed, ", "))
+		}
 		if err := frozen.Kill(); err != nil {
 			return nil, fmt.Errorf("end process %d: %w", pid, err)
 		}
@@ -108,7 +112,7 @@ func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chu
 	}()
 	thread.MakeRoom(w.Workers())
 	report := newReporter(opts.Progress, "write")
-	err = frozen.Dump(ctx, w, native.DumpOptions{Missing: owed.reader(), Progress: report.at})
+	err = frozen.Dump(ctx, w, native.DumpOptions{Missing: owed.reader(), Progress: report.at, Last: !opts.LeaveRunning})
 	if err != nil {
 		return err
 	}

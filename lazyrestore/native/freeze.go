@@ -28,6 +28,7 @@ type Frozen struct {
 	c       *capture
 	content *content
 	missing []page.Mapping
+	pending pendingSignals // in the image, where they were read again for it
 	ended   bool
 }
 
@@ -246,6 +247,7 @@ func (f *Frozen) Warnings() []string { return f.c.warn }
 type DumpOptions struct {
 	Missing  PageReader            // where the pages come from that Capture was told are missing
 	Progress func(done, of uint64) // bytes of memory; called from the calling goroutine
+	Last     bool                  // the process is ended then, and what comes until that has to be in the image
 }
 
 // Dump writes the captured process into w: eager.raw, the pages, process.bin.
@@ -261,6 +263,11 @@ func (f *Frozen) Dump(ctx context.Context, w *image.Writer, opts DumpOptions) er
 	}
 	if err := d.pages(ctx, f.content.pieces); err != nil {
 		return err
+	}
+	if opts.Last {
+		if err := f.arrived(); err != nil {
+			return err
+		}
 	}
 	out, err := w.Object(image.ProcessObject)
 	if err != nil {

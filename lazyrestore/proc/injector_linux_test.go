@@ -225,6 +225,9 @@ func TestInjectorStopped(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if !tr.GroupStopped(p.pid()) {
+			t.Error("it is not known that the process was stopped meanwhile")
+		}
 		if err := in.Close(); err != nil {
 			t.Fatal(err)
 		}

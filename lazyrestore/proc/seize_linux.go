@@ -352,12 +352,13 @@ func (t *Tracer) settle(k *task, deadline time.Time) error {
 }
 
 // GroupStopped reports whether a signal has stopped a whole process all of
-// whose threads are traced and stopped: SIGSTOP, or one of a terminal's. It has
-// to be asked before the threads are made to run anything.
+// whose threads are traced and stopped: SIGSTOP, or one of a terminal's, before
+// they were seized or while they were made to run something. That SIGCONT came
+// later it does not know; that is pending then.
 func (t *Tracer) GroupStopped(pid int) (stopped bool) {
 	_ = t.Do(func() error {
 		for _, k := range t.tasks {
-			stopped = stopped || k.pid == pid && k.stopped && k.stop.Kind == StopGroup
+			stopped = stopped || k.pid == pid && k.halted
 		}
 		return nil
 	})

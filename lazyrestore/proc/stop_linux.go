@@ -155,6 +155,7 @@ func (t *Tracer) waitFor(tid, flags int, wait func(int, *unix.WaitStatus, int) (
 	stop = decode(st)
 	if k := t.tasks[tid]; k != nil {
 		k.stopped, k.stuck, k.stop = true, false, stop
+		k.halted = k.halted || stop.Kind == StopGroup
 	}
 	return stop, true, nil
 }

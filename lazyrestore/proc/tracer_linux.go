@@ -50,6 +50,7 @@ type task struct {
 	stuck   bool // it was told to stop, did not in time, and has not since
 	stop    Stop // the last, where stopped
 	ours    bool // stop is a signal that we made; the task must not get it
+	halted  bool // it has stood in a stop of the whole process
 }
 
 // ErrWrongThread says that another goroutine than its own used a tracer that

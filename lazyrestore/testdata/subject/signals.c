@@ -180,7 +180,57 @@ static void timers(int argc, char **argv)
 	CHECK(seen[SIGALRM] >= before + 3);
 }
 
+/* What comes while the process stands still: signals to it and to one of its threads,
+   which are sent, and those of two timers, which come once and at their time. */
+static timer_t alarm_clock;
+static volatile pid_t told;
+
+static void ring(int sig)
+{
+	struct itimerval real = {{1, 0}, {1, 0}};
+	struct itimerspec left = {{1, 0}, {1, 0}};
+	if (sig == SIGALRM)
+		CHECK(getitimer(ITIMER_REAL, &real) == 0 && real.it_value.tv_sec == 0 && real.it_value.tv_usec == 0);
+	if (sig == SIGRTMIN)
+		CHECK(timer_gettime(alarm_clock, &left) == 0 && left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0);
+	if (sig == SIGUSR2)
+		told = gettid();
+	seen[sig]++;
+}
+
+static void *listener(void *unused)
+{
+	say("listener %d", other_tid = gettid());
+	while (!release)
+		usleep(1000);
+	return NULL;
+}
+
+static void arrivals(int argc, char **argv)
+{
+	pthread_t thread;
+	struct sigaction action = {.sa_handler = ring, .sa_flags = SA_RESTART};
+	struct itimerval real = {{0, 0}, {1, 0}};
+	struct itimerspec posix = {{0, 0}, {1, 0}};
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN};
+	for (int i = 0; i < 5; i++)
+		MUST(sigaction((int[]){SIGALRM, SIGRTMIN, SIGUSR1, SIGUSR2, SIGHUP}[i], &action, NULL) == 0);
+	MUST(pthread_create(&thread, NULL, listener, NULL) == 0);
+	while (!other_tid)
+		usleep(1000);
+	MUST(timer_create(CLOCK_MONOTONIC, &event, &alarm_clock) == 0);
+	MUST(setitimer(ITIMER_REAL, &real, NULL) == 0 && timer_settime(alarm_clock, 0, &posix, NULL) == 0);
+	stop();
+	while (!seen[SIGALRM] || !seen[SIGRTMIN])
+		usleep(1000);
+	CHECK(seen[SIGALRM] == 1 && seen[SIGRTMIN] == 1 && seen[SIGUSR1] == 1 && seen[SIGHUP] == 0);
+	CHECK(seen[SIGUSR2] == 1 && told == other_tid);
+	release = 1;
+	pthread_join(thread, NULL);
+}
+
 const struct scene signal_scenes[] = {
 	{"actions", actions}, {"pending", pending}, {"pending-outside", pending_outside},
-	{"alternate-stack", alternate_stack}, {"timers", timers}, {NULL, NULL},
+	{"alternate-stack", alternate_stack}, {"timers", timers},
+	{"arrivals", arrivals}, {NULL, NULL},
 };

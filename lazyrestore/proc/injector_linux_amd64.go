@@ -349,10 +349,12 @@ func (j *injection) ours() (done bool, err error) {
 	if err := getSiginfo(j.k.tid, &info); err != nil {
 		return false, taskError("read the signal of", j.k.tid, err)
 	}
-	const tkill = -6 // SI_TKILL
+	const user, tkill = 0, -6 // SI_USER, SI_TKILL
 	le := binary.LittleEndian
+	code, pid := int32(le.Uint32(info[8:])), int(le.Uint32(info[16:]))
 	done = regs[RIP] == j.end
-	if !done || int32(le.Uint32(info[8:])) != tkill || int(le.Uint32(info[16:])) != j.nspid {
+	// Where the queue of signals is full the kernel makes one up that is from nobody.
+	if !done || (code != tkill || pid != j.nspid) && (code != user || pid != 0) {
 		j.foreign, j.caught = info, true
 	}
 	return done, nil

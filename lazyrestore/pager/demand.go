@@ -23,12 +23,13 @@ type fault struct {
 }
 
 // What a flight fetches: a frame, a huge page of one space, or a segment of the
-// index. One that is lost it poisons in a space.
+// index. One that is lost it poisons in a space; what is away of a space it brings.
 type flightKey struct {
 	frame int // or segment
 	index bool
 	huge  *space
 	lost  *space // to be poisoned there
+	away  *space // what is away of it
 	at    page.Addr
 }
 
@@ -130,6 +131,8 @@ func (d *demand) work(ctx context.Context) {
 	defer w.close()
 	for fl := d.next(); fl != nil; fl = d.next() {
 		switch {
+		case fl.key.away != nil:
+			d.flyAway(ctx, w, fl)
 		case fl.key.lost != nil:
 			d.flyLost(ctx, w, fl)
 		case fl.key.index:

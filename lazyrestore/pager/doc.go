@@ -27,7 +27,8 @@
 //     are at waits a moment for them. In quiet times they copy themselves, all
 //     at once, and so they do for a thread that runs through memory (rows.go),
 //     which waits for nothing else: then the reader sleeps.
-//  6. When a space misses nothing any more, its uffd is closed, which
+//  6. When a space misses nothing any more, what it has lost sight of in
+//     shared memory is brought, too (away_linux.go), and its uffd is closed, which
 //     unregisters its ranges (review.go), its huge pages are rebuilt (collapse.go),
 //     and at last the keeper is ended and Serve returns.
 //

@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
@@ -145,6 +147,96 @@ func TestSharedMemoryGrowsAndIsDropped(t *testing.T) {
 			s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)
 			s.check(t, child)
 		})
+	}
+}
+
+// What no mapping shows is brought, too, before the process is let go of.
+func TestHiddenSharedMemoryIsBrought(t *testing.T) {
+	t.Run("to be shown again", func(t *testing.T) {
+		s, child := growable(t)
+		child.Exit(0)
+		s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
+		if err := s.wait(t); err != nil {
+			t.Fatal(err)
+		}
+		at := s.grow(t, s.Thread)
+		s.checkAt(t, s.Thread, at, 0, 64*page.Size)
+	})
+	t.Run("but for what is removed", func(t *testing.T) {
+		s, child := growable(t)
+		child.Madvise(s.Addr(40), 8*page.Size, unix.MADV_REMOVE).Wait(t)
+		child.Exit(0)
+		s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
+		if err := s.wait(t); err != nil {
+			t.Fatal(err)
+		}
+		at := s.grow(t, s.Thread)
+		s.checkAt(t, s.Thread, at, 0, 40*page.Size)
+		zero(t, s.Thread, at+40*page.Size, 8*page.Size)
+		s.checkAt(t, s.Thread, at+48*page.Size, 48*page.Size, 16*page.Size)
+	})
+	t.Run("for two that share it", func(t *testing.T) {
+		release := make(chan struct{})
+		var r *remote
+		s := serveChild(t, setting{
+			child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+			source: remoteOf(&r, func(ctx context.Context, _ image.Lane) error {
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return ctx.Err()
+			}),
+		})
+		child, pid := s.Fork(t)
+		pid.Wait(t)
+		s.Munmap(s.Addr(32), 32*page.Size).Wait(t)
+		child.Munmap(s.Addr(16), 48*page.Size).Wait(t)
+		stored := s.Store(s.Addr(20), 7)
+		close(release)
+		stored.Wait(t)
+		if err := s.wait(t); err != nil {
+			t.Fatal(err)
+		}
+		at := child.Mremap(s.Addr(0), 16*page.Size, 64*page.Size, unix.MREMAP_MAYMOVE, 0).Wait(t)
+		if got := child.Load(at + 20*page.Size).Wait(t); got != 7 {
+			t.Errorf("what was stored is %d for the other process", got)
+		}
+		s.checkAt(t, child, at+21*page.Size, 21*page.Size, 43*page.Size)
+		child.Exit(0)
+	})
+	t.Run("not where there is nothing of it any more", func(t *testing.T) {
+		s, child := growable(t)
+		child.Exit(0)
+		s.Munmap(s.Start, 32*page.Size).Wait(t)
+		if err := s.wait(t); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Where that cannot be, as in a forked child that is alone, it is missing as long as the child lives.
+func TestHiddenSharedMemoryOfAnOrphan(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	log := &said{"mapped nowhere cannot be brought", make(chan struct{}, 1)}
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+		pager: Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, nil))},
+	})
+	child, pid := s.Fork(t)
+	pid.Wait(t)
+	child.Munmap(s.Addr(32), 32*page.Size).Wait(t)
+	s.Kill()
+	s.WaitExit(t)
+	s.checkAt(t, child, s.Start, 0, 32*page.Size)
+	<-log.once
+	at := s.grow(t, child)
+	if got, err := child.Load(at + 40*page.Size).Result(); !uffdtest.Gone(err) {
+		t.Errorf("the child reads %d, %v, want its end by SIGBUS", got, err)
+	}
+	var lost *LostError
+	if err := s.wait(t); !errors.As(err, &lost) {
+		t.Errorf("Serve = %v, want a LostError", err)
 	}
 }
 

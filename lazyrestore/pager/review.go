@@ -106,7 +106,7 @@ func (r *reader) probe() {
 // finished reports whether there is a space that misses nothing, and no more are
 // to come. Whose page was the last one is told by nobody if it was the reader's own.
 func (r *reader) finished() bool {
-	return !r.gathering.Load() && slices.ContainsFunc(*r.spaces.Load(), func(s *space) bool { return s.complete(r.table) })
+	return !r.gathering.Load() && slices.ContainsFunc(*r.spaces.Load(), func(s *space) bool { return !s.stays && s.complete(r.table) })
 }
 
 // review lets go of the spaces that are done, and reports whether none is
@@ -116,7 +116,7 @@ func (r *reader) review() (over bool, err error) {
 		switch {
 		case s.ended.Load():
 			err = r.release(s, false)
-		case s.complete(r.table):
+		case s.complete(r.table) && !r.keeps(s):
 			err = r.release(s, true)
 		default:
 			r.poisonOwed(s)
@@ -203,6 +203,9 @@ func (r *reader) release(s *space, resident bool) error {
 	}
 	rest := slices.DeleteFunc(slices.Clone(*r.spaces.Load()), func(o *space) bool { return o == s })
 	r.spaces.Store(&rest)
+	if resident && slices.ContainsFunc(rest, func(o *space) bool { return !o.away.Empty() }) {
+		r.notAwayFrom(s)
+	}
 	r.queue = slices.DeleteFunc(r.queue[r.head:], func(f fault) bool { return f.s == s })
 	r.head = 0
 	r.dropRests(s)

@@ -25,6 +25,7 @@ type space struct {
 	// installed before it has been read.
 	crowded atomic.Bool
 	guards  guards
+	bring   bringing
 
 	// lost has a bit for each stored page of shared memory that nobody shall
 	// see. Being poisoned is no property of the page, but of the place where it
@@ -42,6 +43,7 @@ type space struct {
 	sharedNext int           // no page of shared memory with a lower number is missing
 	sharedHere bool          // none is
 	away       page.Set      // image addresses of shared memory that was missing when the last mapping that showed it went
+	stays      bool          // it misses nothing but what is away
 	lastWake   page.Addr
 	wakes      int
 }
@@ -258,59 +260,6 @@ func (s *space) settleGone(t *table, removed *page.Set) {
 		s.away.Remove(r)
 	}
 }
-
-// noteAway notes what is missing of the image range r, if that is shared memory, or may be for all that the index has told.
-func (s *space) noteAway(t *table, r page.Range) {
-	if r.Start < page.ImageShared {
-		return
-	}
-	var runs []image.Run
-	t.segments(r, func(k int, sg *segment) {
-		part := r.Intersect(t.SegmentRange(k))
-		if sg == nil || sg.lost() {
-			s.away.Add(part)
-			return
-		}
-		i, end := sg.numbers(part)
-		for i = s.done.nextClear(i, end); i < end; i = s.done.nextClear(i, end) {
-			j := s.done.nextSet(i, end)
-			t.addresses(&runs, i, j, func(r page.Range, _ int) { s.away.Add(r) })
-			i = j
-		}
-	})
-}
-
-// eachPart calls f with what is away of the objects of which the layout still has something.
-func (s *space) eachPart(t *table, f func(Part)) {
-	var seen page.Set
-	for _, m := range s.byProc {
-		if s.away.Empty() {
-			return
-		}
-		if !m.Shared || m.PageSize != page.Size || seen.Covers(m.Object) { // an empty one, too
-			continue
-		}
-		seen.Add(m.Object)
-		for r := range s.away.Within(m.Object) {
-			t.segments(r, func(k int, _ *segment) {
-				in := r.Intersect(t.SegmentRange(k))
-				if !t.Loaded(k) {
-					f(Part{in, m})
-					return
-				}
-				for run := range t.RunsIn(in) {
-					if stored := run.Range().Intersect(in); run.Kind == image.Stored {
-						f(Part{stored, m})
-					}
-				}
-			})
-		}
-	}
-}
-
-// mayLoseShared reports whether shared memory of which nothing is missing where the books have it may be so where it grows to, or
-// where it is dropped.
-func (s *space) mayLoseShared() bool { return !s.away.Empty() || s.hasLost.Load() }
 
 // missing calls f with each part of the layout whose pages are still missing, or
 // lost where no page table need tell of that: in shared memory, and in what is to be poisoned yet.

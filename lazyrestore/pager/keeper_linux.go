@@ -217,6 +217,18 @@ func (k *Keeper) awaitRun(ctx context.Context) error {
 // Pid is the keeper's process id.
 func (k *Keeper) Pid() int { return k.pid }
 
+// Began is when it was made, in clock ticks since boot: with its id it tells the keeper from all processes of this boot and pid
+// namespace.
+func (k *Keeper) Began() (uint64, error) { return began(k.pid) }
+
+func began(pid int) (uint64, error) {
+	stat, err := proc.ReadStat(pid)
+	if err != nil {
+		return 0, fmt.Errorf("pager: look when keeper %d began: %w", pid, err)
+	}
+	return stat.StartTime, nil
+}
+
 // Close ends the keeper and waits until it has ended. The descriptors stay
 // open here. A second call does nothing.
 func (k *Keeper) Close() error {

@@ -202,6 +202,12 @@ func (k *Leftover) Close() {
 	_ = unix.Close(k.pidfd)
 }
 
+// Began is Keeper's. The error wraps ErrNoPredecessor if it has ended.
+func (k *Leftover) Began() (uint64, error) {
+	ticks, err := began(k.pid)
+	return ticks, k.sure(err) // it may be another's
+}
+
 // Take gives a descriptor of the keeper's, which stays open there, closed on
 // exec. The error wraps ErrNoPredecessor if it is not open there, or the keeper
 // has ended.

@@ -102,7 +102,7 @@ func open(ctx context.Context, opts Options, gather bool) (*daemon, error) {
 		d.set, err = load(ctx, d.dir, opts.Image, opts.Server)
 	}
 	if err == nil {
-		d.state = newState(d.WorkDir, keeper.Pid(), d.set.sum())
+		d.state = newState(d.WorkDir, keeper, d.set.sum())
 		d.pager, err = pager.New(d.set.image, pager.Options{
 			Background: opts.Background, Workers: opts.Workers, Keeper: keeper, Gather: gather, Logger: opts.Logger,
 			Done: d.done,

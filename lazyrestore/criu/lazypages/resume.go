@@ -31,6 +31,9 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 	if err != nil {
 		return pager.Stats{}, err
 	}
+	if err := left.reachable(); err != nil {
+		return pager.Stats{}, err
+	}
 	if left.Images == "" {
 		return pager.Stats{}, fmt.Errorf("%s: %w", left.path, errUnknown)
 	}
@@ -75,6 +78,26 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 // state would be in the place of what that has to know of them.
 var ErrLeft = errors.New("tasks of a daemon that was killed wait for one that resumes")
 
+// errElsewhere is for a work directory that is used from several pid namespaces: what the state says of processes is not true here.
+var errElsewhere = fmt.Errorf("%w, in the pid namespace of that one", ErrLeft)
+
+// reachable gives an error, which wraps pager.ErrNoPredecessor, if none of the keepers can live, or if they are processes
+// of another pid namespace.
+func (s *state) reachable() error {
+	var err error
+	switch {
+	case s.isOld():
+		err = fmt.Errorf("%w: the machine was booted since", pager.ErrNoPredecessor)
+	case !s.isElsewhere():
+		return nil
+	case s.isHeld():
+		err = errElsewhere
+	default:
+		err = fmt.Errorf("%w: it was in another pid namespace, and nobody is left there", pager.ErrNoPredecessor)
+	}
+	return fmt.Errorf("%s: %w", s.path, err)
+}
+
 // nobodyWaits gives an error if in the work directory there is what Resume would go on from.
 func (o *Options) nobodyWaits() error {
 	left, err := readState(o.dir())
@@ -90,8 +113,13 @@ func (o *Options) nobodyWaits() error {
 	if err != nil {
 		return err
 	}
+	if err := left.reachable(); errors.Is(err, pager.ErrNoPredecessor) {
+		return nil
+	} else if err != nil {
+		return err
+	}
 	for _, k := range left.Keepers {
-		of, err := pager.OpenLeft(k.Pid)
+		of, err := k.open()
 		if errors.Is(err, pager.ErrNoPredecessor) {
 			continue
 		}
@@ -119,10 +147,11 @@ var errOther = errors.New("not the images that the daemon before served: others 
 // takeOver takes what a keeper of the predecessor holds. conn is the
 // connection of criu restore, -1 if the tree was built already.
 func (d *daemon) takeOver(ctx context.Context, left *state) (conn int, err error) {
-	*d.state = *left
+	own := d.state.Keepers[0]
+	d.state.become(left)
 	err = pager.ErrNoPredecessor
 	for _, k := range left.Keepers {
-		if conn, err = d.takeFrom(ctx, k, left); !errors.Is(err, pager.ErrNoPredecessor) || d.pager.Holds() {
+		if conn, err = d.takeFrom(ctx, k, left, own); !errors.Is(err, pager.ErrNoPredecessor) || d.pager.Holds() {
 			break
 		}
 	}
@@ -133,17 +162,20 @@ func (d *daemon) takeOver(ctx context.Context, left *state) (conn int, err error
 	case slices.Equal(d.state.Keepers, left.Keepers):
 		return -1, err // nothing was written
 	default:
-		*d.state = *left
-		return -1, errors.Join(err, d.state.write())
+		d.state.become(left)
+		err = errors.Join(err, d.state.write())
+		d.state.letGo() // it is not ours
+		return -1, err
 	}
-	d.state.Keepers = []keeper{{Pid: d.keeper.Pid()}}
+	d.state.Keepers = []keeper{own}
 	d.speaks(conn)
 	return conn, d.state.write()
 }
 
-// takeFrom takes over what one keeper of those that are left holds.
-func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state) (conn int, err error) {
-	of, err := pager.OpenLeft(k.Pid)
+// takeFrom takes over what one keeper of those that are left holds. own is
+// ours.
+func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state, own keeper) (conn int, err error) {
+	of, err := k.open()
 	if err != nil {
 		return -1, err
 	}
@@ -162,7 +194,8 @@ func (d *daemon) takeFrom(ctx context.Context, k keeper, left *state) (conn int,
 	// Whoever comes after us, if we are killed from here on, finds all of it with
 	// k as long as that lives, and with our keeper then: nothing happens before
 	// the file names that alone.
-	d.state.Keepers = append(slices.Clone(left.Keepers), keeper{d.keeper.Pid(), conn})
+	own.Connection = conn
+	d.state.Keepers = append(slices.Clone(left.Keepers), own)
 	if err := d.state.write(); err != nil {
 		return -1, errors.Join(err, d.putBack(of, &up))
 	}

@@ -56,7 +56,7 @@ func comingTask(t *testing.T) (d *daemon, k *pager.Keeper, u *uffd.FD, conn int)
 		_ = unix.Close(fds[0])
 		_ = unix.Close(fds[1])
 	})
-	d = &daemon{pager: p, keeper: ours, listener: -1, queue: -1, state: newState(t.TempDir(), ours.Pid(), "")}
+	d = &daemon{pager: p, keeper: ours, listener: -1, queue: -1, state: newState(t.TempDir(), ours, "")}
 	d.state.Coming, d.state.Tasks = c.Pid, []int{1}
 	return d, k, c.FD, fds[0]
 }
@@ -77,9 +77,10 @@ func TestFailedTakeOverGivesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := open()
-	if _, err := d.takeFrom(t.Context(), keeper{k.Pid(), conn}, &left); !errors.Is(err, pager.ErrNoPredecessor) {
+	if _, err := d.takeFrom(t.Context(), keeper{Pid: k.Pid(), Connection: conn}, &left, d.state.Keepers[0]); !errors.Is(err, pager.ErrNoPredecessor) {
 		t.Fatalf("takeFrom: %v, want that there is no state", err)
 	}
+	d.state.letGo()
 	if after := open(); !slices.Equal(before, after) {
 		t.Errorf("open are %v, %v were", after, before)
 	}
@@ -92,7 +93,7 @@ func TestFailedTakeOverGivesBack(t *testing.T) {
 func TestNothingToTakeIsNotWritten(t *testing.T) {
 	d, k, _, _ := comingTask(t)
 	left := *d.state
-	if _, err := d.takeFrom(t.Context(), keeper{k.Pid(), -1}, &left); !errors.Is(err, pager.ErrNoPredecessor) {
+	if _, err := d.takeFrom(t.Context(), keeper{Pid: k.Pid(), Connection: -1}, &left, d.state.Keepers[0]); !errors.Is(err, pager.ErrNoPredecessor) {
 		t.Errorf("takeFrom: %v, want that there is no state", err)
 	}
 	if _, err := os.Stat(d.state.path); !errors.Is(err, fs.ErrNotExist) {
@@ -167,7 +168,7 @@ func testUnattached(t *testing.T, spoil func(d *daemon, pid int, m page.Mapping)
 	criu, ours := socketpair(t)
 	m := page.Mapping{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: page.Addr(c.Start), PageSize: page.Size}
 	d := &daemon{
-		pager: p, keeper: k, listener: -1, queue: -1, state: newState(t.TempDir(), k.Pid(), ""), log: slog.New(slog.DiscardHandler),
+		pager: p, keeper: k, listener: -1, queue: -1, state: newState(t.TempDir(), k, ""), log: slog.New(slog.DiscardHandler),
 		set: &set{tasks: map[int][]page.Mapping{}},
 	}
 	if d.dir, err = imgfile.Open(t.TempDir()); err != nil {

@@ -134,7 +134,7 @@ func TestLazyEndsWithItsObject(t *testing.T) {
 	// What a pager says is missing there is not of this object either.
 	k := &content{c: &capture{st: st}, owed: []page.Mapping{{Range: v.Range, Image: page.ImageShared, PageSize: page.Size, Shared: true}}}
 	pieces := k.sharedPieces(&object{index: v.File}, new(page.Set))
-	if len(pieces) != 1 || pieces[0].Range != page.RangeOf(v.Start, 2*page.Size) {
+	if len(pieces) != 1 || pieces[0].Range != page.RangeOf(page.Addr(v.Offset), 2*page.Size) { // of the object
 		t.Errorf("pieces %+v", pieces)
 	}
 }

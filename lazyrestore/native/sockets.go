@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -194,30 +195,75 @@ func inetSocket(s *Socket, fd int) (why string, err error) {
 	}
 	switch {
 	case s.Type == unix.SOCK_STREAM && s.Protocol == unix.IPPROTO_TCP:
-		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil {
-			return "", err
-		}
-		switch {
-		case info.State == tcpListen && info.Unacked > 0:
-			return fmt.Sprintf("%d connections were not accepted yet", info.Unacked), nil
-		case info.State == tcpListen:
-			s.Listen, s.Backlog = true, uint64(info.Sacked)
-		case info.State != tcpClose:
-			return connected, nil
-		}
-		return "", nil
+		return tcpSocket(s, fd)
 	case s.Type == unix.SOCK_DGRAM && s.Protocol == unix.IPPROTO_UDP:
-		if _, err := unix.Getpeername(fd); err == nil {
-			return connected, nil
-		}
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, _ := unix.Poll(p, 0); n > 0 && p[0].Revents&unix.POLLIN != 0 {
-			return "it has packets that were not read", nil
-		}
-		return "", nil
+		return udpSocket(fd)
 	}
 	return "network sockets of this type are not preserved", nil
+}
+
+func tcpSocket(s *Socket, fd int) (why string, err error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case info.State == tcpListen && info.Unacked > 0:
+		return fmt.Sprintf("%d connections were not accepted yet", info.Unacked), nil
+	case info.State == tcpListen:
+		s.Listen, s.Backlog = true, uint64(info.Sacked)
+		return "", nil
+	case info.State != tcpClose:
+		return connected, nil
+	}
+	// One whose connection is over is in the state of one that had none.
+	events, err := pollNow(fd)
+	switch {
+	case events&(unix.POLLERR|unix.POLLPRI) != 0:
+		return unreadError, err
+	case events&(unix.POLLIN|unix.POLLRDHUP) != 0:
+		return "its connection has ended, or it was shut down, and what it has to tell of that would be lost", err
+	}
+	return "", err
+}
+
+const unreadError = "it has an error that was not read"
+
+func udpSocket(fd int) (why string, err error) {
+	if _, err := unix.Getpeername(fd); err == nil {
+		return connected, nil
+	}
+	events, err := pollNow(fd)
+	switch {
+	case err != nil:
+		return "", err
+	case events&unix.POLLRDHUP != 0:
+		return "it was shut down", nil
+	case events&unix.POLLIN != 0:
+		return "it has packets that were not read", nil
+	case events&unix.POLLERR != 0:
+		return unreadError, nil
+	}
+	// What is on its way to a device counts too, for a moment.
+	for deadline := time.Now().Add(50 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+		unsent, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
+		if err != nil || unsent == 0 {
+			return "", err
+		}
+		if time.Now().After(deadline) {
+			return "it has a packet that was not sent (UDP_CORK, MSG_MORE)", nil
+		}
+	}
+}
+
+// pollNow asks what a socket has to tell now.
+func pollNow(fd int) (events int16, err error) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP | unix.POLLPRI}}
+	for {
+		if _, err = unix.Poll(p, 0); !errors.Is(err, unix.EINTR) {
+			return p[0].Revents, err
+		}
+	}
 }
 
 // unixSocket looks at a unix socket. A pair is found from both its ends.
@@ -321,12 +367,8 @@ func (s *Socket) path() string {
 
 // unixQueue reads what is queued in a unix socket, and leaves it there.
 func unixQueue(s *Socket, fd int) (queue [][]byte, why string, err error) {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	if _, err := unix.Poll(p, 0); err != nil {
+	if events, err := pollNow(fd); err != nil || events&unix.POLLIN == 0 {
 		return nil, "", err
-	}
-	if p[0].Revents&unix.POLLIN == 0 {
-		return nil, "", nil
 	}
 	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 	if err != nil || n > maxQueue {

@@ -210,7 +210,69 @@ static void multicast_address(int argc, char **argv)
 	CHECK(getsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &have, &n) == 0 && have.s_addr == m.imr_address.s_addr);
 }
 
+/* A socket of a connection that is over, with all that was said in it unread. */
+static void ended_connection(int argc, char **argv)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	int l = socket(AF_INET, SOCK_STREAM, 0), c = socket(AF_INET, SOCK_STREAM, 0);
+	MUST(bind(l, (void *)&a, sizeof a) == 0 && listen(l, 1) == 0);
+	a.sin_port = htons(port(l));
+	MUST(connect(c, (void *)&a, sizeof a) == 0);
+	int s = accept(l, NULL, NULL);
+	MUST(s >= 0 && write(c, "data", 4) == 4 && shutdown(c, SHUT_WR) == 0 && shutdown(s, SHUT_WR) == 0);
+	struct tcp_info info = {0};
+	while (info.tcpi_state != TCP_CLOSE) {
+		socklen_t n = sizeof info;
+		MUST(getsockopt(s, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 && usleep(100) == 0);
+	}
+	close(c);
+	close(l);
+	stop();
+	CHECK(read(s, back, 10) == 4 && memcmp(back, "data", 4) == 0 && read(s, back, 10) == 0);
+}
+
+/* A connection that nobody takes, which the program has not looked at yet. */
+static void refused_connection(int argc, char **argv)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	int nobody = socket(AF_INET, SOCK_STREAM, 0), c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	MUST(bind(nobody, (void *)&a, sizeof a) == 0);
+	a.sin_port = htons(port(nobody));
+	MUST(connect(c, (void *)&a, sizeof a) == -1 && errno == EINPROGRESS);
+	struct pollfd p = {c, POLLOUT, 0};
+	MUST(poll(&p, 1, -1) == 1);
+	stop();
+	CHECK(option(c, SOL_SOCKET, SO_ERROR) == ECONNREFUSED);
+}
+
+/* An error of a packet that was sent, which waits to be read; a packet that is not sent yet. */
+static void unread_error(int argc, char **argv)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	int other = socket(AF_INET, SOCK_DGRAM, 0), c = socket(AF_INET, SOCK_DGRAM, 0);
+	MUST(bind(other, (void *)&a, sizeof a) == 0 && set(c, IPPROTO_IP, IP_RECVERR, 1) == 0);
+	a.sin_port = htons(port(other));
+	MUST(connect(other, (void *)&a, sizeof a) == 0); /* it takes packets of its own only */
+	MUST(sendto(c, "x", 1, 0, (void *)&a, sizeof a) == 1);
+	struct pollfd p = {c, 0, 0};
+	MUST(poll(&p, 1, 10000) == 1 && p.revents == POLLERR && close(other) == 0);
+	stop();
+	CHECK(recv(c, back, 10, MSG_ERRQUEUE | MSG_DONTWAIT) == 1);
+}
+
+static void corked(int argc, char **argv)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	int in = socket(AF_INET, SOCK_DGRAM, 0), out = socket(AF_INET, SOCK_DGRAM, 0);
+	MUST(bind(in, (void *)&a, sizeof a) == 0);
+	a.sin_port = htons(port(in));
+	MUST(sendto(out, "one ", 4, MSG_MORE, (void *)&a, sizeof a) == 4);
+	stop();
+	CHECK(sendto(out, "packet", 6, 0, (void *)&a, sizeof a) == 6 && recv(in, back, 20, 0) == 10 && memcmp(back, "one packet", 10) == 0);
+}
+
 const struct scene socket_scenes[] = {
+	{"ended-connection", ended_connection}, {"refused-connection", refused_connection}, {"unread-error", unread_error}, {"corked", corked},
 	{"multicast-address", multicast_address},
 	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {NULL, NULL},
 };

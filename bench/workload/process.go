@@ -129,15 +129,15 @@ func (p *Process) ExitCode() int {
 	}
 }
 
-// Kill ends the process that Start started and reaps it. It is no error that
-// it has ended already.
+// Kill ends the process that Start started, with what it has started itself, and reaps it.
+// It is no error that it has ended already.
 func (p *Process) Kill() {
 	select {
 	case <-p.ended:
 		return
 	default:
 	}
-	_ = syscall.Kill(p.Pid, syscall.SIGKILL)
+	_ = syscall.Kill(-p.Pid, syscall.SIGKILL) // its group, as it leads a session
 	<-p.ended
 }
 

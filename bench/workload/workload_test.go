@@ -7,10 +7,13 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/bench/workload"
 )
@@ -57,6 +60,37 @@ func runToEnd(ctx context.Context, t *testing.T, program *workload.Program) []st
 		t.Fatalf("exit code %d, output %q", code, process.Output())
 	}
 	return process.Result()
+}
+
+// What a program has started ends with it.
+func TestKillEndsChildren(t *testing.T) {
+	program := &workload.Program{
+		Name: "parent", Args: []string{"/bin/sh", "-c", "sleep 600 & echo $!; wait"},
+		Ready: regexp.MustCompile(`(?m)^\d+$`), Result: regexp.MustCompile(`(?m)^\d+$`),
+	}
+	process, err := program.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer process.Kill()
+	if err := process.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(process.Result()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pidfd, err := unix.PidfdOpen(child, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	process.Kill()
+	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, 10_000); n != 1 {
+		_ = syscall.Kill(child, syscall.SIGKILL)
+		t.Errorf("the child lives on (%v)", err)
+	}
 }
 
 func TestMappingsTouchesAndVerifies(t *testing.T) {

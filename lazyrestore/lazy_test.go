@@ -3,8 +3,11 @@ package lazyrestore_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -165,6 +168,35 @@ func TestBackgroundFullBringsAll(t *testing.T) {
 	smaps, err := os.ReadFile("/proc/" + strconv.Itoa(s.pid) + "/smaps")
 	if err != nil || contains(string(smaps), " um ") {
 		t.Error("memory is still registered with a userfaultfd", err)
+	}
+	s.release()
+	s.well()
+}
+
+// The image is let go of when all memory is there, also where the process lives on and nobody calls Close.
+func TestImageIsLetGoOf(t *testing.T) {
+	t.Parallel()
+	s := start(t, "look", "8")
+	s.cycle(plainest, filling)
+	if err := s.proc.WaitPager(); err != nil {
+		t.Fatal(err)
+	}
+	open := func() (names []string) {
+		links, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range links {
+			if name, err := os.Readlink(l); err == nil && strings.HasPrefix(name, s.image) {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	for end := time.Now().Add(patience); len(open()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("open are %v", open())
+		}
 	}
 	s.release()
 	s.well()

@@ -139,11 +139,17 @@ func (p *Process) Close() error {
 	if p.pager != nil {
 		err = p.pager.Discard() // one that ended before its process
 	}
-	err = errors.Join(err, p.src.Close())
+	err = errors.Join(err, p.closeSource())
 	if p.pidfd >= 0 {
 		err = errors.Join(err, unix.Close(p.pidfd))
 	}
 	return err
+}
+
+// closeSource lets go of the image.
+func (p *Process) closeSource() error {
+	p.srcOnce.Do(func() { p.srcErr = p.src.Close() })
+	return p.srcErr
 }
 
 // Stats are what the pager did so far; zero where nothing was lazy.

@@ -41,6 +41,8 @@ type Process struct {
 	pagerErr error         // set before ended is closed
 	control  *control
 	src      image.Source
+	srcOnce  sync.Once // closes src
+	srcErr   error
 
 	waitOnce sync.Once
 	status   unix.WaitStatus

@@ -44,6 +44,7 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 			built.Kill()
 			return errors.Join(err, r.discard())
 		}
+		go p.settle(nil)
 		return nil
 	}
 	if r.opts.Progress != nil {
@@ -75,7 +76,17 @@ func (p *Process) start(ctx context.Context, r *restorer, built *native.Process)
 		return err
 	}
 	p.listen(r)
+	go p.settle(p.control)
 	return nil
+}
+
+// settle gives up the image and the control socket once all memory is there, however long the process lives on. A checkpoint
+// would look for the image, which may be gone by then.
+func (p *Process) settle(control *control) {
+	if <-p.ended; p.pagerErr == nil {
+		control.close()
+		_ = p.closeSource() // Close tells of it
+	}
 }
 
 // let lets the process go.
@@ -142,9 +153,4 @@ func (p *Process) listen(r *restorer) {
 		return
 	}
 	p.control = c
-	go func() {
-		if <-p.ended; p.pagerErr == nil {
-			c.close() // a checkpoint would look for the image, which may be gone by now
-		}
-	}()
 }

@@ -21,7 +21,7 @@ func programSize(st *State) int {
 	for i := range st.Opens {
 		steps += len(st.Opens[i].Watches)
 	}
-	n := 1<<16 + 160*steps + 32*len(st.Eager) + 2*proc.PageRegionSize*lookRoom(st)
+	n := 1<<16 + 160*steps + 32*len(st.Eager) + st.lookRoom()
 	for _, f := range st.Files {
 		n += len(f.Path) * 4
 	}

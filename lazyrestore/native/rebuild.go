@@ -114,6 +114,7 @@ type builder struct {
 	unregistered []VMA                  // until all is mapped
 	eager        page.Set               // pages of the process that are eager
 	looks        []look                 // whether others are there
+	found        page.Set               // pages that looks may find
 	vdso         func() ([]byte, error) // the kernel's, as long as that of the state
 
 	trace        *trace.Recorder

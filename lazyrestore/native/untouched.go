@@ -29,27 +29,73 @@ type look struct {
 	regions []byte // struct page_region, as many as fit
 }
 
-// lookRoom is how many runs of pages a look can find: more than there are to be.
-func lookRoom(st *State) int { return len(st.Eager) + len(st.Guards) + 64 }
+// apart is from how many mappings on that have nothing lazy it takes longer to look at
+// them too than to look twice: files that are mapped, most of all, of which each has its
+// eager pages.
+const apart = 4
 
-// lookAround plans a look at all memory but the program's. It fails where the kernel
+// lookRanges are parts of the address space with all that is to come lazily in them, and
+// little else.
+func (st *State) lookRanges() (rs []page.Range) {
+	between := apart
+	for i := range st.VMAs {
+		lazy := st.VMAs[i].Lazy
+		if len(lazy) == 0 {
+			between++
+			continue
+		}
+		r := page.Range{Start: lazy[0].Start, End: lazy[len(lazy)-1].End}
+		if between < apart {
+			rs[len(rs)-1].End = r.End
+		} else {
+			rs = append(rs, r)
+		}
+		between = 0
+	}
+	return rs
+}
+
+// foreign is for how many runs of pages that are not to be there a look has room.
+const foreign = 64
+
+// lookRoom is how many bytes the looks take, with what they find: all that is eager, which
+// they may part.
+func (st *State) lookRoom() int {
+	looks := len(st.lookRanges()) + 1 // the program may part one
+	return proc.PageRegionSize*(len(st.Eager)+len(st.Guards)+(foreign+2)*looks) + 256*looks
+}
+
+// lookAround plans looks at all memory that is to come lazily. They fail where the kernel
 // has no PAGEMAP_SCAN (before Linux 6.7), or where there is no /proc; then nobody
 // knows.
 func (b *builder) lookAround(t *table) {
 	const fd = userfaultfdFD + 1
 	t.call("open the page map", unix.SYS_OPENAT, atFDCWD, b.prog.cstring("/proc/self/pagemap"), unix.O_RDONLY|unix.O_CLOEXEC).mayFail()
-	vmas := b.st.VMAs
 	program := b.prog.mapped()
-	for _, r := range [...]page.Range{{Start: vmas[0].Start, End: program.Start}, {Start: program.End, End: vmas[len(vmas)-1].End}} {
-		if r.Empty() {
-			continue
+	b.found = b.eager
+	if len(b.st.Guards) > 0 { // the kernel calls them swapped out
+		b.found = b.found.Clone()
+		for _, g := range b.st.Guards {
+			b.found.Add(g)
 		}
-		l := look{Range: r, step: len(t.steps)}
-		var vec uint64
-		vec, l.regions = b.prog.alloc(proc.PageRegionSize * lookRoom(b.st))
-		arg := b.prog.words(proc.PageScan(r, proc.PagePresent|proc.PageSwapped, vec, lookRoom(b.st))...)
-		t.call("look for pages that are there", unix.SYS_IOCTL, fd, proc.PageScanRequest, arg).mayFail()
-		b.looks = append(b.looks, l)
+	}
+	for _, whole := range b.st.lookRanges() {
+		for _, r := range [...]page.Range{{Start: whole.Start, End: min(whole.End, program.Start)}, {Start: max(whole.Start, program.End), End: whole.End}} {
+			if r.Start >= r.End {
+				continue
+			}
+			room := foreign
+			for range b.found.Within(r) {
+				room++
+			}
+			l := look{Range: r, step: len(t.steps)}
+			var vec uint64
+			vec, l.regions = b.prog.alloc(proc.PageRegionSize * room)
+			arg := b.prog.words(proc.PageScan(r, proc.PagePresent|proc.PageSwapped, vec, room)...)
+			t.call("look for pages that are there", unix.SYS_IOCTL, fd, proc.PageScanRequest, arg).mayFail()
+			b.looks = append(b.looks, l)
+			b.enough(t)
+		}
 	}
 	t.call("close the page map", unix.SYS_CLOSE, fd).mayFail()
 }
@@ -59,13 +105,6 @@ func (b *builder) untouched() error {
 	if len(b.looks) == 0 {
 		return nil
 	}
-	own := b.eager
-	if len(b.st.Guards) > 0 { // the kernel calls them swapped out
-		own = own.Clone()
-		for _, g := range b.st.Guards {
-			own.Add(g)
-		}
-	}
 	for i := range b.looks {
 		l := &b.looks[i]
 		found, done := b.prog.result(b.main, l.step)
@@ -73,11 +112,11 @@ func (b *builder) untouched() error {
 			continue
 		}
 		for j := range int(found) {
-			if err := b.untouchedIn(proc.PageRegion(l.regions[j*proc.PageRegionSize:]), &own); err != nil {
+			if err := b.untouchedIn(proc.PageRegion(l.regions[j*proc.PageRegionSize:])); err != nil {
 				return err
 			}
 		}
-		if int(found) == lookRoom(b.st) { // there may be more
+		if int(found)*proc.PageRegionSize == len(l.regions) { // there may be more
 			return fmt.Errorf("more than is to be there of %v: %w", l.Range, ErrTouched)
 		}
 	}
@@ -85,12 +124,12 @@ func (b *builder) untouched() error {
 }
 
 // untouchedIn looks at pages that are there. Its own are there by the program.
-func (b *builder) untouchedIn(run page.Range, own *page.Set) error {
+func (b *builder) untouchedIn(run page.Range) error {
 	vmas := b.st.VMAs
 	first := sort.Search(len(vmas), func(i int) bool { return vmas[i].End > run.Start })
 	for i := first; i < len(vmas) && vmas[i].Start < run.End; i++ {
 		for _, lazy := range vmas[i].Lazy {
-			if r := lazy.Intersect(run); !r.Empty() && !own.Covers(r) {
+			if r := lazy.Intersect(run); !r.Empty() && !b.found.Covers(r) {
 				return fmt.Errorf("memory in %v, which is to come lazily: %w; who reads /proc/%d/mem?", r, ErrTouched, b.pid)
 			}
 		}

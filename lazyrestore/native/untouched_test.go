@@ -3,6 +3,7 @@ package native
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,7 @@ func TestUntouched(t *testing.T) {
 		Guards: []page.Range{pages(18, 19)},
 	}
 	var full []page.Range
-	for range lookRoom(st) {
+	for range foreign + 1 { // what is eager among that, and the guard behind it
 		full = append(full, pages(10, 11))
 	}
 	enosys, enotty := -int64(unix.ENOSYS), -int64(unix.ENOTTY)
@@ -77,5 +78,44 @@ func TestUntouched(t *testing.T) {
 				t.Errorf("it says %v; touched: %v", err, tt.touched)
 			}
 		})
+	}
+}
+
+// All that is lazy is looked at, and none of many files in between, nor the program.
+func TestLooks(t *testing.T) {
+	const base, size = 100 * page.Size, 8 * page.Size
+	pages := func(from, to int) page.Range {
+		return page.Range{Start: page.Addr(from * page.Size), End: page.Addr(to * page.Size)}
+	}
+	lazy := func(from, to int, lazy ...page.Range) VMA { return VMA{Range: pages(from, to), Lazy: lazy} }
+	var files []VMA
+	for i := range apart {
+		files = append(files, VMA{Range: pages(40+i, 41+i)})
+	}
+	for _, tt := range []struct {
+		name string
+		vmas []VMA
+		want []page.Range
+	}{
+		{"nothing lazy", files, nil},
+		{"one mapping", []VMA{lazy(10, 20, pages(12, 14), pages(16, 18))}, []page.Range{pages(12, 18)}},
+		{"neighbours", []VMA{lazy(10, 20, pages(12, 14)), lazy(20, 30, pages(25, 26))}, []page.Range{pages(12, 26)}},
+		{"few files between", slices.Concat([]VMA{lazy(10, 20, pages(10, 20))}, files[1:], []VMA{lazy(60, 70, pages(60, 61))}), []page.Range{pages(10, 61)}},
+		{"many files between", slices.Concat([]VMA{lazy(10, 20, pages(10, 20))}, files, []VMA{lazy(60, 70, pages(60, 61))}), []page.Range{pages(10, 20), pages(60, 61)}},
+		{"many files around", slices.Concat(files, []VMA{lazy(60, 70, pages(60, 61))}, files), []page.Range{pages(60, 61)}},
+		{"the program between", []VMA{lazy(10, 20, pages(10, 20)), lazy(110, 120, pages(110, 111))}, []page.Range{pages(10, 100), pages(108, 111)}},
+		{"below the program, and above", []VMA{lazy(90, 100, pages(90, 100)), lazy(108, 120, pages(108, 120))}, []page.Range{pages(90, 100), pages(108, 120)}},
+	} {
+		b := &builder{st: &State{VMAs: tt.vmas}, main: &table{}}
+		buf := make([]byte, size)
+		b.prog = &program{base: base, buf: buf, arena: proc.ArenaOver(base, buf)}
+		b.lookAround(b.main)
+		var got []page.Range
+		for i := range b.looks {
+			got = append(got, b.looks[i].Range)
+		}
+		if b.prog.err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v at %v, want %v", tt.name, b.prog.err, got, tt.want)
+		}
 	}
 }

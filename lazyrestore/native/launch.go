@@ -1,9 +1,12 @@
 package native
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,10 +18,30 @@ import (
 // for which the first waits are seized out of their sleep, all at once; the
 // leader, which stands at the end of its table, gets its own last. Who is last of
 // all, it or one of those that come later, unmaps the last of the restore from
-// the process, through the vDSO's own system call instruction.
-func (b *builder) setRegisters(p *Process) error {
-	return p.tracer.Do(func() error { return b.setAll(p) })
+// the process, through the vDSO's own system call instruction. What does not come to
+// its stops in time is killed, which ends every wait for it.
+func (b *builder) setRegisters(ctx context.Context, p *Process) error {
+	return p.within(ctx, stopTime, func() error {
+		return p.tracer.Do(func() error { return b.setAll(p) })
+	})
 }
+
+// stopTime is how long the threads of a process have to be given their registers.
+const stopTime = 10 * time.Second
+
+// within calls f, which waits for stops of the process and returns at the latest when
+// that has ended. It is killed at the limit, and with ctx.
+func (p *Process) within(ctx context.Context, limit time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errNoStop)
+	defer cancel()
+	stop := p.endWith(ctx)
+	err := f()
+	stop()
+	return cmp.Or(context.Cause(ctx), err)
+}
+
+// errNoStop is why a process was killed that was built.
+var errNoStop = errors.New("the new process's threads did not stop in time")
 
 func (b *builder) setAll(p *Process) error {
 	st, tr := b.st, p.tracer

@@ -291,7 +291,7 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 	}
 	waited()
 	registers := b.trace.Begin(0, "seize threads, set registers")
-	if err := b.setRegisters(p); err != nil {
+	if err := b.setRegisters(ctx, p); err != nil {
 		return err
 	}
 	registers()

@@ -327,8 +327,12 @@ const toldAgain = 50 * time.Millisecond
 // A signal that it reports first is given to it: with the interrupt still to
 // come it does not run on.
 func (t *Tracer) settle(k *task, deadline time.Time) error {
+	return t.settleBy(k, func() (Stop, error) { return t.waitTold(k, deadline) })
+}
+
+func (t *Tracer) settleBy(k *task, wait func() (Stop, error)) error {
 	for {
-		stop, err := t.waitTold(k, deadline)
+		stop, err := wait()
 		if err != nil {
 			return err
 		}
@@ -399,9 +403,14 @@ func (t *Tracer) StopProcess(pid int) error {
 	})
 }
 
-// SeizeThreads begins to trace threads of process pid and stops them, all at
-// once, as SeizeAll does for all of them. They must be there. On an error none of
-// them is traced.
+// SeizeThreads begins to trace threads of process pid, which is a child of ours, and
+// stops them, all at once, as SeizeAll does for all of them. They must be there. On an
+// error none of them is traced. It waits for as long as it takes: whoever cannot, kills
+// the process, which is the *ExitError or ErrNoProcess of those that had not stopped.
+//
+// It sleeps meanwhile. To look again and again keeps a processor from threads that
+// have to run to stop, and giving that away, be it by sched_yield(2), does not have
+// them run at once.
 func (t *Tracer) SeizeThreads(pid int, tids []int) error {
 	return t.Do(func() (err error) {
 		tasks := make([]*task, 0, len(tids))
@@ -417,8 +426,19 @@ func (t *Tracer) SeizeThreads(pid int, tids []int) error {
 			}
 			tasks = append(tasks, k)
 		}
-		if err := t.haltAll(context.Background(), tasks); err != nil {
-			return err
+		for _, k := range tasks {
+			if err := t.poke(k); gone(err) != nil {
+				return err
+			}
+		}
+		for _, k := range tasks {
+			err := t.settleBy(k, func() (Stop, error) {
+				stop, _, err := t.wait4(k.tid, 0)
+				return stop, err
+			})
+			if gone(err) != nil {
+				return err
+			}
 		}
 		for _, tid := range tids {
 			if t.tasks[tid] == nil {

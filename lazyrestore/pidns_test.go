@@ -99,6 +99,7 @@ var idScenes = []survival{
 	{scene: "posix-timers"},
 	{scene: "timers"},
 	{scene: "owners"},
+	{scene: "proc-itself"},
 	{scene: "another-user"},
 	{scene: "credentials"},
 	{scene: "death-signal"},

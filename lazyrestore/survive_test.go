@@ -254,6 +254,7 @@ var descriptorScenes = []survival{
 	{scene: "regular"},
 	{scene: "directory"},
 	{scene: "devices"},
+	{scene: "proc-itself"},
 	{scene: "unlinked", args: []string{"/dev/shm"}},
 }
 

@@ -24,6 +24,7 @@ type capture struct {
 	status  proc.Status
 	nspaces []proc.Namespace // of its first thread
 	inner   map[int]int      // by our id of a task, the one in its own pid namespace
+	isGuest bool             // it is the guest of a pid namespace, see guest.go
 	smaps   proc.Smaps
 	warn    []string
 	mute    bool // it cannot be asked, for a reason to refuse that is known
@@ -174,6 +175,8 @@ func (c *capture) workingDirectory() error {
 	}
 	if why := astray(c.st.Cwd, &have); why != "" {
 		c.refused.add(what, why, help)
+	} else if slices.ContainsFunc(procTasks(c.st.Cwd), func(id int) bool { return id != c.pid }) {
+		c.refused.add(what, "it is about another process or thread", help)
 	}
 	return nil
 }
@@ -191,6 +194,7 @@ func (c *capture) namespaces() error {
 	if err != nil {
 		return err
 	}
+	c.isGuest = guest
 	ownLink := make(map[string]string)
 	for _, ns := range own {
 		ownLink[ns.Name] = ns.Link

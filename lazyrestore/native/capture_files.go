@@ -139,6 +139,9 @@ func (c *capture) describe(d *descriptor) error {
 	o := Open{Path: d.link, Flags: d.flags(), Offset: d.info.Pos}
 	var err error
 	switch mode := d.stat.Mode & unix.S_IFMT; {
+	case strings.HasPrefix(d.link, "/proc/") && (mode == unix.S_IFREG || mode == unix.S_IFDIR):
+		c.refuseWrites(d)
+		c.describeProc(d, &o)
 	case mode == unix.S_IFREG && (d.stat.Nlink == 0 || strings.HasSuffix(d.link, deletedSuffix)):
 		c.describeDeleted(d, &o)
 	case mode == unix.S_IFREG || mode == unix.S_IFDIR:
@@ -202,12 +205,10 @@ func (c *capture) describeAnon(d *descriptor, o *Open) error {
 func (c *capture) describeFile(d *descriptor, o *Open) {
 	o.Kind = OpenFile
 	o.File = Mapped{Path: d.link, Size: d.stat.Size, MTime: d.stat.Mtim.Nano()}
-	if strings.HasPrefix(d.link, "/proc/") || strings.HasPrefix(d.link, "/sys/") {
+	if strings.HasPrefix(d.link, "/sys/") {
 		// What is read there is made at each reading: nothing to compare.
 		o.Kind = OpenDevice
-		if o.Flags&unix.O_ACCMODE != unix.O_RDONLY {
-			c.refused.add(d.String(), "it writes to the kernel's own file systems", "close it for the checkpoint")
-		}
+		c.refuseWrites(d)
 	}
 	if why := astray(d.link, &d.stat); why != "" {
 		c.refused.add(d.String(), why, "close it for the checkpoint")
@@ -215,6 +216,13 @@ func (c *capture) describeFile(d *descriptor, o *Open) {
 	}
 	if d.flags()&unix.O_PATH == 0 {
 		c.memoryFile(d.link, d.self, &d.stat, d.writes(), false)
+	}
+}
+
+// refuseWrites refuses a file of the kernel's own file systems that is open for writing.
+func (c *capture) refuseWrites(d *descriptor) {
+	if d.writes() {
+		c.refused.add(d.String(), "it writes to the kernel's own file systems", "close it for the checkpoint")
 	}
 }
 

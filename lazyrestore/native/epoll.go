@@ -83,6 +83,9 @@ func (c *capture) watched(epoll *descriptor, t *proc.EpollTarget, nth int) (targ
 // noteDisplaced notes the displaced watches, when all is described.
 func (c *capture) noteDisplaced() {
 	for _, w := range c.displaced {
+		if len(procTasks(w.target.link)) > 0 {
+			c.refused.add(w.epoll.String(), w.target.String()+", which it watches, had another number then, and is about the process itself", "close one of them for the checkpoint")
+		}
 		c.st.Displaced = append(c.st.Displaced, Displaced{w.epoll.open, uint32(w.index), w.target.open})
 	}
 }
@@ -100,7 +103,8 @@ func (b *builder) displacedWatches(t *table) {
 	}
 }
 
-// watches plans all other watches, when the descriptors are in their places.
+// watches plans all other watches, when the descriptors are in their places, also those
+// that the process opens itself.
 func (b *builder) watches(t *table) {
 	displaced := make(map[[2]uint32]bool, len(b.st.Displaced))
 	for _, w := range b.st.Displaced {

@@ -18,10 +18,15 @@ func programSize(st *State) int {
 	for i := range st.VMAs {
 		steps += len(st.VMAs[i].Lazy)
 	}
+	paths := 0
 	for i := range st.Opens {
-		steps += len(st.Opens[i].Watches)
+		o := &st.Opens[i]
+		steps += len(o.Watches)
+		if st.aboutItself(o) {
+			steps, paths = steps+3, paths+len(o.Path)
+		}
 	}
-	n := 1<<16 + 160*steps + 32*len(st.Eager) + st.lookRoom()
+	n := 1<<16 + paths + 160*steps + 32*len(st.Eager) + st.lookRoom()
 	for _, f := range st.Files {
 		n += len(f.Path) * 4
 	}
@@ -96,6 +101,8 @@ func (b *builder) plan(begin func() error) error {
 	b.descriptors(t)
 	t.part("threads")
 	b.threads(t)
+	b.ownFiles(t)
+	b.watches(t)
 	t.part("first thread")
 	b.thread(t, &b.st.Threads[0])
 	t.part("last")

@@ -174,8 +174,12 @@ func (r *reopener) file(o *Open) (int, error) {
 	return fd, seek(fd, o)
 }
 
-// device opens what has no state but its offset.
+// device opens what has no state but its offset. What the process opens itself has its
+// place kept.
 func (r *reopener) device(o *Open) (int, error) {
+	if r.st.aboutItself(o) {
+		return r.path(&Open{Path: "/dev/null"}, unix.O_RDONLY)
+	}
 	fd, err := r.path(o, o.Flags)
 	if fd < 0 || err != nil {
 		return fd, err
@@ -255,18 +259,22 @@ func (r *reopener) mappedFiles() {
 	}
 }
 
-// place plans how the inherited descriptors come to their numbers.
+// descriptors plans how the inherited descriptors come to their numbers.
 func (b *builder) descriptors(t *table) {
 	b.displacedWatches(t)
 	for _, f := range b.st.FDs {
-		flags := uint64(0)
-		if f.CloExec {
-			flags = unix.O_CLOEXEC
-		}
-		t.call("place descriptor", unix.SYS_DUP3, uint64(b.re.opens[f.Open]), uint64(f.Num), flags).on(strconv.Itoa(f.Num)).returns(uint64(f.Num))
+		b.place(t, uint64(b.re.opens[f.Open]), f)
 		b.enough(t)
 	}
-	b.watches(t)
+}
+
+// place plans that f becomes what fd is.
+func (b *builder) place(t *table, fd uint64, f FD) {
+	flags := uint64(0)
+	if f.CloExec {
+		flags = unix.O_CLOEXEC
+	}
+	t.call("place descriptor", unix.SYS_DUP3, fd, uint64(f.Num), flags).on(strconv.Itoa(f.Num)).returns(uint64(f.Num))
 }
 
 // eagerFile is eager.raw as the process can read it.

@@ -160,6 +160,49 @@ static void devices(int argc, char **argv)
 	CHECK(fcntl(random, F_GETFD) == FD_CLOEXEC);
 }
 
+static volatile int other, seen;
+
+static void *looked_at(void *unused)
+{
+	other = syscall(SYS_gettid);
+	while (!seen)
+		usleep(1000);
+	return NULL;
+}
+
+/* Files of /proc about the process itself, and about a thread of it. */
+static void proc_itself(int argc, char **argv)
+{
+	char name[64], line[64];
+	pthread_t thread;
+	struct epoll_event event = {.events = EPOLLPRI, .data.u64 = 5}, got;
+	MUST(pthread_create(&thread, NULL, looked_at, NULL) == 0);
+	while (!other)
+		usleep(100);
+	snprintf(name, sizeof name, "/proc/self/task/%d/stat", other);
+	int status = open("/proc/self/status", O_RDONLY), again = fcntl(status, F_DUPFD_CLOEXEC, 90), of_thread = open(name, O_RDONLY | O_CLOEXEC);
+	int tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY), mounts = open("/proc/mounts", O_RDONLY), net = open("/proc/net/dev", O_RDONLY);
+	int path = open("/proc/self", O_PATH), memory = open("/proc/self/mem", O_RDONLY), plain = open("/proc/meminfo", O_RDONLY), e = epoll_create1(0);
+	MUST(status >= 0 && again >= 0 && of_thread >= 0 && tasks >= 0 && mounts >= 0 && net >= 0 && path >= 0 && memory >= 0 && plain >= 0);
+	MUST(epoll_ctl(e, EPOLL_CTL_ADD, mounts, &event) == 0 && read(status, back, 6) == 6);
+	MUST(lseek(memory, (long)name, SEEK_SET) == (long)name);
+	stop();
+	CHECK(read(again, back, 8) == 8 && memcmp(back, "subject\n", 8) == 0 && lseek(status, 0, SEEK_CUR) == 14);
+	snprintf(line, sizeof line, "\nPid:\t%d\n", getpid());
+	CHECK(pread(status, back, 4000, 0) > 0 && strstr(back, line));
+	snprintf(line, sizeof line, "%d (subject)", other);
+	CHECK(read(of_thread, back, 100) > 0 && strncmp(back, line, strlen(line)) == 0);
+	snprintf(line, sizeof line, "%d", other);
+	CHECK(faccessat(tasks, line, F_OK, 0) == 0 && fcntl(tasks, F_GETFL) & O_DIRECTORY);
+	CHECK(read(mounts, back, 100) > 0 && read(net, back, 100) > 0 && read(plain, back, 100) > 0);
+	CHECK(epoll_ctl(e, EPOLL_CTL_DEL, mounts, &got) == 0);
+	CHECK(fcntl(path, F_GETFL) & O_PATH && faccessat(path, "stat", F_OK, 0) == 0);
+	CHECK(read(memory, back, 11) == 11 && memcmp(back, "/proc/self/", 11) == 0);
+	CHECK(fcntl(of_thread, F_GETFD) == FD_CLOEXEC && fcntl(again, F_GETFD) == FD_CLOEXEC && fcntl(status, F_GETFD) == 0);
+	seen = 1;
+	CHECK(pthread_join(thread, NULL) == 0);
+}
+
 /* Files that were removed while open; argv[0] is where. */
 static void unlinked(int argc, char **argv)
 {
@@ -187,5 +230,5 @@ static void unlinked(int argc, char **argv)
 
 const struct scene file_scenes[] = {
 	{"pipes", pipes}, {"half-pipes", half_pipes}, {"eventfds", eventfds}, {"epolls", epolls},
-	{"regular", regular}, {"directory", directory}, {"devices", devices}, {"unlinked", unlinked}, {NULL, NULL},
+	{"regular", regular}, {"directory", directory}, {"devices", devices}, {"proc-itself", proc_itself}, {"unlinked", unlinked}, {NULL, NULL},
 };

@@ -46,6 +46,14 @@ static void socket_rights(int argc, char **argv)
 	stop();
 }
 
+static void proc_of_other(int argc, char **argv)
+{
+	char name[32];
+	snprintf(name, sizeof name, "/proc/%d/stat", getppid());
+	MUST(open(name, O_RDONLY) >= 0 && open("/proc/1", O_RDONLY | O_DIRECTORY) >= 0);
+	stop();
+}
+
 static void netlink(int argc, char **argv)
 {
 	MUST(socket(AF_NETLINK, SOCK_RAW, 0) >= 0);
@@ -304,7 +312,7 @@ static void two(int argc, char **argv)
 }
 
 const struct scene refused_scenes[] = {
-	{"socket-rights", socket_rights}, {"netlink", netlink}, {"pending-connection", pending_connection},
+	{"socket-rights", socket_rights}, {"netlink", netlink}, {"proc-of-other", proc_of_other}, {"pending-connection", pending_connection},
 	{"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
 	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv}, {"guard-shared", guard_shared},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},

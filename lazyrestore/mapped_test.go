@@ -24,6 +24,7 @@ var mappedScenes = []survival{
 	{scene: "wiped"},
 	{scene: "removed-mapping", changed: []string{"mapping "}},
 	{scene: "seals"},
+	{scene: "no-exec"},
 }
 
 func TestMappedSurvives(t *testing.T) { survives(t, mappedScenes) }

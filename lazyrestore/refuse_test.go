@@ -24,7 +24,7 @@ import (
 var refusals = []struct{ scene, names string }{
 	{"tcp", `descriptor \d+ \(socket:\[\d+\]\): it is connected.*descriptor \d+ \(socket:\[\d+\]\): it is connected`},
 	{"socket-rights", `descriptor \d+ \(socket:.*it has state that is not preserved: scm_fds: 1`},
-	{"proc-of-other", `descriptor 3 \(/proc/\d+/stat\): it is about another process.*descriptor 4 \(/proc/1\): it is about another process`},
+	{"proc-of-other", `working directory /proc/1: it is about another process.*descriptor 3 \(/proc/\d+/stat\): it is about another process.*descriptor 4 \(/proc/1\): it is about another process`},
 	{"netlink", `descriptor \d+ \(socket:.*sockets of this type \(family 16\)`},
 	{"pending-connection", `descriptor \d+ \(socket:.*1 connections were not accepted yet`},
 	{"ended-connection", `descriptor \d+ \(socket:.*: its connection has ended, or it was shut down`},

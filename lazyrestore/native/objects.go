@@ -58,6 +58,10 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 	name = name[strings.LastIndexByte(name, '/')+1:]
 	name = strings.TrimSuffix(strings.TrimPrefix(name, "memfd:"), deletedSuffix)
 	s := SharedObject{Name: name, Size: uint64(st.Size)}
+	if st.Mode&0o7777 != 0o777 || st.Uid != 0 || st.Gid != 0 {
+		// Seals depend on it: on a file that may be executed F_SEAL_EXEC is F_SEAL_WRITE too.
+		s.More.Mode, s.More.UID, s.More.GID = st.Mode, st.Uid, st.Gid
+	}
 	if seals, ok := sealsOf(link); ok && seals != unix.F_SEAL_SEAL {
 		s.More.Seals = uint64(seals) + 1
 		o.pinned = seals != 0
@@ -158,13 +162,6 @@ func sealsOf(path string) (seals int, ok bool) {
 	return seals, err == nil
 }
 
-// owned notes whose an object is that a descriptor shows.
-func (m *More) owned(st *unix.Stat_t) {
-	if st.Mode&0o7777 != 0o777 || st.Uid != 0 || st.Gid != 0 {
-		m.Mode, m.UID, m.GID = st.Mode, st.Uid, st.Gid
-	}
-}
-
 // describeDeleted takes the content of a file without a name into the image.
 func (c *capture) describeDeleted(d *descriptor, o *Open) {
 	o.Kind, o.Size = OpenDeleted, uint64(d.stat.Size)
@@ -174,10 +171,8 @@ func (c *capture) describeDeleted(d *descriptor, o *Open) {
 	obj := c.object(objectID{d.stat.Dev, d.stat.Ino}, d.link, d.self, &d.stat)
 	obj.descriptors++
 	o.Shared = obj.index + 1
-	more := &c.st.Shared[obj.index].More
-	more.owned(&d.stat)
 	if !c.inMemory(d.stat.Dev, d.self) {
-		more.Dir = filepath.Dir(d.link)
+		c.st.Shared[obj.index].More.Dir = filepath.Dir(d.link)
 	}
 }
 

@@ -17,6 +17,10 @@
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8
+#define F_SEAL_EXEC 0x20
+#endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x10
 #endif
@@ -278,6 +282,27 @@ static void seals(int argc, char **argv)
 	CHECK(fstat(size, &st) == 0 && (st.st_mode & 07777) == 0640);
 }
 
+/* Memory files that nobody may execute, as all are that are made with MFD_NOEXEC_SEAL; one
+   has no descriptor. */
+static void no_exec(int argc, char **argv)
+{
+	int mapped = memfd_create("mapped", MFD_NOEXEC_SEAL), open_ = memfd_create("open", MFD_NOEXEC_SEAL);
+	MUST(mapped >= 0 && open_ >= 0 && ftruncate(mapped, SIZE) == 0 && fchmod(mapped, 0640) == 0 && fchown(mapped, 5, 6) == 0);
+	char *at = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, mapped, 0);
+	MUST(at != MAP_FAILED && close(mapped) == 0);
+	fill(at, SIZE, 4);
+	stop();
+	CHECK(differs(at, SIZE, 4) == -1);
+	fill(at, SIZE, 5);
+	char name[64];
+	snprintf(name, sizeof name, "/proc/self/map_files/%lx-%lx", (long)at, (long)at + SIZE);
+	struct stat st;
+	CHECK(stat(name, &st) == 0 && (st.st_mode & 07777) == 0640 && st.st_uid == 5 && st.st_gid == 6);
+	mapped = open(name, O_RDWR);
+	CHECK(mapped >= 0 && fcntl(mapped, F_GET_SEALS) == F_SEAL_EXEC && fcntl(open_, F_GET_SEALS) == F_SEAL_EXEC);
+	CHECK(fstat(open_, &st) == 0 && (st.st_mode & 07777) == 0666 && fchmod(open_, 0777) == -1 && errno == EPERM);
+}
+
 /* Files with a name in a memory file system, argv[0]: mapped shared, mapped
    private, open, each of which may be gone at the restore. */
 static void memory_files(int argc, char **argv)
@@ -353,5 +378,5 @@ static void many(int argc, char **argv)
 
 const struct scene mapped_scenes[] = {
 	{"locked", locked}, {"locked-all", locked_all}, {"locked-future", locked_future}, {"policies", policies}, {"droppable", droppable}, {"wiped", wiped},
-	{"removed-mapping", removed}, {"merged-zeros", merged_zeros}, {"seals", seals}, {"memory-files", memory_files}, {"hugetlb", hugetlb}, {"many-mappings", many}, {NULL, NULL},
+	{"removed-mapping", removed}, {"merged-zeros", merged_zeros}, {"seals", seals}, {"no-exec", no_exec}, {"memory-files", memory_files}, {"hugetlb", hugetlb}, {"many-mappings", many}, {NULL, NULL},
 };

@@ -51,7 +51,12 @@ static void proc_of_other(int argc, char **argv)
 	char name[32];
 	snprintf(name, sizeof name, "/proc/%d/stat", getppid());
 	MUST(open(name, O_RDONLY) >= 0 && open("/proc/1", O_RDONLY | O_DIRECTORY) >= 0);
-	stop();
+	int back = open(".", O_RDONLY | O_DIRECTORY);
+	MUST(chdir("/proc/1") == 0);
+	say("ready 1");
+	struct timespec moment = {0, 1000000};
+	while (faccessat(back, "go1", F_OK, 0) != 0)
+		nanosleep(&moment, NULL);
 }
 
 static void netlink(int argc, char **argv)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,30 @@ var objectScenes = []survival{
 }
 
 func TestObjectsSurvive(t *testing.T) { survives(t, objectScenes) }
+
+// What was a pipe to the outside may be a file after the restore, which no epoll watches: it
+// goes without, and the user is told.
+func TestEpollOfLostStream(t *testing.T) {
+	t.Parallel()
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer out.Close()
+	s := launch(t, startWith{scene: "epoll-stdin", stdin: in})
+	s.ready(1)
+	s.checkpoint(plainest)
+	s.restore(lazyrestore.RestoreOptions{Stdio: lazyrestore.StdioSaved})
+	warned := s.proc.Result().Warnings
+	for _, num := range []string{"0", "5"} {
+		if !slices.ContainsFunc(warned, func(w string) bool { return contains(w, "descriptor "+num+" is not what it was") }) {
+			t.Errorf("warned of %q, want a word about the watch on descriptor %s", warned, num)
+		}
+	}
+	s.release()
+	s.well()
+}
 
 // A lock that somebody has taken meanwhile is a refusal, and one that says so;
 // when it is free again the process comes back.

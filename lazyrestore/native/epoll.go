@@ -1,8 +1,10 @@
 package native
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -97,8 +99,7 @@ func (b *builder) displacedWatches(t *table) {
 		watch := &b.st.Opens[w.Open].Watches[w.Index]
 		fd := uint64(watch.FD)
 		t.call("lend a descriptor", unix.SYS_DUP3, uint64(b.re.opens[w.Target]), fd, 0).on(strconv.Itoa(watch.FD)).returns(fd)
-		event := b.prog.bytes(epollEvent(watch))
-		t.call("watch descriptor", unix.SYS_EPOLL_CTL, uint64(b.re.opens[w.Open]), unix.EPOLL_CTL_ADD, fd, event).on(strconv.Itoa(watch.FD))
+		b.watch(t, uint64(b.re.opens[w.Open]), watch, &b.st.Opens[w.Target])
 		t.call("take the descriptor back", unix.SYS_CLOSE, fd)
 	}
 }
@@ -122,10 +123,29 @@ func (b *builder) watches(t *table) {
 			if displaced[[2]uint32{f.Open, uint32(i)}] {
 				continue
 			}
-			event := b.prog.bytes(epollEvent(w))
-			t.call("watch descriptor", unix.SYS_EPOLL_CTL, uint64(f.Num), unix.EPOLL_CTL_ADD, uint64(w.FD), event).on(strconv.Itoa(w.FD))
+			b.watch(t, uint64(f.Num), w, b.st.openOf(w.FD))
 		}
 	}
+}
+
+// watch plans one watch of an epoll instance. What was a terminal, a socket or a pipe to the
+// outside may be a file by now, or /dev/null, which are always ready and cannot be watched.
+func (b *builder) watch(t *table, epoll uint64, w *Watch, target *Open) {
+	num := strconv.Itoa(w.FD)
+	event := b.prog.bytes(epollEvent(w))
+	s := t.call("watch descriptor", unix.SYS_EPOLL_CTL, epoll, unix.EPOLL_CTL_ADD, uint64(w.FD), event).on(num)
+	if target != nil && (target.Kind == OpenStdio || target.Kind == OpenNull) {
+		s.mayFailWith(unix.EPERM).warns("descriptor " + num + " is not what it was, and epoll cannot watch it any more")
+	}
+}
+
+// openOf is what a descriptor of the process is, or nil.
+func (st *State) openOf(num int) *Open {
+	i, ok := slices.BinarySearchFunc(st.FDs, num, func(f FD, num int) int { return cmp.Compare(f.Num, num) })
+	if !ok {
+		return nil
+	}
+	return &st.Opens[st.FDs[i].Open]
 }
 
 func (st *State) validDisplaced() error {

@@ -40,6 +40,7 @@ type step struct {
 	at    page.Addr
 	want  uint64 // its result, where wants
 	wants bool
+	only  uint16 // the error with which alone it may fail; 0: with any
 	warn  string // what the user is told where it fails and may
 }
 
@@ -75,7 +76,11 @@ func (s *step) by(a page.Addr) *step  { s.at = a; return s }
 func (s *step) returns(want uint64)   { s.want, s.wants = want, true }
 func (s *step) mayFail() *step        { s.NR |= proc.MayFail; return s }
 func (s *step) warns(what string)     { s.warn = what }
-func (s *step) number() int           { return int(s.NR &^ proc.MayFail) }
+func (s *step) mayFailWith(e unix.Errno) *step {
+	s.only = uint16(e)
+	return s.mayFail()
+}
+func (s *step) number() int { return int(s.NR &^ proc.MayFail) }
 
 // String is the step as an error names it.
 func (s *step) String() string {
@@ -144,8 +149,8 @@ func (p *program) check(t *table, n int) error {
 		if !done {
 			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.ECANCELED}
 		}
-		if ret < 0 && ret >= -4095 && s.NR&proc.MayFail == 0 {
-			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.Errno(-ret)}
+		if errno, failed := proc.Errno(ret); failed && (s.NR&proc.MayFail == 0 || s.only != 0 && errno != unix.Errno(s.only)) {
+			return &StepError{Call: s.number(), Step: s.String(), Errno: errno}
 		}
 		if s.wants && uint64(ret) != s.want {
 			return &StepError{Call: s.number(), Step: s.String(), Errno: unix.EBADE, Got: uint64(ret), Want: s.want}

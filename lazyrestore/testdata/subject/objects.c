@@ -289,6 +289,22 @@ static void thousand(int argc, char **argv)
 	CHECK(write(event[77], &one, 8) == 8 && epoll_wait(e, &got, 1, 100) == 1 && got.data.u64 == 77);
 }
 
+/* The standard input, and a copy of it, are watched beside others. */
+static void epoll_stdin(int argc, char **argv)
+{
+	int e = epoll_create1(0), event = eventfd(0, 0), in = dup(0);
+	struct epoll_event watch = {.events = EPOLLIN, .data.u64 = 1}, got[4];
+	MUST(epoll_ctl(e, EPOLL_CTL_ADD, 0, &watch) == 0 && epoll_ctl(e, EPOLL_CTL_ADD, in, &watch) == 0);
+	int moved = dup2(in, 100); /* its watch stays on the number that it had */
+	MUST(moved == 100 && close(in) == 0);
+	watch.data.u64 = 2;
+	MUST(epoll_ctl(e, EPOLL_CTL_ADD, event, &watch) == 0);
+	stop();
+	uint64_t one = 1;
+	CHECK(write(event, &one, 8) == 8 && epoll_wait(e, got, 4, 1000) == 1 && got[0].data.u64 == 2);
+	CHECK(epoll_ctl(e, EPOLL_CTL_DEL, 0, got) == -1 && errno == EPERM);
+}
+
 /* More watches, of both kinds, and guard regions than there is anything else of. */
 static void many_watches(int argc, char **argv)
 {
@@ -324,5 +340,5 @@ static void many_watches(int argc, char **argv)
 
 const struct scene object_scenes[] = {
 	{"timerfds", timerfds}, {"signalfds", signalfds}, {"inotifies", inotifies}, {"fifos", fifos}, {"pipes-again", pipes_again},
-	{"locks", locks}, {"leases", leases}, {"owners", owners}, {"epoll-displaced", epoll_displaced}, {"many-watches", many_watches}, {"thousand", thousand}, {NULL, NULL},
+	{"locks", locks}, {"leases", leases}, {"owners", owners}, {"epoll-displaced", epoll_displaced}, {"epoll-stdin", epoll_stdin}, {"many-watches", many_watches}, {"thousand", thousand}, {NULL, NULL},
 };

@@ -9,22 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pageset"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
-
-// stagePrefix begins the name of the directory in which a dump is kept until it
-// is complete.
-const stagePrefix = ".page-server.tmp-"
-
-// oldPrefix begins there the names of pages files that the dump replaces: by its number alone one
-// would be taken for a file of the dump, though another server may have that number by now.
-const oldPrefix = "old-"
 
 // Files is a Target that makes an image set as CRIU's page server does. The
 // files are put into the directory of the set when all of them are complete; until
@@ -61,50 +50,6 @@ func NewFiles(dir, prev string) (*Files, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// makeStage makes the stage and locks it. Until it is locked, another server that starts takes it
-// for what a killed one has left. Each does so once, before it makes its own: this comes to an end.
-func (f *Files) makeStage() error {
-	for {
-		stage, err := os.MkdirTemp(f.dir.Path(), stagePrefix)
-		if err != nil {
-			return err
-		}
-		lock, err := lockDir(stage)
-		if errors.Is(err, unix.EWOULDBLOCK) { // whoever has it removes it
-			continue
-		}
-		if err == nil {
-			err = stillAt(lock, stage)
-		}
-		if err == nil {
-			f.stage, err = imgfile.Open(stage)
-		}
-		if err == nil {
-			f.lock = lock
-			return nil
-		}
-		if lock != nil {
-			lock.Close()
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return errors.Join(err, os.RemoveAll(stage))
-		}
-	}
-}
-
-// stillAt says whether path still leads to the directory d; fs.ErrNotExist: it has been removed.
-func stillAt(d *os.File, path string) error {
-	here, err := d.Stat()
-	if err != nil {
-		return err
-	}
-	there, err := os.Lstat(path)
-	if err == nil && !os.SameFile(here, there) {
-		err = fs.ErrNotExist
-	}
-	return err
 }
 
 // errImageBelow is for an image of ours, whose lazy pages are in no file of CRIU's.
@@ -156,36 +101,6 @@ func (f *Files) buildOn(path string) error {
 	return nil
 }
 
-// lockDir marks a directory as in use.
-func lockDir(path string) (*os.File, error) {
-	d, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	return d, nil
-}
-
-// removeStages removes what killed servers have left.
-func removeStages(dir string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), stagePrefix) {
-			continue
-		}
-		path := filepath.Join(dir, e.Name())
-		if d, err := lockDir(path); err == nil {
-			removeStage(dir, path)
-			d.Close()
-		}
-	}
-}
-
 // HasParent is Target's.
 func (f *Files) HasParent(ctx context.Context, id imgfile.MemoryID) (bool, error) {
 	return f.parent.has(ctx, id)
@@ -208,6 +123,9 @@ func (f *Files) Begin(ctx context.Context, id imgfile.MemoryID) error {
 		return err
 	}
 	f.w = w
+	if err := f.alone(id); err != nil {
+		return err
+	}
 	// The pages file first: a set that has a pagemap has its pages.
 	f.names = append(f.names, imgfile.PagesName(number), id.File())
 	return nil
@@ -327,8 +245,12 @@ func (f *Files) clear() error {
 		if !replaced {
 			continue
 		}
-		if err := os.Remove(f.dir.File(id.File())); err != nil {
-			return err
+		// In the stage it tells which pages go, if this process is killed before they have gone.
+		from := f.dir.File(id.File())
+		if os.Rename(from, f.stage.File(oldPrefix+id.File())) != nil {
+			if err := os.Remove(from); err != nil {
+				return err
+			}
 		}
 	}
 	for pages, stays := range about {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 )
@@ -49,17 +48,5 @@ func (f *Files) release() {
 func removeEmpty(path string) {
 	if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Size() == 0 {
 		os.Remove(path)
-	}
-}
-
-// removeStage removes the stage in dir of a server that was killed, and what it had reserved:
-// of the pages files that are still in the stage, none has come to its place.
-func removeStage(dir, stage string) {
-	entries, err := os.ReadDir(stage)
-	if err != nil || os.RemoveAll(stage) != nil {
-		return // what cannot be removed does no harm
-	}
-	for _, e := range entries {
-		removeEmpty(filepath.Join(dir, e.Name()))
 	}
 }

@@ -174,7 +174,7 @@ func TestDumpsBuildOnOneSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for pid := 1; pid <= 3; pid++ {
+	for pid := 1; pid <= 4; pid++ {
 		w, err := d.CreateMemory(imgfile.OfTask(pid), uint32(pid))
 		if err == nil {
 			err = w.WriteBytes(0x10000, imgfile.Present, content(7, 0x10000, 2))
@@ -187,7 +187,7 @@ func TestDumpsBuildOnOneSet(t *testing.T) {
 		}
 	}
 	commit(t, take(t, dir, 1, 2, 3))
-	failed, first, second := takeOn(t, dir, "../below", 9, 1), takeOn(t, dir, "../below", 2, 1), takeOn(t, dir, "../below", 2, 2)
+	failed, first, second := takeOn(t, dir, "../below", 9, 4), takeOn(t, dir, "../below", 2, 1), takeOn(t, dir, "../below", 2, 2)
 	other := takeOn(t, dir, below, 9, 3)
 	inTheWay := filepath.Join(dir, failed.names[0])
 	if err := errors.Join(os.Remove(inTheWay), os.Mkdir(inTheWay, 0o700)); err != nil {
@@ -362,6 +362,7 @@ func TestReplacedSetIsOfOneTime(t *testing.T) {
 	if err := errors.Join(killed.end(), killed.place()); err == nil {
 		t.Fatal("no error")
 	}
+	killed.lock.Close()
 	d, err := imgfile.Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -379,6 +380,7 @@ func TestReplacedSetIsOfOneTime(t *testing.T) {
 	if err := failed.Commit(t.Context()); err == nil {
 		t.Fatal("no error")
 	}
+	failed.Abort()
 	has(imgfile.OfTask(4))
 	if _, err := os.Stat(d.File(pages)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pages of a dump that failed: %v", err)

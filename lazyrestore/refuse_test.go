@@ -27,6 +27,8 @@ var refusals = []struct{ scene, names string }{
 	{"proc-of-other", `working directory /proc/1: it is about another process.*descriptor 3 \(/proc/\d+/stat\): it is about another process.*descriptor 4 \(/proc/1\): it is about another process`},
 	{"netlink", `descriptor \d+ \(socket:.*sockets of this type \(family 16\)`},
 	{"pending-connection", `descriptor \d+ \(socket:.*1 connections were not accepted yet`},
+	{"peek-offset", `(?s)descriptor \d+ \(socket:.*: what is queued in it is being read ahead.*descriptor \d+ \(socket:.*: what is queued in it is being read ahead`},
+	{"empty-to-name", `descriptor \d+ \(socket:.*: it has messages that were not read`},
 	{"ended-connection", `descriptor \d+ \(socket:.*: its connection has ended, or it was shut down`},
 	{"refused-connection", `descriptor \d+ \(socket:.*: it has an error that was not read`},
 	{"unread-error", `descriptor \d+ \(socket:.*: it has an error that was not read`},

@@ -43,6 +43,23 @@ func TestRefusesOutsideSocket(t *testing.T) {
 	s.well()
 }
 
+// An empty message is refused however often it is looked at, and is not taken for the end.
+func TestRefusesEmptyMessage(t *testing.T) {
+	for name, args := range map[string][]string{"datagrams": {"datagrams"}, "packets": {"packets"}, "shut-down": {"packets", "shut"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, "empty-message", args...)
+			for _, dry := range []bool{true, true, false} {
+				if err := s.refused(dry); !regexp.MustCompile(`descriptor \d+ \(socket:.*: an empty message is queued in it`).MatchString(err.Error()) {
+					t.Error(err)
+				}
+			}
+			s.release()
+			s.well()
+		})
+	}
+}
+
 // The file of a unix socket is as it was after a look whether a restore is possible,
 // and after one that fails behind the making of it.
 func TestFailedRestoreAndSocketFile(t *testing.T) {

@@ -46,7 +46,6 @@ type SocketOption struct {
 const (
 	tcpListen, tcpClose = 10, 7 // TCP_LISTEN, TCP_CLOSE of <net/tcp_states.h>
 	soGetFilter         = 26    // SO_GET_FILTER
-	maxQueue            = 64 << 20
 )
 
 // socketOptions are those that are kept, by the sockets that have them, in the order in
@@ -286,13 +285,10 @@ func (c *capture) unixSocket(d *descriptor, s *Socket, fd int) (why string, err 
 		s.Listen, s.Backlog = true, uint64(diag.WQueue)
 		return "", nil
 	case !diag.HasPeer:
-		s.Queue, why, err = unixQueue(s, fd)
-		if len(s.Queue) > 0 {
-			why = "it has messages that were not read, of senders who are not known"
-		}
-		return why, err
+		return unreadMessages(s, fd)
 	}
 	s.Pair = true
+	var peer *descriptor
 	if diag.Peer != 0 {
 		i := slices.IndexFunc(c.fds.list, func(e descriptor) bool {
 			return e.stat.Mode&unix.S_IFMT == unix.S_IFSOCK && uint32(e.stat.Ino) == diag.Peer
@@ -307,12 +303,19 @@ func (c *capture) unixSocket(d *descriptor, s *Socket, fd int) (why string, err 
 		if back.Peer != uint32(d.stat.Ino) {
 			return "what it is connected to is not connected to it", nil
 		}
-		c.pairs = append(c.pairs, [2]*descriptor{d, c.fds.list[i].first})
+		peer = c.fds.list[i].first
+		c.pairs = append(c.pairs, [2]*descriptor{d, peer})
 	}
 	if len(s.Name) > 0 || diag.FileIno != 0 {
 		return "it is connected, and has a name", nil
 	}
-	s.Queue, why, err = unixQueue(s, fd)
+	if s.Queue, why, err = unixQueue(s, fd); why != "" || err != nil || len(s.Queue) == 0 || peer == nil || s.Type == unix.SOCK_STREAM {
+		return why, err
+	}
+	err = c.withFD(peer, func(sender int) (err error) {
+		why, err = wholeQueue(s, sender)
+		return err
+	})
 	return why, err
 }
 
@@ -363,64 +366,6 @@ func (s *Socket) path() string {
 	}
 	path, _, _ := bytes.Cut(s.Name[2:], []byte{0})
 	return string(path)
-}
-
-// unixQueue reads what is queued in a unix socket, and leaves it there.
-func unixQueue(s *Socket, fd int) (queue [][]byte, why string, err error) {
-	if events, err := pollNow(fd); err != nil || events&unix.POLLIN == 0 {
-		return nil, "", err
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
-	if err != nil || n > maxQueue {
-		return nil, "", fmt.Errorf("get its fill of %d bytes: %w", n, err)
-	}
-	if s.Type == unix.SOCK_STREAM {
-		if n == 0 {
-			return nil, "", nil // its end
-		}
-		b, why, err := peek(fd, n)
-		if err == nil && why == "" && len(b) != n {
-			return nil, "what is queued in it cannot be read as a whole", nil
-		}
-		return [][]byte{b}, why, err
-	}
-	old, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF)
-	if err != nil {
-		return nil, "", err
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
-		return nil, "", err
-	}
-	defer func() {
-		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, old))
-	}()
-	for {
-		b, why, err := peek(fd, maxMessage)
-		if errors.Is(err, unix.EAGAIN) || err == nil && len(b) == 0 {
-			return queue, "", nil
-		}
-		if err != nil || why != "" {
-			return nil, why, err
-		}
-		queue = append(queue, b)
-	}
-}
-
-const maxMessage = 8 << 20
-
-// peek reads what a socket has next, without taking it.
-func peek(fd, n int) (b []byte, why string, err error) {
-	b = make([]byte, n)
-	got, _, flags, _, err := unix.Recvmsg(fd, b, nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	switch {
-	case err != nil:
-		return nil, "", err
-	case flags&unix.MSG_CTRUNC != 0:
-		return nil, "descriptors or credentials are queued in it", nil
-	case flags&unix.MSG_TRUNC != 0:
-		return nil, "a message queued in it is too large", nil
-	}
-	return slices.Clone(b[:got]), "", nil
 }
 
 // options notes what differs from a new socket.

@@ -153,6 +153,7 @@ static const struct {
 	int family, type, level, name, bytes;
 	unsigned value[2];
 } options[] = {
+	{AF_UNIX, SOCK_STREAM, SOL_SOCKET, 42, 4, {5}}, /* SO_PEEK_OFF */
 	{AF_UNIX, SOCK_DGRAM, SOL_SOCKET, 76, 4, {1}}, /* SO_PASSPIDFD */
 	{AF_INET, SOCK_STREAM, SOL_SOCKET, 60, 4, {1}}, /* SO_ZEROCOPY */
 	{AF_INET, SOCK_DGRAM, SOL_SOCKET, 61, 8, {1, 0}}, /* SO_TXTIME: CLOCK_MONOTONIC */
@@ -271,7 +272,44 @@ static void corked(int argc, char **argv)
 	CHECK(sendto(out, "packet", 6, 0, (void *)&a, sizeof a) == 6 && recv(in, back, 20, 0) == 10 && memcmp(back, "one packet", 10) == 0);
 }
 
+/* What is queued is being read ahead: each look at it goes on where the last one ended. */
+static void peek_offset(int argc, char **argv)
+{
+	int s[2], q[2];
+	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET, 0, q) == 0);
+	MUST(set(s[0], SOL_SOCKET, SO_PEEK_OFF, 0) == 0 && write(s[1], "abcdef", 6) == 6 && recv(s[0], back, 2, MSG_PEEK) == 2);
+	MUST(set(q[0], SOL_SOCKET, SO_PEEK_OFF, 0) == 0 && write(q[1], "packet", 6) == 6);
+	stop();
+	CHECK(option(s[0], SOL_SOCKET, SO_PEEK_OFF) == 2 && recv(s[0], back, 10, MSG_PEEK) == 4 && memcmp(back, "cdef", 4) == 0);
+	CHECK(option(q[0], SOL_SOCKET, SO_PEEK_OFF) == 0 && recv(q[0], back, 10, MSG_PEEK) == 6);
+}
+
+/* Messages without a byte, of a pair and of one that is bound. */
+static void empty_message(int argc, char **argv)
+{
+	int type = strcmp(argv[0], "packets") ? SOCK_DGRAM : SOCK_SEQPACKET, d[2];
+	MUST(socketpair(AF_UNIX, type, 0, d) == 0);
+	MUST(send(d[1], "a", 1, 0) == 1 && send(d[1], "", 0, 0) == 0 && send(d[1], "b", 1, 0) == 1);
+	if (argc > 1)
+		MUST(shutdown(d[0], SHUT_RD) == 0);
+	stop();
+	CHECK(option(d[0], SOL_SOCKET, SO_PEEK_OFF) == -1);
+	CHECK(recv(d[0], back, 10, 0) == 1 && recv(d[0], back, 10, 0) == 0 && recv(d[0], back, 10, 0) == 1);
+}
+
+static void empty_to_name(int argc, char **argv)
+{
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	int u = socket(AF_UNIX, SOCK_DGRAM, 0), out = socket(AF_UNIX, SOCK_DGRAM, 0);
+	snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "lr-subject-%d", getpid());
+	MUST(bind(u, (void *)&name, sizeof name) == 0);
+	MUST(sendto(out, "", 0, 0, (void *)&name, sizeof name) == 0 && sendto(out, "second", 6, 0, (void *)&name, sizeof name) == 6 && close(out) == 0);
+	stop();
+	CHECK(recv(u, back, 10, 0) == 0 && recv(u, back, 10, 0) == 6);
+}
+
 const struct scene socket_scenes[] = {
+	{"peek-offset", peek_offset}, {"empty-message", empty_message}, {"empty-to-name", empty_to_name},
 	{"ended-connection", ended_connection}, {"refused-connection", refused_connection}, {"unread-error", unread_error}, {"corked", corked},
 	{"multicast-address", multicast_address},
 	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {NULL, NULL},

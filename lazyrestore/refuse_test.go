@@ -53,6 +53,7 @@ var refusals = []struct{ scene, names string }{
 	{"packet-pipe", `packets`},
 	{"inotify-unread", `descriptor 3 \(anon_inode:inotify\): 32 bytes of events were not read`},
 	{"owned-by-other", `descriptor 3 \(/dev/zero\): it sends signals to others`},
+	{"dnotify", `descriptor 3 \(/\): .*F_NOTIFY`},
 	{"hugetlb-shared", `/anon_hugepage.*: shared huge pages`},
 	{"two", `(?s)socket.*socket.*userfaultfd|userfaultfd.*socket.*socket`},
 }

@@ -37,6 +37,11 @@ func (c *capture) owner(d *descriptor) error {
 		if owner.PID == 0 {
 			return nil
 		}
+		if d.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+			// Only files have leases, and a directory is never ready: who ordered notices is its owner.
+			c.refused.add(d.String(), "notices of changes may have been ordered of it (F_NOTIFY), of which the kernel shows the owner alone", "close it for the checkpoint")
+			return nil
+		}
 		o.Owner = int64(owner.PID) | int64(owner.Type)<<32
 		own := owner.Type == ownerProcess && int(owner.PID) == c.pid
 		if owner.Type == ownerThread {

@@ -218,6 +218,13 @@ static void owned_by_other(int argc, char **argv)
 	stop();
 }
 
+static void dnotify(int argc, char **argv)
+{
+	int fd = open("/", O_RDONLY | O_DIRECTORY);
+	MUST(fcntl(fd, F_NOTIFY, DN_RENAME | DN_MULTISHOT) == 0);
+	stop();
+}
+
 static void *elsewhere(void *unused)
 {
 	MUST(unshare(CLONE_NEWUTS) == 0);
@@ -325,5 +332,5 @@ const struct scene refused_scenes[] = {
 	{"thread-namespace", thread_namespace}, {"thread-itself", thread_itself}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
-	{"owned-by-other", owned_by_other}, {"hugetlb-shared", hugetlb_shared}, {"two", two}, {NULL, NULL},
+	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"two", two}, {NULL, NULL},
 };

@@ -145,8 +145,11 @@ func (v *restoreVerb) daemon() error {
 		_, jsonErr = pipe.Write(text)
 	}
 	pipe.Close()
-	if err = errors.Join(err, jsonErr); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, jsonErr)
+	}
+	if jsonErr != nil {
+		return errors.Join(fmt.Errorf("the command that asked for it has ended before it was told that process %d runs: %w", s.PID(), jsonErr), s.undo())
 	}
 	stop()
 	err = s.untilResident()
@@ -157,6 +160,16 @@ func (v *restoreVerb) daemon() error {
 		sweepLogs(dir)
 	}
 	return err
+}
+
+// undo ends a process of which nobody has been told: what ends the command that launched
+// this one ends the restore.
+func (s *supervised) undo() error {
+	err := s.Signal(unix.SIGKILL)
+	_, waitErr := s.Wait()
+	err = errors.Join(err, waitErr, s.WaitPager())
+	s.writeStats()
+	return errors.Join(err, s.Close())
 }
 
 // dropLog removes a log that is empty and that the process does not write to.

@@ -260,6 +260,33 @@ func TestDetachedRestore(t *testing.T) {
 	end(t, pid)
 }
 
+// Nobody is left who would learn of the process: whoever killed the command that asks for a
+// detached restore has ended that, too.
+func TestDetachedRestoreNobodyAwaits(t *testing.T) {
+	img, pid := sleeper(t)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer write.Close()
+	read.Close()
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	detached := lazyrestoreCommand(t, "restore", "--"+reportFlag+"=3", img)
+	detached.ExtraFiles = []*os.File{write, log}
+	code := exitCode(detached.Run())
+	if text, err := os.ReadFile(log.Name()); code == 0 || err != nil || !strings.Contains(string(text), "told that process "+itoa(pid)+" runs") {
+		t.Errorf("exit code %d, %q, %v; want that nobody could be told", code, text, err)
+	}
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("process %d is there: %v", pid, err)
+		end(t, pid)
+	}
+}
+
 // The pager is the parent of a detached process. One that is to get a signal when its
 // parent ends keeps it.
 func TestDetachedRestoreWithDeathSignal(t *testing.T) {

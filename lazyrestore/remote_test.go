@@ -184,37 +184,6 @@ func TestNoServerLeft(t *testing.T) {
 	})
 }
 
-// A server is found out whose image is damaged, and another one asked.
-func TestDamagedServer(t *testing.T) {
-	t.Parallel()
-	for _, object := range []string{"process.bin", "eager.raw", "pages.idx", "pages.lz4", "manifest.json"} {
-		t.Run(object, func(t *testing.T) {
-			t.Parallel()
-			s := start(t, "look")
-			s.checkpoint(plainest)
-			bad, good := t.TempDir(), t.TempDir()
-			if err := os.CopyFS(filepath.Join(bad, "img"), os.DirFS(s.image)); err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join(bad, "img", object)
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i := 40; i < len(b); i += 1 + len(b)/5 {
-				b[i] ^= 4
-			}
-			if err := os.WriteFile(file, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			s.publish(good, "img", newSite(t, bad), newSite(t, good))
-			s.restore(filling)
-			s.release()
-			s.well()
-		})
-	}
-}
-
 // A process that still misses memory of a server can be checkpointed: the new
 // image stands alone.
 func TestCheckpointWhileRemote(t *testing.T) {

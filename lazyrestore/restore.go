@@ -87,13 +87,11 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 			return nil, explainRebuild(lost(err))
 		}
 		opts.Logger.Warn("restore begins anew", "error", err)
-		if errors.Is(err, native.ErrTouched) {
-			select {
-			case <-time.After(touchedPause << (try - 1)):
-			case <-ctx.Done():
-				r.src.Close()
-				return nil, context.Cause(ctx)
-			}
+		select {
+		case <-time.After(againPause << (try - 1)):
+		case <-ctx.Done():
+			r.src.Close()
+			return nil, context.Cause(ctx)
 		}
 		r = &restorer{begin: r.begin, opts: r.opts, src: r.src, path: r.path}
 	}
@@ -102,9 +100,9 @@ func Restore(ctx context.Context, path string, opts RestoreOptions) (*Process, e
 // mostTries is how often a restore is begun.
 const mostTries = 4
 
-// touchedPause is how long at first the next try waits after another process has
-// touched the memory: who looks at all processes goes on to the next.
-const touchedPause = 10 * time.Millisecond
+// againPause is how long at first the next try waits: who looks at the memory of all
+// processes goes on to the next, and what every server gave damaged may be asked for again.
+const againPause = 25 * time.Millisecond
 
 // mayMend reports whether a failed restore is worth another try: the source
 // has been told what was damaged, and may have it whole elsewhere; or somebody
@@ -116,15 +114,8 @@ func (r *restorer) mayMend(ctx context.Context, err error, try int) bool {
 	if errors.Is(err, native.ErrTouched) {
 		return true
 	}
-	rejecter, ok := r.src.(image.Rejecter)
-	if !ok || !errors.Is(err, image.ErrDamaged) {
-		return false
-	}
-	var d *image.DamagedError
-	if errors.As(err, &d) && d.Object == image.EagerObject {
-		rejecter.Reject(d.Object, d.Offset, 1, err) // those who read files tell nobody
-	}
-	return true
+	_, elsewhere := r.src.(image.Rejecter)
+	return elsewhere && (errors.Is(err, image.ErrDamaged) || errors.Is(err, client.ErrDamaging))
 }
 
 // restorer is one Restore under way.
@@ -162,10 +153,12 @@ func (r *restorer) open(ctx context.Context) error {
 	if err != nil {
 		return objectError(image.ProcessObject, err)
 	}
-	if r.state, err = image.ReadWhole(ctx, r.src, image.ProcessObject, 0, size); err != nil {
+	state, err := image.ReadWhole(ctx, r.src, image.ProcessObject, 0, size)
+	if err != nil {
 		return objectError(image.ProcessObject, err)
 	}
-	if r.st, err = native.DecodeState(r.state); errors.Is(err, image.ErrVersion) {
+	r.state = state
+	if r.st, err = native.DecodeState(state); errors.Is(err, image.ErrVersion) {
 		return err
 	} else if err != nil {
 		return &image.DamagedError{Object: image.ProcessObject, Frame: image.NoFrame, Err: err}
@@ -336,8 +329,13 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		opened <- r.openImage(ctx)
 	}()
 	if err := r.open(ctx); err != nil {
-		// The manifest may tell more: another version, no image at all.
-		return nil, cmp.Or(<-opened, err)
+		// The manifest may tell more: another version, no image at all; or that a state
+		// that makes no sense is not what was written, which the source has to be told.
+		more := <-opened
+		if more == nil && r.state != nil {
+			more = r.im.CheckObject(image.ProcessObject, r.state)
+		}
+		return nil, cmp.Or(more, err)
 	}
 	if r.eager != nil {
 		defer r.eager.Close()
@@ -397,6 +395,8 @@ func (r *restorer) rebuild(ctx, whole context.Context, p *Process, opts native.R
 			built.Kill()
 		}
 		err = r.readyErr
+	} else if errors.Is(err, image.ErrDamaged) {
+		r.rejectEager(err) // the rebuild reads files, and tells nobody
 	}
 	if err != nil {
 		return errors.Join(err, r.discard())
@@ -404,6 +404,13 @@ func (r *restorer) rebuild(ctx, whole context.Context, p *Process, opts native.R
 	p.pid, p.pidfd, p.space = built.PID, built.PIDFD, built.Space
 	p.result.PID, p.result.Warnings = built.PID, built.Warnings
 	return p.start(ctx, r, built)
+}
+
+// rejectEager tells the source, if it wants to know, that the eager pages are not what was written.
+func (r *restorer) rejectEager(err error) {
+	if source, ok := r.src.(image.Rejecter); ok {
+		source.Reject(image.EagerObject, 0, int64(r.st.EagerBytes), err)
+	}
 }
 
 // process is the result of a restore so far.
@@ -430,6 +437,9 @@ func (r *restorer) dryRun(ctx context.Context, opts native.RebuildOptions) (*Pro
 		return nil, r.readyErr
 	}
 	warnings, err := native.CheckRebuild(ctx, r.st, opts)
+	if errors.Is(err, image.ErrDamaged) {
+		r.rejectEager(err)
+	}
 	if err != nil {
 		return nil, err
 	}

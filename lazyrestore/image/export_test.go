@@ -43,8 +43,9 @@ func OpenIndexOf(src Source, b []byte, pages int64) (*Index, error) {
 }
 
 func imageOf(src Source, b []byte, pages int64) *Image {
+	whole := sha256.Sum256(b)
 	m := &Manifest{ChunkSize: 8192, Objects: map[string]Object{
-		IndexObject: {Size: int64(len(b))}, "pages.lz4": {Size: pages},
+		IndexObject: {Size: int64(len(b)), SHA256: hex.EncodeToString(whole[:])}, "pages.lz4": {Size: pages},
 	}}
 	if f, err := parseFooter(b, int64(len(b))); err == nil {
 		sum := sha256.Sum256(b[f.directory:])

@@ -288,9 +288,10 @@ func TestBadIndex(t *testing.T) {
 	}
 	b := bytes.Clone(good)
 	b[foot+8] = 9
+	b = image.SealIndex(b)
 	m := mem.Clone()
 	m.Set(image.IndexObject, b)
-	if _, err := image.LoadIndexOf(m, image.SealIndex(b), pages); !errors.Is(err, image.ErrVersion) {
+	if _, err := image.LoadIndexOf(m, b, pages); !errors.Is(err, image.ErrVersion) {
 		t.Errorf("newer index: %v", err)
 	}
 }

@@ -1,9 +1,11 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -27,7 +29,7 @@ func (im *Image) LoadIndex(ctx context.Context) (*Index, error) {
 }
 
 // OpenIndex is LoadIndex without the segments, which are a thousandth of the
-// index: Index.Load loads them.
+// index: Index.Load loads them. The source is told of damage.
 func (im *Image) OpenIndex(ctx context.Context) (*Index, error) {
 	if im.plain != nil {
 		return im.plain, nil
@@ -43,6 +45,15 @@ func (im *Image) OpenIndex(ctx context.Context) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
+	ix, err := im.parseIndex(tail, size)
+	if err != nil {
+		im.reject(IndexObject, size-int64(len(tail)), int64(len(tail)), err)
+	}
+	return ix, err
+}
+
+// parseIndex makes an index of the tail of one of size bytes. The error is a DamagedError.
+func (im *Image) parseIndex(tail []byte, size int64) (*Index, error) {
 	if sum := sha256.Sum256(tail); hex.EncodeToString(sum[:]) != im.manifest.IndexRoot {
 		return nil, damaged(IndexObject, size-int64(len(tail)), "not the index that %s names", ManifestObject)
 	}
@@ -90,7 +101,12 @@ func (im *Image) readTail(ctx context.Context, size int64) ([]byte, error) {
 		return nil, err
 	}
 	f, err := parseFooter(tail, size)
+	if errors.Is(err, ErrVersion) {
+		_, whole := im.ReadObject(ctx, IndexObject) // nothing has checked what says so
+		return nil, cmp.Or(whole, err)
+	}
 	if err != nil {
+		im.reject(IndexObject, size-int64(len(tail)), int64(len(tail)), err)
 		return nil, err
 	}
 	if n := size - f.directory; n > int64(len(tail)) {

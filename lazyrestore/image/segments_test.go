@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -172,6 +173,36 @@ func TestDamagedSegment(t *testing.T) {
 		m.Set(image.IndexObject, good)
 		if err := ix.Load(t.Context(), 1, make([]byte, ix.SegmentBytes(1)), image.Background); err != nil || !ix.Loaded(1) {
 			t.Errorf("once it is whole: %v", err)
+		}
+	}
+}
+
+// The source is told of all of the end of an index that was read and is damaged, wherever
+// that is: what it keeps by blocks it can then have anew. A version that is too new is
+// believed only of an index that is as it was written.
+func TestDamagedTail(t *testing.T) {
+	mem, _ := scattered(t)
+	good := mem.Get(image.IndexObject)
+	directory := int(binary.LittleEndian.Uint64(good[len(good)-20:]))
+	for _, at := range []int{directory, directory + 100, len(good) - 64, len(good) - 55, len(good) - 10, len(good) - 1} {
+		m := mem.Clone()
+		bad := bytes.Clone(good)
+		bad[at] ^= 1
+		m.Set(image.IndexObject, bad)
+		im, err := image.Open(t.Context(), m, image.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := im.OpenIndex(t.Context()); !errors.Is(err, image.ErrDamaged) {
+			t.Errorf("byte %d: %v", at, err)
+		}
+		var from, n int
+		told := m.Rejected()
+		if len(told) != 1 {
+			t.Fatalf("byte %d: the source was told %q", at, told)
+		}
+		if _, err := fmt.Sscanf(told[0], image.IndexObject+" %d+%d:", &from, &n); err != nil || from > directory || from+n != len(good) {
+			t.Errorf("byte %d: the source was told %q, want all from %d on", at, told, directory)
 		}
 	}
 }

@@ -111,6 +111,7 @@ func (r *reader) poisonAt(f fault) (v verdict, did bool) {
 // patiently does what fetch does for frames for all else that has to be read:
 // it tries again until do is done, or damage found, or it is hopeless.
 func (p *Pager) patiently(ctx context.Context, do func(context.Context) error) error {
+	_, elsewhere := p.img.Source().(image.Rejecter) // told of damage, it may have it whole elsewhere
 	deadline := time.Now().Add(p.opts.Retry)
 	pause := firstBackoff
 	damaged := 0 // tries in a row
@@ -124,7 +125,7 @@ func (p *Pager) patiently(ctx context.Context, do func(context.Context) error) e
 			return err
 		}
 		if errors.Is(err, image.ErrDamaged) {
-			if damaged++; damaged >= damagedTries || !p.rejected(err) {
+			if damaged++; damaged >= damagedTries || !elsewhere {
 				return err
 			}
 		} else {
@@ -139,17 +140,6 @@ func (p *Pager) patiently(ctx context.Context, do func(context.Context) error) e
 		}
 		pause = min(2*pause, lastBackoff)
 	}
-}
-
-// rejected tells the source what it gave that is damaged, and reports whether
-// it wants to know: then it may have it whole elsewhere.
-func (p *Pager) rejected(err error) bool {
-	source, ok := p.img.Source().(image.Rejecter)
-	var d *image.DamagedError
-	if ok && errors.As(err, &d) {
-		source.Reject(d.Object, d.Offset, 1, err)
-	}
-	return ok
 }
 
 // An outage is a time in which the source gives nothing. All who fetch share

@@ -120,6 +120,9 @@ const toldPause = 2 * time.Millisecond
 // process tells that it is about to stop: for so short a sleep Go need not give
 // the right to run Go to another thread, from which it is had back too late.
 func (b *builder) awaitStop(tr *proc.Tracer) (unix.Signal, error) {
+	// What has been done by now is checked meanwhile: the results are in the cache of
+	// another processor. One that is wrong is told of when it has stopped for that.
+	_ = b.prog.check(b.main, b.prog.ran(b.main))
 	for {
 		if b.prog.told(builtOffset, toldPause) {
 			return tr.StopSoon(b.pid)

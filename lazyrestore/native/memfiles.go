@@ -139,19 +139,17 @@ func (r *reopener) sameContent(s *SharedObject, id uint32) (bool, error) {
 }
 
 // How much is compared at a time: little at first, for of a file that was written to
-// since that mostly tells, and the memory for more is taken while the process waits.
+// since that mostly tells, and never more than stays in a processor's cache, for the memory
+// for it is taken while the process waits.
 const (
 	firstCompare = 4 << 10
-	compareStep  = 256 << 10
+	compareStep  = 16 << 10
 )
 
 func equalIn(a io.ReaderAt, aOff int64, b io.ReaderAt, bOff, n int64) (bool, error) {
-	var x, y []byte
+	x, y := make([]byte, min(n, compareStep)), make([]byte, min(n, compareStep))
 	for most := int64(firstCompare); n > 0; most = compareStep {
 		step := min(n, most)
-		if int64(len(x)) < step {
-			x, y = make([]byte, step), make([]byte, step)
-		}
 		if _, err := a.ReadAt(x[:step], aOff); err != nil {
 			return false, nil // it is shorter now
 		}

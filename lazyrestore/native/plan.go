@@ -113,7 +113,7 @@ func (b *builder) plan(begin func() error) error {
 
 // enough hands to the process what has been planned for it, if that is much.
 func (b *builder) enough(t *table) {
-	if len(t.steps)-t.placed >= portionSteps {
+	if n := len(t.steps) - t.placed; n >= portionSteps || n >= firstSteps && t.placed == 0 {
 		b.hand(t, false)
 	}
 }

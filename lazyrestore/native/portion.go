@@ -16,6 +16,10 @@ import (
 // process busy while as many are planned.
 const portionSteps = 256
 
+// firstSteps is how many are planned before the process is started: a step takes it longer than
+// planning one takes.
+const firstSteps = 64
+
 // A portion is steps of a table that lie in the program.
 type portion struct {
 	first int    // its first step

@@ -50,6 +50,7 @@ type table struct {
 	parts    []part    // of the steps, for a trace
 	portions []portion // of the steps that are in the program
 	placed   int       // how many those are
+	checked  int       // how many have returned what they should
 }
 
 // A part is the steps of a table from first on, up to the next part.
@@ -140,10 +141,10 @@ func (p *program) ran(t *table) int {
 }
 
 // check finds the first of the first n steps of t that has failed, not run, or
-// returned what it must not. It is for tables that have come to their end, or
-// to a stop.
+// returned what it must not. Those that were well are not looked at again.
 func (p *program) check(t *table, n int) error {
-	for i := range t.steps[:n] {
+	for ; t.checked < n; t.checked++ {
+		i := t.checked
 		s := &t.steps[i]
 		ret, done := p.result(t, i)
 		if !done {

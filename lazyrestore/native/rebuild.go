@@ -228,8 +228,11 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 	// of its own that nobody brings: what is found ends the wait.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	inspected := make(chan error, 1)
+	inspected, planned := make(chan error, 1), make(chan struct{})
 	go func() {
+		// The process and who plans for it have a processor each until then: three on two
+		// would have the process wait for what it is to do.
+		<-planned
 		looked := b.trace.Begin(b.trace.Row(traceCommand, "inspect"), "compare files and eager pages")
 		err := b.inspect()
 		looked()
@@ -238,7 +241,7 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 		}
 		inspected <- err
 	}()
-	err := b.build(ctx, p, progFD, pair)
+	err := b.build(ctx, p, progFD, pair, sync.OnceFunc(func() { close(planned) }))
 	if ierr := <-inspected; ierr != nil {
 		return ierr // says more than the call that failed for the same reason
 	}
@@ -248,8 +251,10 @@ func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
 	return cmp.Or(context.Cause(ctx), err) // an end that we have made says nothing
 }
 
-// build has the process build itself up to its registers.
-func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error {
+// build has the process build itself up to its registers. It calls inspect once all is
+// planned, or at its end.
+func (b *builder) build(ctx context.Context, p *Process, progFD, pair int, inspect func()) error {
+	defer inspect()
 	stop := func() {}
 	defer func() { stop() }()
 	mayServe := b.handOverBeside(p, pair)
@@ -272,6 +277,7 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error
 		return b.prog.open(gateOffset)
 	})
 	planned()
+	inspect()
 	b.re.close()
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ type controlReply struct {
 	Image   string      `json:"image"`  // path of the image that pages come from
 	Digest  string      `json:"digest"` // of that image
 	Missing [][3]uint64 `json:"missing,omitempty"`
-	Parted  [][4]uint64 `json:"parted,omitempty"`  // missing shared memory that may be mapped nowhere: image address, length; where something of its object is mapped, and its image address
+	Parted  [][5]uint64 `json:"parted,omitempty"`  // missing shared memory that may be mapped nowhere: image address, length; of its object image address, device, inode
 	Unknown []string    `json:"unknown,omitempty"` // memory of which nobody knows what it holds
 	Stats   Stats       `json:"stats"`
 }
@@ -375,7 +375,7 @@ func (r *controlReply) mappings() []page.Mapping {
 func (r *controlReply) parts() []native.Part {
 	ps := make([]native.Part, 0, len(r.Parted))
 	for _, p := range r.Parted {
-		ps = append(ps, native.Part{Range: page.RangeOf(page.Addr(p[0]), p[1]), Shown: page.Addr(p[2]), Image: page.Addr(p[3])})
+		ps = append(ps, native.Part{Range: page.RangeOf(page.Addr(p[0]), p[1]), Object: page.Object{Range: page.Range{Start: page.Addr(p[2])}, Dev: p[3], Inode: p[4]}})
 	}
 	return ps
 }

@@ -140,7 +140,7 @@ func (p *Process) listen(r *restorer) {
 				reply.Missing = append(reply.Missing, [3]uint64{uint64(m.Start), m.Len(), uint64(m.Image)})
 			}
 			for _, part := range parts {
-				reply.Parted = append(reply.Parted, [4]uint64{uint64(part.Start), part.Len(), uint64(part.Shown.Start), uint64(part.Shown.Image)})
+				reply.Parted = append(reply.Parted, [5]uint64{uint64(part.Start), part.Len(), uint64(part.Object.Start), part.Object.Dev, part.Object.Inode})
 			}
 			for _, r := range p.pager.Unknown() {
 				reply.Unknown = append(reply.Unknown, r.String())

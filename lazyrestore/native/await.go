@@ -36,7 +36,7 @@ func (b *builder) handOverBeside(p *Process, pair int) (mayServe func(error)) {
 }
 
 func (b *builder) handOver(p *Process, pair int, mayServe <-chan error) (err error) {
-	p.Mappings = b.st.mappings() // which takes its time if there are many
+	p.Mappings = b.st.mappings(b.re.files) // which takes its time if there are many
 	if p.UFFD, _, err = uffd.ReceiveFD(pair, nil); err != nil || b.re.opts.Serve == nil {
 		return err
 	}

@@ -336,11 +336,10 @@ func (k *content) sharedPieces(o *object, data *page.Set) []piece {
 			}
 			o.misses(data, page.Mapping{Range: part.Shift(off - v.Start), Image: m.ImageAddr(part.Start)})
 		}
-		for _, p := range k.parts {
-			if !v.Contains(p.Shown) {
-				continue
-			}
-			m := page.Mapping{Range: p.Shift(page.Addr(v.Offset) + p.Shown - v.Start - p.Image), Image: p.Start}
+	}
+	for _, p := range k.parts {
+		if (objectID{p.Object.Dev, p.Object.Inode}) == o.id {
+			m := page.Mapping{Range: p.Shift(-p.Object.Start), Image: p.Start}
 			m.End = min(m.End, page.Addr(k.c.st.Shared[o.index].Size).Up()) // it may be shorter by now
 			o.misses(data, m)
 		}

@@ -100,9 +100,8 @@ func (o *Owed) nothing() bool { return len(o.Missing)+len(o.Parts) == 0 }
 // A Part is shared memory that was not installed because no mapping shows it, as far as the pager knows; some of it may be there
 // all the same.
 type Part struct {
-	page.Range           // its image addresses
-	Shown      page.Addr // where a mapping of the process shows something of the same object
-	Image      page.Addr // what that is
+	page.Range             // its image addresses
+	Object     page.Object // what it is of
 }
 
 // Capture reads the process's state, all but the content of its memory. The
@@ -167,7 +166,7 @@ func (f *Frozen) look(ctx context.Context, owed *Owed) error {
 	if err != nil {
 		return err
 	}
-	f.content = &content{c: f.c, scan: scan, parts: stillParted(f.c.smaps.VMAs, owed.Parts)}
+	f.content = &content{c: f.c, scan: scan, parts: owed.Parts}
 	if f.missing, err = stillMissing(scan, f.c.smaps.VMAs, owed.Missing); err != nil {
 		return err
 	}

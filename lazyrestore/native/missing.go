@@ -2,7 +2,6 @@ package native
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
@@ -54,16 +53,4 @@ func stillMissing(scan *proc.PageScanner, vmas []proc.VMA, missing []page.Mappin
 		}
 	}
 	return out, nil
-}
-
-// stillParted is what of parts the process still has: after an exec another mapping may lie where their objects were shown.
-func stillParted(vmas []proc.VMA, parts []Part) (out []Part) {
-	for _, p := range parts {
-		if slices.ContainsFunc(vmas, func(v proc.VMA) bool {
-			return v.Contains(p.Shown) && v.Shared && v.Flags&proc.VMUffdMissing != 0
-		}) {
-			out = append(out, p)
-		}
-	}
-	return out
 }

@@ -150,24 +150,3 @@ func TestObjectOutlastsManyNames(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// Where something of an object was shown, another mapping may be after an exec, of which no pager is told.
-func TestStillParted(t *testing.T) {
-	part := Part{Range: page.RangeOf(page.ImageShared+8*page.Size, page.Size), Shown: 4 * page.Size, Image: page.ImageShared}
-	there := proc.VMA{Range: page.RangeOf(4*page.Size, 8*page.Size), Shared: true, Flags: proc.VMUffdMissing}
-	private, plain, elsewhere := there, there, there
-	private.Shared, plain.Flags, elsewhere.Start = false, 0, 5*page.Size
-	for name, c := range map[string]struct {
-		vmas []proc.VMA
-		want int
-	}{
-		"there":                  {[]proc.VMA{there}, 1},
-		"private":                {[]proc.VMA{private}, 0},
-		"registered with nobody": {[]proc.VMA{plain}, 0},
-		"nothing":                {[]proc.VMA{elsewhere}, 0},
-	} {
-		if got := stillParted(c.vmas, []Part{part}); len(got) != c.want {
-			t.Errorf("%s: %v is left", name, got)
-		}
-	}
-}

@@ -404,8 +404,9 @@ func (b *builder) register(t *table, vs []VMA) {
 	flush()
 }
 
-// mappings says for the pager which image addresses fill the lazy ranges.
-func (st *State) mappings() []page.Mapping {
+// mappings says for the pager which image addresses fill the lazy ranges. The files of shared objects that are lazy are
+// in files.
+func (st *State) mappings(files []objectID) []page.Mapping {
 	n := 0
 	for i := range st.VMAs {
 		n += len(st.VMAs[i].Lazy)
@@ -422,7 +423,7 @@ func (st *State) mappings() []page.Mapping {
 				o := &st.Shared[v.File]
 				m.Image = o.Image + page.Addr(v.Offset) + (m.Start - v.Start)
 				m.Shared = true
-				m.Object = page.RangeOf(o.Image, uint64(page.Addr(o.Size).Up()))
+				m.Object = page.Object{Range: page.RangeOf(o.Image, uint64(page.Addr(o.Size).Up())), Dev: files[v.File].dev, Inode: files[v.File].ino}
 			}
 			out = append(out, m)
 		}

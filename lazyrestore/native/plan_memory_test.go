@@ -51,13 +51,13 @@ func TestMappingsOfObjects(t *testing.T) {
 		VMAs:   []VMA{shared(low, 0, 4, 8), shared(low*2, 0, 9, 2), shared(low*3, 1, 0, 4)},
 	}
 	of := func(start, image page.Addr, pages uint64, object page.Range) page.Mapping {
-		return page.Mapping{Range: page.RangeOf(start, pages*page.Size), Image: image, PageSize: page.Size, Shared: true, Object: object}
+		return page.Mapping{Range: page.RangeOf(start, pages*page.Size), Image: image, PageSize: page.Size, Shared: true, Object: page.Object{Range: object, Dev: 3, Inode: uint64(object.Start)}}
 	}
 	want := []page.Mapping{
 		of(low, first+4*page.Size, 4, page.RangeOf(first, 8*page.Size)),
 		of(low*3, second, 4, page.RangeOf(second, 4*page.Size)),
 	}
-	if got := st.mappings(); !slices.Equal(got, want) {
+	if got := st.mappings([]objectID{{3, uint64(first)}, {3, uint64(second)}}); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }

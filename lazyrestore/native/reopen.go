@@ -25,9 +25,10 @@ type reopener struct {
 	refused  reasons
 	warnings []string
 
-	owned    []int // descriptors to close when the process has them
-	opens    []int // of State.Opens
-	shared   []int // of State.Shared
+	owned    []int      // descriptors to close when the process has them
+	opens    []int      // of State.Opens
+	shared   []int      // of State.Shared
+	files    []objectID // of those that are lazy
 	pipes    map[uint64]*pipeEnds
 	contents map[uint64]*Open // of pipes
 	sockets  map[uint32]int   // by description: those of pairs
@@ -72,6 +73,13 @@ func (r *reopener) all(ctx context.Context) error {
 			return err
 		}
 		r.shared = append(r.shared, fd)
+		var file unix.Stat_t
+		if r.st.Shared[i].Lazy && fd >= 0 {
+			if err := unix.Fstat(fd, &file); err != nil {
+				return os.NewSyscallError("fstat", err)
+			}
+		}
+		r.files = append(r.files, objectID{file.Dev, file.Ino})
 	}
 	for i := range r.st.Opens {
 		fd, err := r.open(&r.st.Opens[i], i)

@@ -89,9 +89,13 @@ type Mapping struct {
 	Image    Addr
 	PageSize uint64 // Size, or the huge page size of a hugetlb mapping
 	Shared   bool   // shared memory: shmem, memfd or shared hugetlb
-	// Object is the image addresses of all of the shared memory object of which the mapping shows a part: what it
-	// may grow by. Beyond its end the image has other objects. Empty: it is not known.
-	Object Range
+	Object   Object // of shared memory: what the mapping shows a part of, and may grow by; zero if it is not known
+}
+
+// An Object is shared memory, of which mappings show parts.
+type Object struct {
+	Range             // its image addresses, all of them: beyond its end the image has other objects
+	Dev, Inode uint64 // of its file; 0 if that is not known
 }
 
 // ImageRange is where in the image the mapping's bytes are.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -58,27 +59,22 @@ func (s *space) noteAway(t *table, r page.Range) {
 	})
 }
 
-// eachPart calls f with what is away of the objects of which the layout still has something.
+// eachPart calls f with what is away and stored, or may be for all that the index has told.
 func (s *space) eachPart(t *table, f func(Part)) {
-	var seen page.Set
-	for _, m := range s.byProc {
-		if s.away.Empty() {
-			return
-		}
-		if !m.Shared || m.PageSize != page.Size || seen.Covers(m.Object) { // an empty one, too
-			continue
-		}
-		seen.Add(m.Object)
-		for r := range s.away.Within(m.Object) {
+	if s.away.Empty() {
+		return
+	}
+	for _, o := range s.objects {
+		for r := range s.away.Within(o.Range) {
 			t.segments(r, func(k int, _ *segment) {
 				in := r.Intersect(t.SegmentRange(k))
 				if !t.Loaded(k) {
-					f(Part{in, m})
+					f(Part{in, o})
 					return
 				}
 				for run := range t.RunsIn(in) {
 					if stored := run.Range().Intersect(in); run.Kind == image.Stored {
-						f(Part{stored, m})
+						f(Part{stored, o})
 					}
 				}
 			})
@@ -168,15 +164,21 @@ func (w *worker) bringAway(ctx context.Context, s *space) error {
 		}
 	}
 	var errs []error
-	var spoilt page.Set // objects
+	var over page.Set // objects
 	for _, p := range list() {
-		if spoilt.Covers(p.Shown.Object) {
+		if over.Covers(p.Object.Range) {
 			continue
 		}
-		if err := w.bringPart(ctx, s, p); err != nil {
+		err := w.bringPart(ctx, s, p)
+		switch {
+		case errors.Is(err, errGone):
+			s.bring.came.Add(p.Object.Range) // it needs no more
+		case err != nil:
 			errs = append(errs, err)
-			spoilt.Add(p.Shown.Object)
+		default:
+			continue
 		}
+		over.Add(p.Object.Range)
 	}
 	return errors.Join(errs...)
 }
@@ -192,7 +194,7 @@ func (w *worker) bringPart(ctx context.Context, s *space, p Part) error {
 			return err
 		}
 		from := uint64(run.Offset)<<page.Shift + uint64(r.Start-run.Page)
-		if err := w.bringRun(ctx, s, p.Shown.Object, r, plain[from:from+r.Len()]); err != nil {
+		if err := w.bringRun(ctx, s, p.Object, r, plain[from:from+r.Len()]); err != nil {
 			return err
 		}
 		s.bring.came.Add(r)
@@ -202,7 +204,7 @@ func (w *worker) bringPart(ctx context.Context, s *space, p Part) error {
 
 // bringRun copies what is away of r, whose data is plain, into its object. In between the object is not open: who looks
 // whether another process has it, as a checkpoint does, is to find that none has.
-func (w *worker) bringRun(ctx context.Context, s *space, object, r page.Range, plain []byte) error {
+func (w *worker) bringRun(ctx context.Context, s *space, object page.Object, r page.Range, plain []byte) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, memoryBackoff) {
 		fd, err := w.openObject(ctx, s, object)
 		if err != nil {
@@ -268,18 +270,36 @@ func (w *worker) copyInto(fd int, offset int64, s *space, r page.Range, plain []
 }
 
 var (
-	errNoPlace    = errors.New("no process that is known shows anything of the object")
-	errNoPlaceNow = errors.New("it is not known yet where the processes show it")
+	errGone    = errors.New("the process has nothing of the object any more")
+	errNoPlace = errors.New("no process whose pid is known has anything of the object")
 )
 
-// openObject opens the object of the image range r, by a mapping of a process that shows some of it.
-func (w *worker) openObject(ctx context.Context, s *space, r page.Range) (int, error) {
+// openObject opens an object of s by a mapping of it, where the pid of s is not known by one of another process that shares it.
+func (w *worker) openObject(ctx context.Context, s *space, object page.Object) (int, error) {
 	const tries, pause = 50, 2 * time.Millisecond
-	var err error
+	if object.Inode == 0 {
+		return -1, errNoPlace
+	}
+	err := errNoPlace
 	for try := 0; try < tries && !s.ended.Load(); try++ {
-		var fd int
-		if fd, err = w.tryOpenObject(r); err == nil || errors.Is(err, errNoPlace) {
-			return fd, err
+		of := []*space{s}
+		if s.pid == 0 {
+			of, err = *w.spaces.Load(), errNoPlace
+		}
+		for _, o := range of {
+			if o.pid == 0 || o.ended.Load() {
+				continue
+			}
+			fd, tried := w.tryOpen(o, object)
+			if tried == nil {
+				return fd, nil
+			}
+			if o == s || !errors.Is(tried, errGone) {
+				err = tried
+			}
+		}
+		if errors.Is(err, errGone) || errors.Is(err, errNoPlace) {
+			break
 		}
 		if noRoom(err) {
 			try-- // a descriptor will be free
@@ -288,71 +308,46 @@ func (w *worker) openObject(ctx context.Context, s *space, r page.Range) (int, e
 			return -1, err
 		}
 	}
-	return -1, fmt.Errorf("open shared memory of a process: %w", err)
+	return -1, fmt.Errorf("open shared memory: %w", err)
 }
 
-// tryOpenObject may fail for a change that is under way.
-func (w *worker) tryOpenObject(r page.Range) (int, error) {
-	who, m, err := w.showing(r)
-	if err != nil {
+// tryOpen may fail for a change that is under way. The error is errGone where s has no mapping of the object.
+func (w *worker) tryOpen(s *space, object page.Object) (int, error) {
+	mapped := func() (vmas []proc.VMA, i int, err error) {
+		vmas, err = proc.ReadMaps(s.pid)
+		return vmas, slices.IndexFunc(vmas, func(v proc.VMA) bool { return isOf(&v, object) }), err
+	}
+	vmas, i, err := mapped()
+	if err == nil && i < 0 {
+		// It may have moved while that was read. Inside the gate nobody is told of a change, so that it is seen.
+		w.gate.enter()
+		vmas, i, err = mapped()
+		unsure := len(vmas) == 0 || hasEnded(s.u) || isChanging(s.u) || s.unsettled()
+		w.gate.leave()
+		if err == nil && i < 0 && unsure {
+			err = errors.New("what the process has mapped is changing")
+		}
+	}
+	switch {
+	case err != nil:
 		return -1, err
+	case i < 0:
+		return -1, errGone
 	}
-	vmas, err := proc.ReadMaps(who.pid)
+	path := fmt.Sprintf("/proc/%d/map_files/%x-%x", s.pid, uint64(vmas[i].Start), uint64(vmas[i].End))
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, err
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	for i := range vmas {
-		v := &vmas[i]
-		if !v.Contains(m.Start) || !v.Shared || v.Offset+uint64(m.Start-v.Start) != uint64(m.Image-r.Start) {
-			continue
-		}
-		path := fmt.Sprintf("/proc/%d/map_files/%x-%x", who.pid, uint64(v.Start), uint64(v.End))
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return -1, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		if !w.isObject(fd, path, who, m) {
-			_ = unix.Close(fd)
-			break
-		}
-		return fd, nil
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Dev != object.Dev || st.Ino != object.Inode {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("%s is another file by now", path)
 	}
-	return -1, fmt.Errorf("process %d does not show its shared memory at %v", who.pid, m.Start)
+	return fd, nil
 }
 
-// showing is a space whose pid is known, and a mapping of it that shows something of the object r.
-func (w *worker) showing(r page.Range) (who *space, m page.Mapping, err error) {
-	w.gate.enter()
-	defer w.gate.leave()
-	err = errNoPlace
-	for _, s := range *w.spaces.Load() {
-		if s.pid == 0 || s.ended.Load() {
-			continue
-		}
-		if s.unsettled() {
-			err = errNoPlaceNow
-			continue
-		}
-		s.places(r, func(p page.Mapping) {
-			if p.Object == r {
-				who, m = s, p
-			}
-		})
-		if who != nil {
-			return who, m, nil
-		}
-	}
-	return nil, m, err
-}
-
-// isObject reports whether fd, which was opened as path, a mapping that holds m.Start, is what who shows there by the books.
-func (w *worker) isObject(fd int, path string, who *space, m page.Mapping) bool {
-	w.gate.enter()
-	defer w.gate.leave()
-	if now, ok := who.find(m.Start); !ok || now.Object != m.Object || now.ImageAddr(m.Start) != m.Image || who.ended.Load() || who.unsettled() {
-		return false
-	}
-	var there, here unix.Stat_t
-	return unix.Stat(path, &there) == nil && unix.Fstat(fd, &here) == nil && there.Dev == here.Dev && there.Ino == here.Ino &&
-		!hasEnded(who.u) && !isChanging(who.u)
+// isOf reports whether v shows something of an object whose file is known.
+func isOf(v *proc.VMA, o page.Object) bool {
+	return v.Shared && v.Inode != 0 && v.Inode == o.Inode && unix.Mkdev(v.DevMajor, v.DevMinor) == o.Dev
 }

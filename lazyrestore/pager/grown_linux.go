@@ -2,6 +2,7 @@ package pager
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -10,17 +11,21 @@ import (
 
 // A mapping of shared memory that grows (mremap) shows more of its object. Nothing tells of that, and the layout has no
 // place for it, but what is missing there is no zero: zeros would be the object's, for all who map it, and
-// what the image has for them would never come. So where a fault comes from above shared memory that would go on there in the
-// image, it is looked in /proc/PID/maps whether it does, and the layout has it from then on. Where that cannot be seen,
-// as of a forked child, whose pid is not known, the page is poisoned.
+// what the image has for them would never come. So as long as something of shared memory is away (away_linux.go), it is looked in
+// /proc/PID/maps what is at an address in no mapping where a fault comes from, and the layout has it from then on if it is that. Where
+// that cannot be seen, as of a forked child, whose pid is not known, the page is poisoned if it may be.
 
-// A stretch is a mapping of a process, and whether it goes on with the shared memory below it in the layout.
+// A stretch is a mapping of a process that the layout has not all of.
 type stretch struct {
 	s *space
 	page.Range
-	image page.Addr // of its first page, if so
-	grown bool
+	shared bool
+	object page.Object // if it is known that it shows that
+	image  page.Addr   // then, of its first page
 }
+
+// maxStretches bounds how many are remembered.
+const maxStretches = 16
 
 // sharedBelow is the mapping of shared memory that is nearest below a, an address in no mapping.
 func (l *layout) sharedBelow(a page.Addr) (page.Mapping, bool) {
@@ -32,90 +37,112 @@ func (l *layout) sharedBelow(a page.Addr) (page.Mapping, bool) {
 }
 
 // grown serves a fault from an address in no mapping if shared memory has grown to there, and
-// the image stores the page. If not, ok is false: it is zero.
+// the page is away. If not, ok is false: it is zero.
 func (r *reader) grown(f fault) (ok bool) {
+	s := f.s
+	if s.away.Empty() && !r.world.inherited || !s.shared {
+		return false
+	}
+	st, v := r.stretchAt(f)
+	switch {
+	case v != settled:
+		r.finish(f, v)
+		return true
+	case st == nil, st.shared && st.object.Empty():
+		return r.mayBeGrown(f)
+	case !st.shared:
+		return false
+	}
+	at := st.image + (f.addr - st.Start)
+	stored, waits := r.storesAway(f, st.object.Range, at)
+	switch {
+	case waits:
+		return true
+	case !stored:
+		return false // its object may have grown, too
+	case r.world.inherited && s.registered.Contains(f.addr):
+		return false // it was emptied, perhaps by what is known no more: what grows is nowhere in the books
+	case r.world.inherited:
+		return r.loseGrown(f, at) // it may have been removed before
+	}
+	r.extend(f, st)
+	r.place(f)
+	return true
+}
+
+// mayBeGrown poisons the page of f if it may be one of shared memory that is away, for all that the books say.
+func (r *reader) mayBeGrown(f fault) bool {
 	s := f.s
 	m, ok := s.sharedBelow(f.addr)
 	if !ok {
 		return false
 	}
 	at := m.ImageAddr(f.addr)
-	if ofObject(m, page.RangeOf(at, page.Size)).Empty() {
-		return false // its object has grown too, if it is that: the image has another one there
-	}
-	seg := r.SegmentAt(at)
-	if seg < 0 || r.world.removed.Contains(at) {
+	stored, waits := r.storesAway(f, ofObject(m, page.RangeOf(at, page.Size)), at)
+	switch {
+	case waits:
+		return true
+	case !stored, s.registered.Contains(f.addr): // that was emptied: what grows is nowhere in the books
 		return false
+	}
+	return !s.parted(m, f.addr) && r.loseGrown(f, at)
+}
+
+// storesAway reports whether the page of f may be the one at the image address at, which is away if it lies within the
+// object. f waits where the index has to come first.
+func (r *reader) storesAway(f fault, object page.Range, at page.Addr) (stored, waits bool) {
+	seg := r.SegmentAt(at)
+	if seg < 0 || !object.Contains(at) || r.world.removed.Contains(at) || !r.world.inherited && !f.s.away.Contains(at) {
+		return false, false
 	}
 	sg := r.openNow(seg)
 	if sg == nil {
 		r.demand.add(r.ctx, flightKey{index: true, frame: seg}, f)
-		return true
+		return false, true
 	}
-	if !sg.lost() {
-		if run, ok := r.Lookup(at); !ok || run.Kind != image.Stored {
-			return false
-		}
+	if sg.lost() {
+		return true, false
 	}
-	if r.stretch.s != s || !r.stretch.Contains(f.addr) {
-		known, v := r.findStretch(f, m)
-		switch {
-		case v != settled:
-			r.finish(f, v)
-			return true
-		case !known && s.registered.Contains(f.addr):
-			return false // it was emptied: what grows is nowhere in the books
-		case !known && s.parted(m, f.addr):
-			return false
-		case !known:
-			return r.loseGrown(f, at)
-		}
-	}
-	switch {
-	case !r.stretch.grown || r.stretch.image+(f.addr-r.stretch.Start) != at:
-		return false
-	case r.world.inherited && s.registered.Contains(f.addr):
-		return false // it was emptied, perhaps by what is known no more: what grows is nowhere in the books
-	case r.world.inherited:
-		return r.loseGrown(f, at) // it may have been removed before
-	}
-	r.extend(f, m)
-	r.place(f)
-	return true
+	run, ok := r.Lookup(at)
+	return ok && run.Kind == image.Stored, false
 }
 
-// findStretch looks what is at the address of f in the process, where m lies below. It is not known of a forked child. While
+// stretchAt looks what is at the address of f in the process; nil: that is not known. While
 // a change is still to be told, or there is no descriptor to look by, f is to wait, as v says.
-func (r *reader) findStretch(f fault, m page.Mapping) (known bool, v verdict) {
+func (r *reader) stretchAt(f fault) (st *stretch, v verdict) {
 	if f.s.pid == 0 {
-		return false, settled
+		return nil, settled
+	}
+	for i := range r.stretches {
+		if st := &r.stretches[i]; st.s == f.s && st.Contains(f.addr) {
+			return st, settled
+		}
 	}
 	vmas, err := proc.ReadMaps(f.s.pid)
 	switch {
 	case noRoom(err):
-		return false, starved
+		return nil, starved
 	case err != nil, hasEnded(f.s.u): // its pid may be another's by now
-		return false, settled
+		return nil, settled
 	case isChanging(f.s.u):
-		return false, retry
+		return nil, retry
 	}
-	var here, below *proc.VMA
-	for i := range vmas {
-		if vmas[i].Contains(f.addr) {
-			here = &vmas[i]
+	i := slices.IndexFunc(vmas, func(v proc.VMA) bool { return v.Contains(f.addr) })
+	if i < 0 {
+		return nil, settled
+	}
+	here := &vmas[i]
+	found := stretch{s: f.s, Range: here.Range, shared: here.Shared}
+	for _, o := range f.s.objects {
+		if isOf(here, o) {
+			found.object, found.image = o, o.Start+page.Addr(here.Offset)
 		}
-		if vmas[i].Contains(m.End - page.Size) {
-			below = &vmas[i]
-		}
 	}
-	if here == nil || below == nil {
-		return false, settled
+	if len(r.stretches) == maxStretches {
+		r.stretches = r.stretches[:0]
 	}
-	r.stretch = stretch{s: f.s, Range: here.Range, image: m.Image + (here.Start - m.Start)}
-	r.stretch.grown = here.Shared && below.Shared && here.Inode != 0 && here.Inode == below.Inode &&
-		here.DevMajor == below.DevMajor && here.DevMinor == below.DevMinor &&
-		here.Offset-below.Offset == uint64(here.Start-below.Start)
-	return true, settled
+	r.stretches = append(r.stretches, found)
+	return &r.stretches[len(r.stretches)-1], settled
 }
 
 // parted reports whether between below, the nearest below a of the layout, and a there is memory that the layout has no place for, so
@@ -132,21 +159,22 @@ func (m *model) parted(below page.Mapping, a page.Addr) bool {
 	return false
 }
 
-// extend has the layout know that m goes on up to the page of f, and as far above it as all is stored: a fault there says that
+// extend has the layout know what st shows up to the page of f, and as far above it as all is stored: a fault there says that
 // its object does not end below, and to find that out for each page would take longer than all else. What had no
 // place any more, as no mapping showed it, is missing again.
-func (r *reader) extend(f fault, m page.Mapping) {
+func (r *reader) extend(f fault, st *stretch) {
 	s := f.s
 	r.gate.shut()
 	defer r.gate.open()
-	from := max(m.End, r.stretch.Start)
-	more := page.SetOf(page.Range{Start: m.ImageAddr(from), End: r.storedUpTo(m.ImageAddr(f.addr), r.unknownFrom(f))})
+	unknown := r.unknownAround(f, st)
+	at := st.image + (f.addr - st.Start)
+	more := page.SetOf(page.Range{Start: at - (f.addr - unknown.Start), End: r.storedUpTo(at, uint64(unknown.End-f.addr))})
 	for gone := range r.world.removed.All() {
 		more.Remove(gone)
 	}
 	for at := range more.All() {
-		place := at.Shift(m.Start - m.Image)
-		s.join(page.Mapping{Range: place, Image: at.Start, PageSize: page.Size, Shared: true, Object: m.Object})
+		place := at.Shift(st.Start - st.image)
+		s.join(page.Mapping{Range: place, Image: at.Start, PageSize: page.Size, Shared: true, Object: st.object})
 		s.registered.Add(place)
 		s.away.Remove(at)
 		r.segments(at, func(i int, sg *segment) {
@@ -169,14 +197,17 @@ func (r *reader) extend(f fault, m page.Mapping) {
 	r.wakeBackground()
 }
 
-// unknownFrom is how much from the page of f on, in the stretch, the books do not know of; at least that page. What
+// unknownAround is how much around the page of f, in st, the books do not know of; at least that page. What
 // they know of may have been emptied.
-func (r *reader) unknownFrom(f fault) uint64 {
-	free := f.s.gap(f.addr, page.Range{Start: f.addr, End: r.stretch.End})
+func (r *reader) unknownAround(f fault, st *stretch) page.Range {
+	free := f.s.gap(f.addr, st.Range)
+	for known := range f.s.registered.Within(page.Range{Start: free.Start, End: f.addr}) {
+		free.Start = known.End
+	}
 	for known := range f.s.registered.Within(page.Range{Start: f.addr + page.Size, End: free.End}) {
 		free.End = min(free.End, known.Start)
 	}
-	return free.Len()
+	return free
 }
 
 // storedUpTo is where of the n bytes from the image address at on, a page that is known to be shown,

@@ -119,7 +119,7 @@ func TestSharedObjectGrows(t *testing.T) {
 	})
 	t.Run("removed", func(t *testing.T) {
 		object := func(start, image page.Addr) page.Mapping {
-			return page.Mapping{Range: page.RangeOf(start, 8*page.Size), Image: image, PageSize: page.Size, Shared: true, Object: page.RangeOf(image, 8*page.Size)}
+			return page.Mapping{Range: page.RangeOf(start, 8*page.Size), Image: image, PageSize: page.Size, Shared: true, Object: page.Object{Range: page.RangeOf(image, 8*page.Size)}}
 		}
 		a, b := object(testBase, page.ImageShared), object(testBase+1<<30, page.ImageShared+9*page.Size)
 		l, err := newLayout([]page.Mapping{a, b})
@@ -145,6 +145,45 @@ func TestSharedMemoryGrowsAndIsDropped(t *testing.T) {
 			at := s.grow(t, s.Thread)
 			s.Madvise(at+32*page.Size, 32*page.Size, unix.MADV_DONTNEED).Wait(t)
 			s.checkAt(t, s.Thread, at+32*page.Size, 32*page.Size, 32*page.Size)
+			s.check(t, child)
+		})
+	}
+}
+
+// What it has grown by stays its own when the rest of the mapping goes, or moves.
+func TestGrownSharedMemoryAlone(t *testing.T) {
+	for name, part := range map[string]func(t *testing.T, s *served, at uint64){
+		"unmapped":                   func(t *testing.T, s *served, at uint64) { s.Munmap(at, 32*page.Size).Wait(t) },
+		"unmapped with a part of it": func(t *testing.T, s *served, at uint64) { s.Munmap(at, 36*page.Size).Wait(t) },
+		"moved": func(t *testing.T, s *served, at uint64) {
+			s.Mremap(at, 32*page.Size, 32*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, at+1<<30).Wait(t)
+		},
+		"replaced": func(t *testing.T, s *served, at uint64) {
+			s.Mmap(at, 32*page.Size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED).Wait(t)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, child := growable(t)
+			defer child.Exit(0)
+			at := s.grow(t, s.Thread)
+			part(t, s, at)
+			s.checkAt(t, s.Thread, at+36*page.Size, 36*page.Size, 28*page.Size)
+			s.check(t, child)
+		})
+	}
+}
+
+// So it is where it moves.
+func TestGrownSharedMemoryMovesAlone(t *testing.T) {
+	for name, from := range map[string]int{"all of it": 32, "a part of it": 40, "with more": 16} {
+		t.Run(name, func(t *testing.T) {
+			s, child := growable(t)
+			defer child.Exit(0)
+			at := s.grow(t, s.Thread)
+			to := s.Mremap(at+uint64(from)*page.Size, 16*page.Size, 16*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, at+1<<30).Wait(t)
+			s.checkAt(t, s.Thread, to, from*page.Size, 16*page.Size)
+			s.checkAt(t, s.Thread, at+56*page.Size, 56*page.Size, 8*page.Size)
+			s.checkAt(t, s.Thread, at, 0, 16*page.Size)
 			s.check(t, child)
 		})
 	}

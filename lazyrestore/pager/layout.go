@@ -69,7 +69,7 @@ func checkMapping(m page.Mapping) error {
 	case m.Shared && m.Image < page.ImageShared:
 		return fmt.Errorf("mapping %v of image address %v: shared memory lies above %v", m.Range, m.Image, page.ImageShared)
 	case !m.Object.Empty() && !m.Object.Covers(m.ImageRange()):
-		return fmt.Errorf("mapping %v of image address %v: its object is %v", m.Range, m.Image, m.Object)
+		return fmt.Errorf("mapping %v of image address %v: its object is %v", m.Range, m.Image, m.Object.Range)
 	}
 	return nil
 }
@@ -144,7 +144,7 @@ func ofObject(m page.Mapping, r page.Range) page.Range {
 	if m.Object.Empty() {
 		return r
 	}
-	return r.Intersect(m.Object)
+	return r.Intersect(m.Object.Range)
 }
 
 // cutImage is the part of m whose image addresses lie in r.

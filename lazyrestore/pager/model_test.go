@@ -55,7 +55,7 @@ func drawLayout(t *rapid.T) layout {
 		m := page.Mapping{Range: page.RangeOf(at, uint64(rapid.IntRange(1, 8).Draw(t, "length"))*page.Size), Image: at, PageSize: page.Size}
 		if m.Shared = rapid.Bool().Draw(t, "shared"); m.Shared {
 			m.Image = page.ImageShared + page.Addr(rapid.IntRange(0, 6).Draw(t, "image"))*page.Size
-			m.Object = page.RangeOf(page.ImageShared, 16*page.Size)
+			m.Object = page.Object{Range: page.RangeOf(page.ImageShared, 16*page.Size), Dev: 1, Inode: 2}
 		}
 		maps = append(maps, m)
 		at = m.End

@@ -32,31 +32,31 @@ const (
 // what it can serve without waiting, and waits for nobody.
 type reader struct {
 	worker
-	ctx      context.Context
-	world    *world
-	journal  *journal
-	queue    []fault // not served yet, from head on
-	head     int
-	held     []*offer // spans that the background has decoded
-	rests    []rest
-	latest   int // of rests
-	restTurn bool
-	parked   []fault // on frames that the background is fetching
-	later    []fault // those that memory was short for, or descriptors
-	requeue  int64   // when unfinished frames were last given back
-	zeros    []byte  // maxZero bytes
-	spare    []byte  // memory for a segment of the index that was not at hand
-	loaded   int     // segments of the index, for faults
-	rows     rows
-	pidGone  bool   // the target's pidfd has said so
-	seen     uint32 // kicks looked at
-	pace     pace
-	follower follower
-	patience patience
-	turns    turns
-	zapped   zapped
-	stretch  stretch       // the latest that was looked at; of no space once it has changed
-	standing []unix.PollFd // for standBack
+	ctx       context.Context
+	world     *world
+	journal   *journal
+	queue     []fault // not served yet, from head on
+	head      int
+	held      []*offer // spans that the background has decoded
+	rests     []rest
+	latest    int // of rests
+	restTurn  bool
+	parked    []fault // on frames that the background is fetching
+	later     []fault // those that memory was short for, or descriptors
+	requeue   int64   // when unfinished frames were last given back
+	zeros     []byte  // maxZero bytes
+	spare     []byte  // memory for a segment of the index that was not at hand
+	loaded    int     // segments of the index, for faults
+	rows      rows
+	pidGone   bool   // the target's pidfd has said so
+	seen      uint32 // kicks looked at
+	pace      pace
+	follower  follower
+	patience  patience
+	turns     turns
+	zapped    zapped
+	stretches []stretch     // that were looked at since anything has changed
+	standing  []unix.PollFd // for standBack
 
 	probed int64 // when it was looked who is gone, but for crowding
 
@@ -308,7 +308,7 @@ func (r *reader) change(s *space, e event) error {
 	for _, s := range *r.spaces.Load() {
 		s.settleGone(r.table, &r.world.removed)
 	}
-	r.stretch = stretch{}
+	r.stretches = r.stretches[:0]
 	return nil
 }
 

@@ -40,8 +40,8 @@ func (p *Pager) Remaining() []page.Mapping {
 
 // A Part is shared memory that is missing and that no mapping shows, as far as is known: one may have grown by it.
 type Part struct {
-	page.Range              // its image addresses
-	Shown      page.Mapping // what is shown of the same object elsewhere in the process
+	page.Range             // its image addresses
+	Object     page.Object // what it is of
 }
 
 // Parted is such memory of the process that Serve was given, or zeros where that could not be told in time; some of

@@ -3,6 +3,7 @@ package pager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"testing"
@@ -63,7 +64,11 @@ func (s *served) makeImage(t testing.TB, set setting) *image.Image {
 		Range: page.RangeOf(page.Addr(s.Start), s.Length), Image: at, PageSize: uint64(s.PageSize), Shared: shared,
 	}}
 	if shared {
-		s.maps[0].Object = page.RangeOf(at, s.Length)
+		var file unix.Stat_t
+		if err := unix.Stat(fmt.Sprintf("/proc/%d/map_files/%x-%x", s.Pid, s.Start, s.Start+s.Length), &file); err != nil {
+			t.Fatal(err)
+		}
+		s.maps[0].Object = page.Object{Range: page.RangeOf(at, s.Length), Dev: file.Dev, Inode: file.Ino}
 	}
 	s.want = make([]byte, s.Length)
 	for i := range int(s.Length) / page.Size {

@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
@@ -35,6 +36,8 @@ type space struct {
 	hasLost atomic.Bool
 	owed    owed
 
+	objects []page.Object // of shared memory of common pages, as it was at first
+
 	// Of the reader.
 	ramp       ramp
 	earlyFirst [2]page.Range // see firstUnsettled
@@ -54,12 +57,18 @@ func newSpace(t *table, m *model, u *uffd.FD, mem memory, parent *space) *space 
 	s := &space{model: m, u: u, mem: orderly{mem, m}, order: newOrder(t.Frames())}
 	if parent != nil {
 		s.done, s.lost, s.away = parent.done.clone(), parent.lost.clone(), parent.away.Clone()
+		s.objects = parent.objects
 		s.hasLost.Store(parent.hasLost.Load())
 	} else {
 		if m.sharesAny() {
 			s.lost = newBitset(t.room())
 		}
 		s.done = newBitset(t.room())
+		for _, p := range m.byProc {
+			if p.Shared && p.PageSize == page.Size && !p.Object.Empty() && !slices.Contains(s.objects, p.Object) {
+				s.objects = append(s.objects, p.Object)
+			}
+		}
 	}
 	for i := range t.opened {
 		sg := t.opened[i].Load()

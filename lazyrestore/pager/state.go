@@ -36,7 +36,7 @@ import (
 // without being wiped.
 const (
 	stateMagic   = "lzrpager"
-	stateVersion = 5
+	stateVersion = 6
 	headerBytes  = 4096
 	slotBytes    = 32
 
@@ -175,11 +175,11 @@ func parseSlot(slot []byte) (event, error) {
 
 // A snapshot is: next id u32, spaces u32; per space: id u32, fd u32, pid u32,
 // mappings u32, registered ranges u32, leaving ranges u32, slots u32, 1 as u32 if it has moved memory; per
-// mapping: start, end, image address, page size with bit 0 for shared, start and end of its object, u64 each; per
+// mapping: start, end, image address, page size with bit 0 for shared, start and end of its object, device and inode of that, u64 each; per
 // range: start, end, u64 each; and slots of what is not settled (state_unsettled.go).
 const (
 	spaceBytes   = 32
-	mappingBytes = 48
+	mappingBytes = 64
 	rangeBytes   = 16
 )
 
@@ -218,7 +218,7 @@ func appendSpace(b []byte, m *model) []byte {
 		if p.Shared {
 			size |= 1
 		}
-		u64(uint64(p.Start), uint64(p.End), uint64(p.Image), size, uint64(p.Object.Start), uint64(p.Object.End))
+		u64(uint64(p.Start), uint64(p.End), uint64(p.Image), size, uint64(p.Object.Start), uint64(p.Object.End), p.Object.Dev, p.Object.Inode)
 	}
 	for _, set := range []*page.Set{&m.registered, &m.leaving} {
 		for r := range set.All() {
@@ -272,7 +272,10 @@ func parseSpace(b []byte) (m *model, rest []byte, err error) {
 			Image:    page.Addr(order64.Uint64(b[16:])),
 			PageSize: size &^ 1,
 			Shared:   size&1 != 0,
-			Object:   page.Range{Start: page.Addr(order64.Uint64(b[32:])), End: page.Addr(order64.Uint64(b[40:]))},
+			Object: page.Object{
+				Range: page.Range{Start: page.Addr(order64.Uint64(b[32:])), End: page.Addr(order64.Uint64(b[40:]))},
+				Dev:   order64.Uint64(b[48:]), Inode: order64.Uint64(b[56:]),
+			},
 		}
 		b = b[mappingBytes:]
 	}

@@ -57,21 +57,26 @@ static void part_by_part(int argc, char **argv)
 }
 
 /* Shared memory of which a part is unmapped while it is missing: hidden; hidden, and shown again by a mapping that
- * has grown; and missing when it comes to be open. */
+ * has grown; the same, and that is all that is left; and missing when it comes to be open. */
 static void parted(int argc, char **argv)
 {
 	enum { OBJECT = 64 * PAGE, HALF = OBJECT / 2 };
-	char *at[3], name[64];
-	for (int i = 0; i < 3; i++) {
+	char *at[4], name[64];
+	for (int i = 0; i < 4; i++) {
 		at[i] = mmap(NULL, OBJECT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 		MUST(at[i] != MAP_FAILED);
 		fill(at[i], OBJECT, 50 + i);
 	}
+	static char end[HALF];
+	memcpy(end, at[3] + HALF, HALF);
 	stop();
 	CHECK(differs(at[0], PAGE, 50) == -1);
 	CHECK(munmap(at[0] + HALF, HALF) == 0 && munmap(at[1] + HALF, HALF) == 0);
 	at[1] = mremap(at[1], HALF, OBJECT, MREMAP_MAYMOVE);
 	CHECK(at[1] != MAP_FAILED);
+	CHECK(munmap(at[3] + HALF, HALF) == 0);
+	at[3] = mremap(at[3], HALF, OBJECT, MREMAP_MAYMOVE);
+	CHECK(at[3] != MAP_FAILED && munmap(at[3], HALF) == 0);
 	snprintf(name, sizeof name, "/proc/self/map_files/%lx-%lx", (long)at[2], (long)at[2] + OBJECT);
 	int fd = open(name, O_RDONLY);
 	CHECK(fd >= 0);
@@ -80,6 +85,8 @@ static void parted(int argc, char **argv)
 	CHECK(at[0] != MAP_FAILED);
 	for (int i = 0; i < 3; i++)
 		CHECK(differs(at[i], OBJECT, 50 + i) == -1);
+	for (int i = HALF; i < OBJECT; i += PAGE)
+		CHECK(at[3][i] == end[i - HALF]);
 	CHECK(close(fd) == 0);
 }
 

@@ -92,8 +92,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (w *worker) put(ctx context.Context, s *space, i, j int, do func(i, j int) (outcome, error)) error {
 	pause := time.Millisecond
 	for i < j {
-		to := min(j, i+w.piece())
 		w.gate.enter()
+		to := min(j, i+w.piece()) // it may have been shut for a fault
 		if s.ended.Load() {
 			w.gate.leave()
 			return nil
@@ -118,6 +118,9 @@ func (w *worker) put(ctx context.Context, s *space, i, j int, do func(i, j int) 
 			pause = min(2*pause, memoryBackoff)
 		case again:
 			// The reader has an event to read; it is awake by that.
+			if w.gate.closed.Load() {
+				continue
+			}
 			if err := sleep(ctx, copyPause); err != nil {
 				return err
 			}

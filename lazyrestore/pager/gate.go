@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/thread"
 )
 
 // A gate keeps copies and events apart. Copiers go in, check that a page is
@@ -11,22 +13,31 @@ import (
 // nobody is inside, reads events (which lets the process go on) and applies
 // them. So no event is read between a check and its copy.
 //
-// It is made for one reader that must never sleep on a copier, and for
-// stretches inside of some 10 µs: both sides spin before they yield.
+// It is made for one reader and for stretches inside of some 10 µs: both sides spin
+// first. A reader that still waits then sleeps until the last one goes out: the reader may have
+// taken the processor from that, which at a lower priority would not get it back for as long as
+// the reader only yields (by ftrace, 260 µs of a first fault).
+// Whoever is inside for long asks isWanted between one copy and the next.
 type gate struct {
 	closed atomic.Bool
 	inside atomic.Int32
-	alone  bool // Go runs one goroutine at a time: whoever is inside may wait for that
+	wanted atomic.Uint32 // 1 while the reader waits for those inside
+	alone  bool          // Go runs one goroutine at a time: whoever is inside may wait for that
 }
 
 // spins is how often a loop asks again before it gives the processor away:
 // some microseconds.
 const spins = 400
 
-// gatePause is how long a copier then sleeps. It does so without a word to Go:
-// a goroutine that is locked to its thread is let go and fetched by other
-// threads, each of which has to be woken, which takes longer.
-const gatePause = 20 * time.Microsecond
+const (
+	// gatePause is how long a copier then sleeps. It does so without a word to Go:
+	// a goroutine that is locked to its thread is let go and fetched by other
+	// threads, each of which has to be woken, which takes longer.
+	gatePause = 20 * time.Microsecond
+	// gatePatience is how long the reader sleeps without letting Go run something else: who is
+	// inside may be held up by a garbage collection that waits for the reader.
+	gatePatience = time.Millisecond
+)
 
 // enter waits until the gate is open and goes in. Every enter has a leave.
 func (g *gate) enter() {
@@ -36,7 +47,7 @@ func (g *gate) enter() {
 			if !g.closed.Load() {
 				return
 			}
-			g.inside.Add(-1)
+			g.leave()
 		}
 		if try >= spins {
 			nap(gatePause)
@@ -44,7 +55,14 @@ func (g *gate) enter() {
 	}
 }
 
-func (g *gate) leave() { g.inside.Add(-1) }
+func (g *gate) leave() {
+	if g.inside.Add(-1) == 0 && g.wanted.CompareAndSwap(1, 0) {
+		thread.Wake(&g.wanted)
+	}
+}
+
+// isWanted reports whether the reader waits for those inside.
+func (g *gate) isWanted() bool { return g.wanted.Load() != 0 }
 
 // tryShut closes the gate if nobody is inside. Only the reader shuts and opens.
 func (g *gate) tryShut() bool {
@@ -59,16 +77,24 @@ func (g *gate) tryShut() bool {
 // shut closes the gate and waits until nobody is inside.
 func (g *gate) shut() {
 	g.closed.Store(true)
-	for try := 0; g.inside.Load() != 0; try++ {
+	for try := 0; ; try++ {
+		g.wanted.Store(1) // before it is looked who is inside: the last one looks the other way round
+		if g.inside.Load() == 0 {
+			break
+		}
 		switch {
 		case try < spins:
-		case g.alone || try%(64*spins) == 0:
+		case g.alone:
 			osYield()
 			runtime.Gosched()
 		default:
-			osYield()
+			thread.SleepWhile(&g.wanted, 1, gatePatience)
+			if g.inside.Load() != 0 {
+				runtime.Gosched()
+			}
 		}
 	}
+	g.wanted.Store(0)
 }
 
 func (g *gate) open() { g.closed.Store(false) }

@@ -3,6 +3,8 @@ package pager
 import (
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
@@ -12,6 +14,8 @@ import (
 type installer struct {
 	*table
 	tally *counters
+	// readerWaits reports whether the reader waits at the gate: then it is let in. The reader itself never does.
+	readerWaits func() bool
 	// forming says that mappings are still being made: a page that has no
 	// place may have one later.
 	forming *atomic.Bool
@@ -137,11 +141,15 @@ func (in *installer) putAll(s *space, plain []byte, first int) (outcome, error) 
 	return in.fillGaps(s)
 }
 
-// putPart copies p out of plain. settled is that of apply.
+// putPart copies p out of plain, some of it at a time: the outcome is again where the reader wants to read in between.
+// settled is that of apply.
 func (in *installer) putPart(s *space, p part, plain []byte, settled func(off, n int, how outcome)) (outcome, error) {
 	return apply(s.mem, p.dst, p.n, p.pageSize,
 		func(dst page.Addr, off, n int) (int64, error) {
-			return s.mem.CopyNow(uint64(dst), plain[p.off+off:p.off+off+n], 0)
+			if in.readerWaits() {
+				return 0, unix.EAGAIN
+			}
+			return s.mem.CopyNow(uint64(dst), plain[p.off+off:p.off+off+min(n, oneCopy)], 0)
 		}, settled)
 }
 

@@ -18,6 +18,8 @@ const (
 	// wait for a piece; else larger ones cost less each.
 	smallPiece = 16 << 10
 	largePiece = 256 << 10
+	// oneCopy is how much is copied before it is asked whether a fault waits for that.
+	oneCopy = 64 << 10
 	// demandRecent is how long after a fault another one is expected.
 	demandRecent = int64(time.Millisecond)
 	// lull is how long after a fault the reader waits for the next one.

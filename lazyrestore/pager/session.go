@@ -134,7 +134,7 @@ type worker struct {
 func (se *session) newWorker(name string) *worker {
 	w := &worker{
 		session:   se,
-		installer: installer{table: se.pages, tally: se.stats, forming: &se.forming, onGuard: se.metGuard},
+		installer: installer{table: se.pages, tally: se.stats, readerWaits: se.gate.isWanted, forming: &se.forming, onGuard: se.metGuard},
 		watch:     se.newStopwatch(name),
 	}
 	w.frames = w.newFrames()

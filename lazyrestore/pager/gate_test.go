@@ -1,0 +1,156 @@
+package pager
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+)
+
+// A reader that waits for who is inside sleeps: it may have the processor of whom it waits for.
+func TestReaderSleepsAtTheGate(t *testing.T) {
+	const stay = 100 * time.Millisecond
+	var g gate
+	g.enter()
+	go func() {
+		time.Sleep(stay)
+		g.leave()
+	}()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	began, used := time.Now(), threadTime(t)
+	g.shut()
+	waited, used := time.Since(began), threadTime(t)-used
+	if waited < stay/2 {
+		t.Errorf("shut after %v with somebody inside", waited)
+	}
+	if used > stay/4 {
+		t.Errorf("of %v that it waited the reader ran for %v", waited, used)
+	}
+	if g.isWanted() {
+		t.Error("the reader still waits")
+	}
+	g.open()
+	g.enter()
+	g.leave()
+}
+
+// The last one who leaves wakes the reader.
+func TestLeavingWakesTheReader(t *testing.T) {
+	var g gate
+	best := time.Hour
+	for range 20 {
+		g.enter()
+		g.enter()
+		var left time.Time
+		go func() {
+			for !g.isWanted() {
+				runtime.Gosched()
+			}
+			g.leave()
+			time.Sleep(gatePatience / 4)
+			left = time.Now()
+			g.leave()
+		}()
+		g.shut()
+		best = min(best, time.Since(left))
+		g.open()
+	}
+	if best > gatePatience/2 {
+		t.Errorf("shut %v after the last one left, at best", best)
+	}
+}
+
+// threadTime is how long the calling thread has run.
+func threadTime(t *testing.T) time.Duration {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// Nobody is inside while it is shut, however copiers come and go.
+func TestGateKeepsApart(t *testing.T) {
+	var g gate
+	var inside atomic.Int32
+	var over atomic.Bool
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for !over.Load() {
+				g.enter()
+				inside.Add(1)
+				for range 100 {
+					if g.isWanted() {
+						break
+					}
+				}
+				inside.Add(-1)
+				g.leave()
+			}
+		})
+	}
+	for i := range 2000 {
+		if i%2 == 0 && !g.tryShut() || i%2 == 1 {
+			g.shut()
+		}
+		for range 10 {
+			if n := inside.Load(); n != 0 {
+				t.Errorf("%d inside while it is shut", n)
+			}
+		}
+		g.open()
+	}
+	over.Store(true)
+	wg.Wait()
+}
+
+// Who is inside goes out between one copy and the next if the reader waits, and comes back for
+// the rest.
+func TestInstallLetsTheReaderIn(t *testing.T) {
+	const pages = 4 * oneCopy / page.Size
+	se := fakeSession(t, pages, plainSource)
+	se.lastFault.Store(-demandRecent) // so pieces are large
+	put, read := 0, 0
+	m := &fakeMemory{vmas: []page.Range{page.RangeOf(testBase, pages*page.Size)}, pages: map[page.Addr]byte{}}
+	m.refuse = func() error {
+		if put++; put == 1 { // the reader comes, amid the first copy
+			se.gate.closed.Store(true)
+			se.gate.wanted.Store(1)
+			go func() {
+				for se.gate.inside.Load() != 0 {
+					runtime.Gosched()
+				}
+				m.mu.Lock()
+				read = len(m.pages)
+				m.mu.Unlock()
+				se.gate.wanted.Store(0)
+				se.gate.open()
+			}()
+		}
+		return nil
+	}
+	s := fakeSpace(t, se, m)
+	w := se.newWorker("background")
+	defer w.close()
+	plain, err := w.frames.ReadSpan(t.Context(), 0, pages/4, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.installFrames(t.Context(), s, plain, 0, pages/4); err != nil {
+		t.Fatal(err)
+	}
+	if want := oneCopy / page.Size; read != want {
+		t.Errorf("%d pages were there when the reader was let in, not %d", read, want)
+	}
+	if left := s.left.Load(); left != 0 {
+		t.Errorf("%d pages are missing", left)
+	}
+}

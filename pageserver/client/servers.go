@@ -35,6 +35,7 @@ type server struct {
 	next     time.Time // when it may be asked again
 	err      error     // why it was not available
 	rejects  int       // how often it gave damaged bytes
+	blamed   int       // 0 if it never did; who did so last has the largest number
 }
 
 func newServers(list []Server) *servers {
@@ -46,8 +47,8 @@ func newServers(list []Server) *servers {
 }
 
 // order is the servers in the order in which to try them: those that gave
-// damaged bytes after others, those that just failed after those that did not,
-// the one that answered last first.
+// damaged bytes after others, who did so last at the end, those that just
+// failed after those that did not, the one that answered last first.
 func (ss *servers) order() []*server {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -62,7 +63,7 @@ func (ss *servers) order() []*server {
 	slices.SortStableFunc(list, func(a, b *server) int {
 		n := len(ss.list)
 		return cmp.Or(
-			cmp.Compare(a.rejects, b.rejects),
+			cmp.Compare(a.blamed, b.blamed),
 			cmp.Compare(failing(a), failing(b)),
 			cmp.Compare((a.index-ss.latest+n)%n, (b.index-ss.latest+n)%n),
 		)
@@ -117,13 +118,16 @@ func (ss *servers) well(s *server) {
 	s.failures, s.err, s.next = 0, nil, time.Time{}
 }
 
-// damaging notes that s gave damaged bytes, and reports whether there is a
-// better one.
+// damaging notes that s gave damaged bytes, and reports whether there is another one. That
+// is then asked first, whatever it gave before: what one has damaged is not what the other has.
 func (ss *servers) damaging(s *server) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	s.rejects++
-	return slices.ContainsFunc(ss.list, func(o *server) bool { return o.rejects < s.rejects && o != s })
+	for _, o := range ss.list {
+		s.blamed = max(s.blamed, o.blamed+1)
+	}
+	return len(ss.list) > 1
 }
 
 var errNotTried = errors.New("it was not tried again yet")

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
@@ -225,6 +226,26 @@ func TestMemoryFiles(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "private")); err == nil {
 			t.Error("a restore that failed has left a file")
 		}
+	})
+	t.Run("of a damaged image", func(t *testing.T) {
+		t.Parallel()
+		s, dir := memoryFiles(t)
+		s.checkpoint(plainest)
+		if err := os.Truncate(filepath.Join(s.image, image.EagerObject), 1); err != nil {
+			t.Fatal(err)
+		}
+		damaged := func(state string) {
+			if err := s.tryRestore(filling); !errors.Is(err, image.ErrDamaged) {
+				t.Errorf("files %s: %v, want an error that says damaged", state, err)
+			}
+		}
+		damaged("there")
+		for _, name := range names {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		damaged("gone")
 	})
 }
 

@@ -128,7 +128,7 @@ func (r *reopener) sameContent(s *SharedObject, id uint32) (bool, error) {
 	err = r.eachEager(s, id, func(start, off, n int64) error {
 		zero(start)
 		if r.opts.Eager == nil {
-			return errors.New("eager.raw is missing")
+			return damagedEager(errMissing)
 		}
 		equal, err := equalIn(f, start, r.opts.Eager, off, n)
 		same, at = same && equal, start+n
@@ -153,7 +153,9 @@ func equalIn(a io.ReaderAt, aOff int64, b io.ReaderAt, bOff, n int64) (bool, err
 		if _, err := a.ReadAt(x[:step], aOff); err != nil {
 			return false, nil // it is shorter now
 		}
-		if _, err := b.ReadAt(y[:step], bOff); err != nil {
+		if _, err := b.ReadAt(y[:step], bOff); errors.Is(err, io.EOF) {
+			return false, damagedEager(io.ErrUnexpectedEOF)
+		} else if err != nil {
 			return false, fmt.Errorf("read the content that a file had: %w", err)
 		}
 		if string(x[:step]) != string(y[:step]) {

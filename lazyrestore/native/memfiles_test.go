@@ -2,7 +2,10 @@ package native
 
 import (
 	"bytes"
+	"errors"
 	"testing"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
 
 func TestEqualIn(t *testing.T) {
@@ -37,7 +40,7 @@ func TestEqualIn(t *testing.T) {
 			}
 		})
 	}
-	if got, err := equalIn(bytes.NewReader(content), 0, bytes.NewReader(content[:9]), 0, size); err == nil {
-		t.Errorf("equalIn with a kept content that is short = %v, no error", got)
+	if got, err := equalIn(bytes.NewReader(content), 0, bytes.NewReader(content[:9]), 0, size); !errors.Is(err, image.ErrDamaged) {
+		t.Errorf("equalIn with a kept content that is short = %v, %v; want an error that says damaged", got, err)
 	}
 }

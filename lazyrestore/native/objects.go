@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -282,7 +283,7 @@ func (r *reopener) eachEager(s *SharedObject, id uint32, f func(at, off, n int64
 
 func (r *reopener) copyEager(fd int, s *SharedObject, at, off, left int64) error {
 	if r.opts.Eager == nil {
-		return errors.New("eager.raw is missing")
+		return damagedEager(errMissing)
 	}
 	if _, err := unix.Seek(fd, at, unix.SEEK_SET); err != nil {
 		return err
@@ -290,7 +291,7 @@ func (r *reopener) copyEager(fd int, s *SharedObject, at, off, left int64) error
 	for left > 0 {
 		n, err := unix.Sendfile(fd, int(r.opts.Eager.Fd()), &off, int(min(left, 1<<30)))
 		if err == nil && n == 0 {
-			err = errors.New("eager.raw ends too early")
+			return damagedEager(io.ErrUnexpectedEOF)
 		}
 		if err != nil {
 			return fmt.Errorf("read the content of %s: %w", s.Name, err)

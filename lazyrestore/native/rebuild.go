@@ -421,11 +421,8 @@ func checkEager(f *os.File, size uint64, want uint32) error {
 	if size == 0 {
 		return nil
 	}
-	damaged := func(why error) error {
-		return &image.DamagedError{Object: image.EagerObject, Frame: image.NoFrame, Err: why}
-	}
 	if f == nil {
-		return damaged(errors.New("it is missing"))
+		return damagedEager(errMissing)
 	}
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	n, err := io.Copy(h, io.NewSectionReader(f, 0, int64(size)))
@@ -433,7 +430,13 @@ func checkEager(f *os.File, size uint64, want uint32) error {
 		return fmt.Errorf("read %s: %w", image.EagerObject, err)
 	}
 	if uint64(n) != size || h.Sum32() != want {
-		return damaged(errors.New("checksum mismatch"))
+		return damagedEager(errors.New("checksum mismatch"))
 	}
 	return nil
+}
+
+var errMissing = errors.New("it is missing")
+
+func damagedEager(why error) error {
+	return &image.DamagedError{Object: image.EagerObject, Frame: image.NoFrame, Err: why}
 }

@@ -8,8 +8,6 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
 
 const atFDCWD = 0xffffffffffffff9c // AT_FDCWD, sign-extended
@@ -297,7 +295,7 @@ func (r *reopener) eagerFile(f *os.File) (int, error) {
 		return -1, err
 	}
 	if uint64(info.Size()) < r.st.EagerBytes || !info.Mode().IsRegular() {
-		return -1, &image.DamagedError{Object: image.EagerObject, Frame: image.NoFrame, Err: fmt.Errorf("%d bytes instead of %d", info.Size(), r.st.EagerBytes)}
+		return -1, damagedEager(fmt.Errorf("%d bytes instead of %d", info.Size(), r.st.EagerBytes))
 	}
 	return r.share(int(f.Fd()))
 }

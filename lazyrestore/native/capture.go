@@ -39,7 +39,7 @@ type capture struct {
 
 	displaced []displacement
 	pairs     [][2]*descriptor // of sockets: each, and its other end
-	memory    map[uint64]bool  // by device: whether its files are in memory
+	systems   map[uint64]int64 // by device: the kind of its file system
 	pipes     map[uint64]bool  // whose content is noted
 
 	files   map[fileID]uint32 // index in st.Files

@@ -139,6 +139,8 @@ func (c *capture) describe(d *descriptor) error {
 	o := Open{Path: d.link, Flags: d.flags(), Offset: d.info.Pos}
 	var err error
 	switch mode := d.stat.Mode & unix.S_IFMT; {
+	case mode == unix.S_IFREG && c.unreadable(d.stat.Dev, d.self) != "":
+		c.refused.add(d.String(), c.unreadable(d.stat.Dev, d.self), "close it for the checkpoint, or: "+helpCRIU)
 	case strings.HasPrefix(d.link, "/proc/") && (mode == unix.S_IFREG || mode == unix.S_IFDIR):
 		c.refuseWrites(d)
 		c.describeProc(d, &o)

@@ -139,6 +139,8 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 		c.refused.add(vmaName(v), "contexts of asynchronous I/O are not preserved", helpCRIU)
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		c.refused.add(vmaName(v), "mappings of devices are not preserved", helpCRIU)
+	case c.fileSystem(st.Dev, link) == unix.SECRETMEM_MAGIC:
+		c.refused.add(vmaName(v), c.unreadable(st.Dev, link), "")
 	case v.Flags&proc.VMHugeTLB != 0:
 		out.Kind, out.Offset = Anonymous, 0
 		if v.Shared || !strings.HasPrefix(v.Path, "/anon_hugepage") {

@@ -16,16 +16,36 @@ import (
 // inMemory reports whether the file system of a file, which link leads to, has
 // its files in memory.
 func (c *capture) inMemory(dev uint64, link string) bool {
-	if memory, known := c.memory[dev]; known {
-		return memory
+	kind := c.fileSystem(dev, link)
+	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC
+}
+
+// fileSystem is the kind of a file system, as statfs(2) has it; 0 where that cannot be told.
+func (c *capture) fileSystem(dev uint64, link string) int64 {
+	if kind, known := c.systems[dev]; known {
+		return kind
 	}
 	var fs unix.Statfs_t
-	memory := unix.Statfs(link, &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC)
-	if c.memory == nil {
-		c.memory = make(map[uint64]bool)
+	if unix.Statfs(link, &fs) != nil {
+		fs.Type = 0
 	}
-	c.memory[dev] = memory
-	return memory
+	if c.systems == nil {
+		c.systems = make(map[uint64]int64)
+	}
+	c.systems[dev] = fs.Type
+	return fs.Type
+}
+
+// unreadable says why the content of a file cannot be part of an image, or be made again
+// as it was; empty where it can.
+func (c *capture) unreadable(dev uint64, link string) string {
+	switch c.fileSystem(dev, link) {
+	case unix.HUGETLBFS_MAGIC:
+		return "shared huge pages, and files of hugetlbfs, are not preserved"
+	case unix.SECRETMEM_MAGIC:
+		return "secret memory (memfd_secret) cannot be read"
+	}
+	return ""
 }
 
 // memoryFile takes the content of a file that has a name in a memory file

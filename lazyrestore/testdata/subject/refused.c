@@ -316,6 +316,25 @@ static void hugetlb_shared(int argc, char **argv)
 	stop();
 }
 
+/* None of it is mapped. */
+static void hugetlb_file(int argc, char **argv)
+{
+	int fd = memfd_create("huge", MFD_HUGETLB);
+	MUST(fd >= 0 && ftruncate(fd, 2 << 20) == 0);
+	stop();
+}
+
+static void secret(int argc, char **argv)
+{
+	int fd = syscall(447 /* memfd_secret */, 0);
+	MUST(fd >= 0 && ftruncate(fd, PAGE) == 0);
+	char *at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	MUST(at != MAP_FAILED);
+	at[0] = 7;
+	stop();
+	CHECK(at[0] == 7);
+}
+
 static void two(int argc, char **argv)
 {
 	connected_(argc, argv);
@@ -332,5 +351,5 @@ const struct scene refused_scenes[] = {
 	{"thread-namespace", thread_namespace}, {"thread-itself", thread_itself}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
-	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"two", two}, {NULL, NULL},
+	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"hugetlb-file", hugetlb_file}, {"secret", secret}, {"two", two}, {NULL, NULL},
 };

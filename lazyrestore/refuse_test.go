@@ -55,6 +55,7 @@ var refusals = []struct{ scene, names string }{
 	{"owned-by-other", `descriptor 3 \(/dev/zero\): it sends signals to others`},
 	{"dnotify", `descriptor 3 \(/\): .*F_NOTIFY`},
 	{"hugetlb-shared", `/anon_hugepage.*: shared huge pages`},
+	{"nameless", `descriptor 5 \(pipe:.*its path leads nowhere`},
 	{"hugetlb-file", `descriptor 3 \(/memfd:huge.*: shared huge pages, and files of hugetlbfs`},
 	{"secret", `mapping .*secretmem.*: secret memory .*descriptor 3 .*: secret memory`},
 	{"two", `(?s)socket.*socket.*userfaultfd|userfaultfd.*socket.*socket`},

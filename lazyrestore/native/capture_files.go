@@ -146,8 +146,8 @@ func (c *capture) describe(d *descriptor) error {
 		c.describeProc(d, &o)
 	case mode == unix.S_IFREG && (d.stat.Nlink == 0 || strings.HasSuffix(d.link, deletedSuffix)):
 		c.describeDeleted(d, &o)
-	case mode == unix.S_IFREG || mode == unix.S_IFDIR:
-		c.describeFile(d, &o)
+	case mode == unix.S_IFREG || mode == unix.S_IFDIR || d.flags()&unix.O_PATH != 0:
+		c.describeFile(d, &o) // of whatever type: with O_PATH it is no more than its path
 	case mode == unix.S_IFCHR:
 		c.describeDevice(d, &o)
 	case mode == unix.S_IFIFO:

@@ -27,9 +27,6 @@ func (c *capture) describePipe(d *descriptor, o *Open) error {
 			return nil
 		}
 	}
-	if o.Flags&unix.O_PATH != 0 {
-		return nil
-	}
 	o.Pipe = d.stat.Ino
 	group := c.fds.groups[d.link]
 	return c.withFD(d, func(fd int) error {
@@ -154,9 +151,6 @@ func (r *reopener) newPipe(fds [2]int, id uint64) (*pipeEnds, error) {
 // fifo opens a FIFO. Both its ends are held until all are open, so that no
 // open waits for another.
 func (r *reopener) fifo(o *Open) (int, error) {
-	if o.Flags&unix.O_PATH != 0 {
-		return r.path(o, o.Flags)
-	}
 	if r.pipes[o.Pipe] == nil {
 		var st unix.Stat_t
 		fd, err := unix.Open(o.Path, unix.O_RDWR|unix.O_NONBLOCK, 0)

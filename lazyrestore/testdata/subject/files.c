@@ -3,6 +3,8 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "subject.h"
 
@@ -106,8 +108,15 @@ static void regular(int argc, char **argv)
 	MUST(write(a, bytes, 5000) == 5000 && write(log, "begin ", 6) == 6);
 	MUST(lseek(a, 1234, SEEK_SET) == 1234 && lseek(c, 77, SEEK_SET) == 77);
 	int path = open("plain", O_PATH | O_CLOEXEC), direct = open(".", O_RDONLY | O_DIRECTORY);
-	MUST(path >= 0 && direct >= 0);
+	struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "socket"};
+	int bound = socket(AF_UNIX, SOCK_DGRAM, 0);
+	MUST(bind(bound, (void *)&name, sizeof name) == 0 && close(bound) == 0 && mkfifo("fifo", 0600) == 0);
+	int socket_ = open("socket", O_PATH), fifo = open("fifo", O_PATH), null = open("/dev/null", O_PATH), tty = open("/dev/tty", O_PATH);
+	MUST(path >= 0 && direct >= 0 && socket_ >= 0 && fifo >= 0 && null >= 0 && tty >= 0);
 	stop();
+	const int paths[] = {socket_, fifo, null, tty}, types[] = {S_IFSOCK, S_IFIFO, S_IFCHR, S_IFCHR};
+	for (int i = 0; i < 4; i++)
+		CHECK((fcntl(paths[i], F_GETFL) & O_PATH) && fstat(paths[i], &st) == 0 && (int)(st.st_mode & S_IFMT) == types[i]);
 	CHECK(lseek(a, 0, SEEK_CUR) == 1234 && lseek(c, 0, SEEK_CUR) == 77);
 	CHECK(read(a, back, 10) == 10 && memcmp(back, bytes + 1234, 10) == 0);
 	CHECK(lseek(b, 0, SEEK_CUR) == 1244); /* one offset for both */

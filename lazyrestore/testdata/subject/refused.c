@@ -316,6 +316,17 @@ static void hugetlb_shared(int argc, char **argv)
 	stop();
 }
 
+/* By no more than a name that leads nowhere. */
+static void nameless(int argc, char **argv)
+{
+	int p[2];
+	char name[64];
+	MUST(pipe(p) == 0);
+	snprintf(name, sizeof name, "/proc/self/fd/%d", p[0]);
+	MUST(open(name, O_PATH) == 5);
+	stop();
+}
+
 /* None of it is mapped. */
 static void hugetlb_file(int argc, char **argv)
 {
@@ -351,5 +362,5 @@ const struct scene refused_scenes[] = {
 	{"thread-namespace", thread_namespace}, {"thread-itself", thread_itself}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
-	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"hugetlb-file", hugetlb_file}, {"secret", secret}, {"two", two}, {NULL, NULL},
+	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"hugetlb-file", hugetlb_file}, {"nameless", nameless}, {"secret", secret}, {"two", two}, {NULL, NULL},
 };

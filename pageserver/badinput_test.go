@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"runtime/pprof"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
 // A server that has been spoken to badly still serves the others.
@@ -413,4 +416,71 @@ func greet(t *testing.T, nc net.Conn) {
 	if m, err := wire.NewDecoder(nc, wire.Client, 64).Next(); err != nil || m.Type != wire.TypeHello {
 		t.Fatalf("%v, %v", m, err)
 	}
+}
+
+// A message that stops half-way is not taken for the begin of another, however busy its
+// connection is: it ends for silence.
+func TestHalfAMessageOfABusyClient(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, ServerOptions{IdleTime: 400 * time.Millisecond, WriteTime: time.Hour})
+	p := smallBuffers(t, s.listenTCP(t))
+	p.greet(1)
+	p.mustOpen()
+	for range 8 { // more than it takes
+		p.ask(wire.Read{Image: 1, Length: 5 << 20, Object: "pages.lz4"}, wire.FlagBackground)
+	}
+	ask := wire.Read{Image: 1, Length: 10, Object: "process.bin"}.Append(nil, 77, 0)
+	p.write(ask[:wire.HeaderSize+4])
+	for limit := time.Now().Add(uffdtest.Timeout); s.Stats().Silent == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("a client that stops within a message is still listened to: %+v", s.Stats())
+		}
+	}
+	if n := s.Stats().Malformed; n > 0 {
+		t.Errorf("%d connections do not keep to the protocol", n)
+	}
+}
+
+// A client that asks for lists and takes none costs one at a time.
+func TestListsThatNobodyTakes(t *testing.T) {
+	s := newSite(t, ServerOptions{WriteTime: time.Hour})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := net.Pipe()
+	conns := make(chan net.Conn, 1)
+	conns <- theirs
+	close(conns)
+	s.listen(t, pipes{ln, conns})
+	p := newPeer(t, ours)
+	p.greet(1)
+	for i := range uint32(200) {
+		p.write(wire.List{}.Append(nil, i+1)) // the server has read what is written, but for its buffer
+	}
+	var stacks bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&stacks, 2); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(stacks.String(), "(*conn).sendList("); n > 1 {
+		t.Errorf("%d lists are made at once", n)
+	}
+	for range 200 {
+		if m := p.next(); m.Type != wire.TypeListed {
+			t.Fatalf("%+v", m)
+		}
+	}
+}
+
+// pipes is a listener for ends of net.Pipe, which hold nothing that is not read.
+type pipes struct {
+	net.Listener // whose address it has, and whose end is its own
+	conns        chan net.Conn
+}
+
+func (l pipes) Accept() (net.Conn, error) {
+	if c, ok := <-l.conns; ok {
+		return c, nil
+	}
+	return l.Listener.Accept()
 }

@@ -39,7 +39,7 @@ type conn struct {
 	room      sync.Cond           // of mu: a request is answered
 	flights   map[uint32]*request // under mu, by id: those whose last message has not been begun
 	inFlight  int                 // under mu: requests that are not finished
-	waiting   []*request          // under mu: background, the next one first
+	waiting   []*request          // under mu: background and LISTs, the next one first
 	streaming bool                // under mu: a goroutine answers those
 	state     connState           // under mu
 }
@@ -183,7 +183,7 @@ func (c *conn) next() error {
 		return err
 	}
 	m, err := c.dec.Next()
-	if errors.Is(err, os.ErrDeadlineExceeded) && c.busy() {
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.busy() && c.dec.Between() {
 		c.readUntil = time.Time{}
 		return nil // it listens
 	}

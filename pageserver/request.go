@@ -15,6 +15,7 @@ type request struct {
 	lane      Lane
 	begin     time.Time
 	image     *opened // nil of a LIST
+	after     string  // of a LIST: images behind this name
 	object    *object
 	off, end  int64 // what is still to be sent
 	cancelled atomic.Bool
@@ -122,7 +123,7 @@ func (c *conn) enqueue(r *request) {
 	}
 }
 
-// streamWaiting answers background reads until there is none.
+// streamWaiting answers background reads, and LISTs, until there is none.
 func (c *conn) streamWaiting() {
 	for {
 		c.mu.Lock()
@@ -134,7 +135,11 @@ func (c *conn) streamWaiting() {
 		r := c.waiting[0]
 		c.waiting = c.waiting[1:]
 		c.mu.Unlock()
-		c.finish(r, c.stream(r))
+		if r.image == nil {
+			c.finish(r, c.sendList(r))
+		} else {
+			c.finish(r, c.stream(r))
+		}
 	}
 }
 
@@ -190,24 +195,21 @@ func (r *request) name() string {
 	return r.image.name
 }
 
-// list answers a LIST.
+// list has a LIST answered, when its turn comes among what is in the background: a client
+// that asks and does not take what it is told costs the memory of one list.
 func (c *conn) list(m wire.Message) error {
 	l, err := wire.ParseList(m.Body)
 	if err != nil {
 		return err
 	}
-	r := &request{id: m.ID, begin: time.Now()}
-	if ok, err := c.register(r); !ok {
-		return err
-	}
-	c.answers.Go(func() { c.finish(r, c.sendList(r, l.After)) })
-	return nil
+	_, err = c.register(&request{id: m.ID, lane: LaneBackground, begin: time.Now(), after: l.After})
+	return err
 }
 
 // sendList sends all images behind a name, in as many messages as it takes.
-func (c *conn) sendList(r *request, after string) error {
+func (c *conn) sendList(r *request) error {
 	const each = 41 + wire.MaxName // at most
-	images := c.server.catalog.list(after)
+	images := c.server.catalog.list(r.after)
 	for {
 		n := min(len(images), wire.MaxReply/each)
 		flags := uint8(0)

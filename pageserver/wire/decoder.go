@@ -21,7 +21,8 @@ type Decoder struct {
 	head  [HeaderSize]byte
 	fixed [DataSize]byte
 	body  []byte
-	left  int // payload of the last message that nobody has read
+	left  int  // payload of the last message that nobody has read
+	amid  bool // the header of a message has been read, and not all that is behind it
 }
 
 // A Side of a connection.
@@ -54,7 +55,7 @@ func (d *Decoder) limit(t Type) uint32 {
 // to ReadPayload, and what is not read of it passed over by the next Next. The
 // error is io.EOF between two messages, io.ErrUnexpectedEOF within one, an
 // ErrMalformed, or the stream's own; where that comes before a whole header is
-// there (a deadline), nothing is lost and Next may be called again.
+// there (a deadline), nothing is lost and Next may be called again (Between).
 //
 // Types that Next does not know are read like others.
 func (d *Decoder) Next() (Message, error) {
@@ -64,6 +65,18 @@ func (d *Decoder) Next() (Message, error) {
 	if err := d.header(); err != nil {
 		return Message{}, err
 	}
+	d.amid = true
+	m, err := d.behindHeader()
+	d.amid = err != nil
+	return m, err
+}
+
+// Between reports whether Next, which has failed, may be called again: nothing of a message
+// has been read that it does not read again.
+func (d *Decoder) Between() bool { return !d.amid && d.left == 0 }
+
+// behindHeader reads what is behind a header, which has been read.
+func (d *Decoder) behindHeader() (Message, error) {
 	h, err := parseHeader(&d.head)
 	if err != nil {
 		return Message{}, err

@@ -118,14 +118,43 @@ func (b *builder) watches(t *table) {
 			continue
 		}
 		done[f.Open] = true
+		usedUp, others := 0, false // others are there already
 		for i := range watches {
-			w := &watches[i]
-			if displaced[[2]uint32{f.Open, uint32(i)}] {
-				continue
+			w, there := &watches[i], displaced[[2]uint32{f.Open, uint32(i)}]
+			if w.usedUp() {
+				usedUp++
+				if !there {
+					b.watch(t, uint64(f.Num), w, b.st.openOf(w.FD))
+				}
+			} else if there {
+				others = true
 			}
-			b.watch(t, uint64(f.Num), w, b.st.openOf(w.FD))
+		}
+		if usedUp > 0 && !others {
+			b.takeEvents(t, uint64(f.Num), usedUp)
+		}
+		for i := range watches {
+			if w := &watches[i]; !w.usedUp() && !displaced[[2]uint32{f.Open, uint32(i)}] {
+				b.watch(t, uint64(f.Num), w, b.st.openOf(w.FD))
+			}
 		}
 	}
+}
+
+// usedUp reports whether a watch has told of the one event that it was to tell of. The
+// kernel has no other flags in it then.
+func (w *Watch) usedUp() bool {
+	const kept = unix.EPOLLONESHOT | unix.EPOLLET | unix.EPOLLWAKEUP | unix.EPOLLEXCLUSIVE
+	return w.Events&unix.EPOLLONESHOT != 0 && w.Events&^kept == 0
+}
+
+// takeEvents plans that watches which are used up, and are the only ones yet of an epoll
+// instance, are so again: to every watch that is added the kernel adds errors and hang-ups,
+// one of which may be there. What comes later is told of once.
+func (b *builder) takeEvents(t *table, epoll uint64, n int) {
+	const size = 12 // struct epoll_event
+	events := b.prog.bytes(make([]byte, n*size))
+	t.call("take events", unix.SYS_EPOLL_WAIT, epoll, events, uint64(n), 0)
 }
 
 // watch plans one watch of an epoll instance. What was a terminal, a socket or a pipe to the

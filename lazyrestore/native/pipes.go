@@ -119,6 +119,18 @@ func (r *reopener) pipe(o *Open) (int, error) {
 	return p.fds[end], nil
 }
 
+// spareEnds gives up the ends of pipes that nobody has, when all is open: what
+// watches the other ends shall see from the beginning that they are hung up.
+func (r *reopener) spareEnds() {
+	for _, p := range r.pipes {
+		for end, taken := range p.taken {
+			if !taken {
+				r.giveUp(p.fds[end])
+			}
+		}
+	}
+}
+
 // newPipe fills a pipe, of whose ends it takes ownership.
 func (r *reopener) newPipe(fds [2]int, id uint64) (*pipeEnds, error) {
 	p := new(pipeEnds)

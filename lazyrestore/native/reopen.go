@@ -89,6 +89,7 @@ func (r *reopener) all(ctx context.Context) error {
 			return err
 		}
 	}
+	r.spareEnds()
 	if err := r.lock(); err != nil {
 		return err
 	}

@@ -81,7 +81,17 @@ static void epolls(int argc, char **argv)
 	event.data.u64 = 4;
 	event.events = EPOLLIN;
 	MUST(epoll_ctl(outer, EPOLL_CTL_ADD, inner, &event) == 0);
+	/* One that is used up and hung up, before one that is neither. */
+	int spent = epoll_create1(0), ready = eventfd(1, 0), q[2];
+	event = (struct epoll_event){.events = EPOLLIN | EPOLLONESHOT, .data.u64 = 6};
+	MUST(pipe(q) == 0 && epoll_ctl(spent, EPOLL_CTL_ADD, q[0], &event) == 0 && write(q[1], "x", 1) == 1);
+	MUST(epoll_wait(spent, got, 4, 0) == 1 && close(q[1]) == 0 && epoll_wait(spent, got, 4, 0) == 0);
+	event.data.u64 = 7;
+	MUST(epoll_ctl(spent, EPOLL_CTL_ADD, ready, &event) == 0);
 	stop();
+	CHECK(epoll_wait(spent, got, 4, 0) == 1 && got[0].data.u64 == 7 && epoll_wait(spent, got, 4, 0) == 0);
+	event.data.u64 = 8;
+	CHECK(epoll_ctl(spent, EPOLL_CTL_MOD, q[0], &event) == 0 && epoll_wait(spent, got, 4, 0) == 1 && got[0].data.u64 == 8);
 	uint64_t v = 1;
 	CHECK(write(e, &v, 8) == 8);
 	memset(got, 0, sizeof got);

@@ -79,7 +79,7 @@ func explainRebuild(err error) error {
 		return &FacilityError{Facility: "userfaultfd", Hint: "this kernel is built without CONFIG_USERFAULTFD", Err: err}
 	case step.Call == unix.SYS_IOCTL && errors.Is(err, unix.EPERM):
 		return &FacilityError{Facility: "userfaultfd fork events", Hint: "they need CAP_SYS_PTRACE: run as root", Err: err}
-	case errors.Is(err, unix.EPERM):
+	case step.Unprivileged():
 		return &FacilityError{Facility: "privilege to " + step.Step, Hint: "lazyrestore check says what this user may do", Err: err}
 	}
 	return err

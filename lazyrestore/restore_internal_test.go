@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
@@ -53,5 +55,26 @@ func TestRefusesHiddenPages(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// What is not permitted is not always for want of a privilege.
+func TestExplainRebuild(t *testing.T) {
+	for _, tt := range []struct {
+		call  int
+		errno unix.Errno
+		want  bool
+	}{
+		{unix.SYS_PRCTL, unix.EPERM, true},
+		{unix.SYS_SETGROUPS, unix.EPERM, true},
+		{unix.SYS_PRCTL, unix.EINVAL, false},
+		{unix.SYS_MMAP, unix.EPERM, false},
+		{unix.SYS_EPOLL_CTL, unix.EPERM, false},
+	} {
+		var facility *FacilityError
+		err := explainRebuild(&native.StepError{Call: tt.call, Step: "do it", Errno: tt.errno})
+		if errors.As(err, &facility) != tt.want {
+			t.Errorf("call %d: %v: %#v, want a privilege that lacks: %v", tt.call, tt.errno, err, tt.want)
+		}
 	}
 }

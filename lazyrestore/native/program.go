@@ -195,3 +195,15 @@ func (e *StepError) Error() string {
 }
 
 func (e *StepError) Unwrap() error { return e.Errno }
+
+// Unprivileged reports whether a privilege lacks for the step. Other calls than these have
+// EPERM for other reasons, as mmap for memory that is sealed.
+func (e *StepError) Unprivileged() bool {
+	switch e.Call {
+	case unix.SYS_CLONE3, unix.SYS_SETRESUID, unix.SYS_SETRESGID, unix.SYS_SETGROUPS, unix.SYS_CAPSET, unix.SYS_PRCTL,
+		unix.SYS_PRLIMIT64, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETATTR, unix.SYS_SCHED_SETAFFINITY,
+		unix.SYS_SETPRIORITY, unix.SYS_IOPRIO_SET, unix.SYS_MLOCK2, unix.SYS_MLOCKALL, unix.SYS_OPENAT:
+		return e.Errno == unix.EPERM
+	}
+	return false
+}

@@ -143,20 +143,13 @@ func enterCached(path string) (int, error) {
 		if err := flock(fd, unix.LOCK_SH); err != nil {
 			return -1, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, unix.Close(fd))
 		}
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err == nil && st.Nlink > 0 && isStill(path, &st) {
+		if hasName(fd, unix.AT_FDCWD, path) {
 			now := unix.NsecToTimespec(time.Now().UnixNano())
 			_ = unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{now, now}, 0)
 			return fd, nil
 		}
 		_ = unix.Close(fd) // it was being removed
 	}
-}
-
-// isStill reports whether what st is of has this path.
-func isStill(path string, st *unix.Stat_t) bool {
-	var now unix.Stat_t
-	return unix.Lstat(path, &now) == nil && now.Ino == st.Ino && now.Dev == st.Dev
 }
 
 // Size is image.Source's.

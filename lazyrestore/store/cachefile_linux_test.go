@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -79,5 +80,38 @@ func TestNoRoom(t *testing.T) {
 		if errors.Is(got, ErrNoRoom) != want || !errors.Is(got, err) {
 			t.Errorf("%v: %v", err, got)
 		}
+	}
+}
+
+// Of two who make room, one that has opened a directory which the other has removed leaves
+// that alone which a restore has made in its place.
+func TestRemadeCacheIsInUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sha256-x")
+	first, err := enterCached(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(first)
+	opened, err := openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(opened)
+	if removed, err := removeCached(path); removed || err != nil {
+		t.Fatalf("a directory in use is removed: %v, %v", removed, err)
+	}
+	if err := flock(first, unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := removeCached(path); !removed || err != nil {
+		t.Fatalf("removed: %v, %v", removed, err)
+	}
+	again, err := enterCached(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(again)
+	if removed, err := removeOpenedCached(path, opened); removed || err != nil || !hasName(again, unix.AT_FDCWD, path) {
+		t.Errorf("a directory in use is removed: %v, %v", removed, err)
 	}
 }

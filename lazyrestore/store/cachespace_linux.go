@@ -115,8 +115,15 @@ func removeCached(path string) (bool, error) {
 		return errors.Is(err, unix.ENOENT), nil
 	}
 	defer unix.Close(fd)
-	err = flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	return removeOpenedCached(path, fd)
+}
+
+// removeOpenedCached is removeCached of the directory fd, which had the path when it was opened.
+// Somebody else may have removed it since, and a third made it anew: what has the path then is
+// in use, and what is locked is not it.
+func removeOpenedCached(path string, fd int) (bool, error) {
+	err := flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !hasName(fd, unix.AT_FDCWD, path) {
 		return false, nil
 	}
 	if err == nil {

@@ -19,6 +19,9 @@ type installer struct {
 	// forming says that mappings are still being made: a page that has no
 	// place may have one later.
 	forming *atomic.Bool
+	// mayCome is whether they were before the latest call into a space: afterwards is too late,
+	// for what that did not find may be made by then, and have been the last.
+	mayCome bool
 	runs    []image.Run
 	parts   []part
 	gaps    []page.Range // of the latest plan: pages of zeros behind its parts
@@ -149,6 +152,7 @@ func (in *installer) putPart(s *space, p part, plain []byte, settled func(off, n
 			if in.readerWaits() {
 				return 0, unix.EAGAIN
 			}
+			in.look()
 			return s.mem.CopyNow(uint64(dst), plain[p.off+off:p.off+off+min(n, oneCopy)], 0)
 		}, settled)
 }
@@ -171,9 +175,12 @@ func (in *installer) fillGaps(s *space) (outcome, error) {
 	return there, nil
 }
 
+// look is what comes right before each call of which settled, or poison, hears.
+func (in *installer) look() { in.mayCome = in.forming != nil && in.forming.Load() }
+
 // settled books n bytes at off of a span that were dealt with.
 func (in *installer) settled(s *space, first, off, n int, how outcome) {
-	if how == gone && in.forming != nil && in.forming.Load() {
+	if how == gone && in.mayCome {
 		return
 	}
 	at := first + off>>page.Shift
@@ -195,9 +202,12 @@ func (in *installer) poison(s *space, i, j int) (outcome, error) {
 			continue
 		}
 		out, err := apply(s.mem, p.dst, p.n, p.pageSize,
-			func(dst page.Addr, _, n int) (int64, error) { return s.mem.Poison(uint64(dst), uint64(n), 0) },
+			func(dst page.Addr, _, n int) (int64, error) {
+				in.look()
+				return s.mem.Poison(uint64(dst), uint64(n), 0)
+			},
 			func(off, n int, how outcome) {
-				if how == gone && in.forming != nil && in.forming.Load() {
+				if how == gone && in.mayCome {
 					return
 				}
 				at := i + (p.off+off)>>page.Shift

@@ -256,6 +256,52 @@ func TestInstallWhateverTheKernelSays(t *testing.T) {
 	})
 }
 
+// A memoryBeingMade is registered to its end, and said to be, right after a page was found not to be.
+type memoryBeingMade struct {
+	*fakeMemory
+	se *session
+}
+
+func (m memoryBeingMade) Wake(start, n uint64) error {
+	m.vmas = append(m.vmas, page.RangeOf(testBase, 4*page.Size))
+	m.se.forming.Store(false)
+	return m.fakeMemory.Wake(start, n)
+}
+
+// A page that had no place while mappings were made is still wanted when they have all
+// been made by the time that this is booked: else it would read as zeros.
+func TestLastMappingIsMadeMeanwhile(t *testing.T) {
+	se := fakeSession(t, 4, plainSource)
+	w := se.newWorker("test")
+	defer w.close()
+	plain, err := w.fetch(t.Context(), 0, image.Demand)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, do := range map[string]func(s *space) error{
+		"install": func(s *space) error { return w.installFrames(t.Context(), s, plain, 0, 1) },
+		"poison":  func(s *space) error { return w.lose(t.Context(), s, 0, errLink) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &fakeMemory{
+				vmas: []page.Range{page.RangeOf(testBase, 2*page.Size)}, pages: map[page.Addr]byte{}, lost: map[page.Addr]bool{},
+				refuse: func() error { return nil },
+			}
+			s := fakeSpace(t, se, m)
+			s.mem = memoryBeingMade{m, se}
+			se.forming.Store(true)
+			for range 2 {
+				if err := do(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := len(m.pages) + len(m.lost); n != 4 {
+				t.Errorf("%d pages of 4 are there or lost", n)
+			}
+		})
+	}
+}
+
 // Memory that is short for a while is waited for, with growing pauses.
 func TestInstallWaitsForMemory(t *testing.T) {
 	m := &fakeMemory{vmas: []page.Range{page.RangeOf(testBase, 4*page.Size)}, pages: map[page.Addr]byte{}}

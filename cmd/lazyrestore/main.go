@@ -44,6 +44,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	switch name {
 	case "restore":
 		verb.ShareNoHeap()
+		verb.FillHeap()
 	case "-h", "--help", "help":
 		return c.help(args)
 	case "--version", "-V":

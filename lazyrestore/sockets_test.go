@@ -20,6 +20,7 @@ var socketScenes = []survival{
 	{scene: "listeners"},
 	{scene: "socket-options"},
 	{scene: "datagrams"},
+	{scene: "portless"},
 }
 
 func TestSocketsSurvive(t *testing.T) { survives(t, socketScenes) }

@@ -2,7 +2,6 @@ package native
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -203,7 +202,7 @@ func inetSocket(s *Socket, fd int) (why string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if len(name) > 4 && binary.BigEndian.Uint16(name[2:]) != 0 { // it has a port
+	if len(name) > 2 && !allZero(name[2:]) { // an address or a port, which IP_BIND_ADDRESS_NO_PORT leaves to a connect
 		s.Name = name
 	}
 	switch {

@@ -50,6 +50,11 @@ func (r *reopener) newSocket(s *Socket) (int, error) {
 			return -1, nil
 		}
 	}
+	if s.Shutdown != 0 {
+		if err := unix.Shutdown(fd, int(s.Shutdown)-1); err != nil {
+			return -1, fmt.Errorf("shut a socket down: %w", err)
+		}
+	}
 	return fd, nil
 }
 
@@ -214,7 +219,7 @@ func (r *reopener) bind(s *Socket, fd int) (ok bool, err error) {
 			}
 		}
 	}
-	if err := proc.BindName(fd, s.Name); err != nil {
+	if err := s.bindName(fd); err != nil {
 		r.refused.add(s.name(), "bind: "+err.Error(), "end whoever has the address")
 		return false, nil
 	}
@@ -231,6 +236,31 @@ func (r *reopener) bind(s *Socket, fd int) (ok bool, err error) {
 		return false, err
 	}
 	return true, nil
+}
+
+// bindName binds a socket that has an address and no port without one, though the
+// option that is for that may have been taken back.
+func (s *Socket) bindName(fd int) error {
+	if s.Family == unix.AF_UNIX || s.port() != 0 {
+		return proc.BindName(fd, s.Name)
+	}
+	const option = unix.IP_BIND_ADDRESS_NO_PORT
+	was, err := unix.GetsockoptInt(fd, unix.IPPROTO_IP, option)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, option, 1); err != nil {
+		return err
+	}
+	return errors.Join(proc.BindName(fd, s.Name), unix.SetsockoptInt(fd, unix.IPPROTO_IP, option, was))
+}
+
+// port is that of a network socket's name, 0 where it has none.
+func (s *Socket) port() int {
+	if len(s.Name) < 4 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint16(s.Name[2:]))
 }
 
 // mayBind refuses a socket whose file could not be made.
@@ -273,8 +303,8 @@ func (s *Socket) name() string {
 		return "socket " + s.path()
 	case s.Family == unix.AF_UNIX && len(s.Name) > 3:
 		return "socket @" + string(s.Name[3:])
-	case len(s.Name) > 4:
-		return fmt.Sprintf("socket of port %d", binary.BigEndian.Uint16(s.Name[2:]))
+	case s.Family != unix.AF_UNIX && s.port() != 0:
+		return fmt.Sprintf("socket of port %d", s.port())
 	}
 	return "socket"
 }

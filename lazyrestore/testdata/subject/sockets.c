@@ -148,6 +148,35 @@ static void datagrams(int argc, char **argv)
 	CHECK(sendto(out, "hello", 5, 0, (void *)&a, sizeof a) == 5 && recv(in, back, 10, 0) == 5);
 }
 
+/* Sockets that have an address, and no port before they are connected; the last has taken
+   back the option for that. And unix sockets that are shut down, of which nobody is connected. */
+static void portless(int argc, char **argv)
+{
+	enum { NO_PORT = 24 }; /* IP_BIND_ADDRESS_NO_PORT */
+	struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK + 8)}}, has4;
+	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT}, has6;
+	int t = socket(AF_INET, SOCK_STREAM, 0), u = socket(AF_INET, SOCK_DGRAM, 0), six = socket(AF_INET6, SOCK_STREAM, 0), back_again = socket(AF_INET, SOCK_STREAM, 0);
+	MUST(set(t, IPPROTO_IP, NO_PORT, 1) == 0 && set(u, IPPROTO_IP, NO_PORT, 1) == 0 && set(six, IPPROTO_IP, NO_PORT, 1) == 0 && set(back_again, IPPROTO_IP, NO_PORT, 1) == 0);
+	MUST(bind(t, (void *)&a4, sizeof a4) == 0 && bind(u, (void *)&a4, sizeof a4) == 0 && bind(six, (void *)&a6, sizeof a6) == 0 && bind(back_again, (void *)&a4, sizeof a4) == 0);
+	MUST(set(back_again, IPPROTO_IP, NO_PORT, 0) == 0);
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	socklen_t name_size = sizeof(sa_family_t) + 1 + snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "lr-subject-%d", getpid());
+	int d = socket(AF_UNIX, SOCK_DGRAM, 0), l = socket(AF_UNIX, SOCK_STREAM, 0);
+	MUST(bind(l, (void *)&name, name_size) == 0 && listen(l, 1) == 0 && shutdown(l, SHUT_RDWR) == 0 && shutdown(d, SHUT_WR) == 0);
+	stop();
+	int fds[] = {t, u, back_again};
+	for (int i = 0; i < 3; i++) {
+		socklen_t n = sizeof has4;
+		CHECK(getsockname(fds[i], (void *)&has4, &n) == 0 && has4.sin_addr.s_addr == a4.sin_addr.s_addr && has4.sin_port == 0);
+		CHECK(option(fds[i], IPPROTO_IP, NO_PORT) == (i < 2));
+	}
+	socklen_t n = sizeof has6;
+	CHECK(getsockname(six, (void *)&has6, &n) == 0 && memcmp(&has6.sin6_addr, &a6.sin6_addr, sizeof a6.sin6_addr) == 0 && has6.sin6_port == 0);
+	signal(SIGPIPE, SIG_IGN);
+	CHECK(sendto(d, "x", 1, 0, (void *)&name, name_size) == -1 && errno == EPIPE);
+	CHECK(accept(l, NULL, NULL) == -1 && errno == EINVAL);
+}
+
 /* Options by their numbers, which the headers may not have, each of a socket of its own. */
 static const struct {
 	int family, type, level, name, bytes;
@@ -326,5 +355,5 @@ const struct scene socket_scenes[] = {
 	{"peek-offset", peek_offset}, {"empty-message", empty_message}, {"empty-to-name", empty_to_name},
 	{"ended-connection", ended_connection}, {"refused-connection", refused_connection}, {"unread-error", unread_error}, {"corked", corked},
 	{"multicast-address", multicast_address},
-	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {NULL, NULL},
+	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {"portless", portless}, {NULL, NULL},
 };

@@ -123,7 +123,7 @@ func (f *Files) Begin(ctx context.Context, id imgfile.MemoryID) error {
 		return err
 	}
 	f.w = w
-	if err := f.alone(id); err != nil {
+	if err := f.alone(ctx, id); err != nil {
 		return err
 	}
 	// The pages file first: a set that has a pagemap has its pages.

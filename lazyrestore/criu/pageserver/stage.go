@@ -2,12 +2,14 @@ package pageserver
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -190,22 +192,39 @@ func neededPages(dir, but string) (map[string]bool, error) {
 // errTwice is for two dumps of one memory at once: which of them the set has would be a matter of which ends later.
 var errTwice = errors.New("another page server receives it into this directory")
 
+// alonePatience is how long who else has a stage locked may be other than its own server: one that starts and removes what a
+// killed one has left, of any size, or one that sees whether it is alone.
+const alonePatience = 2 * time.Second
+
 // alone gives an error if another server that runs receives the same memory into the directory. Of two that begin in one moment
 // both may see that.
-func (f *Files) alone(id imgfile.MemoryID) error {
+func (f *Files) alone(ctx context.Context, id imgfile.MemoryID) error {
 	for _, stage := range stages(f.dir.Path()) {
 		if filepath.Base(stage) == filepath.Base(f.stage.Path()) {
 			continue
 		}
-		if _, err := os.Lstat(filepath.Join(stage, id.File())); err != nil {
-			continue
-		}
-		switch d, err := lockDir(stage); {
-		case errors.Is(err, unix.EWOULDBLOCK):
-			return fmt.Errorf("%s: %w", id.File(), errTwice)
-		case err == nil: // of one that was killed
-			d.Close()
+		for end := time.Now().Add(alonePatience); isTaken(stage, id); {
+			if !time.Now().Before(end) {
+				return fmt.Errorf("%s: %w", id.File(), errTwice)
+			}
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
 	return nil
+}
+
+// isTaken reports whether the memory is in a stage that somebody has locked.
+func isTaken(stage string, id imgfile.MemoryID) bool {
+	if _, err := os.Lstat(filepath.Join(stage, id.File())); err != nil {
+		return false
+	}
+	d, err := lockDir(stage)
+	if err == nil { // of one that was killed
+		d.Close()
+	}
+	return errors.Is(err, unix.EWOULDBLOCK)
 }

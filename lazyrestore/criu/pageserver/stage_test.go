@@ -3,7 +3,11 @@ package pageserver
 import (
 	"errors"
 	"os"
+	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 )
@@ -68,9 +72,11 @@ func TestOneTaskAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := second.Begin(t.Context(), imgfile.OfTask(1)); !errors.Is(err, errTwice) {
-		t.Errorf("Begin: %v, want that another receives it", err)
-	}
+	synctest.Test(t, func(t *testing.T) { // it waits for as long as the lock may be somebody else's
+		if err := second.Begin(t.Context(), imgfile.OfTask(1)); !errors.Is(err, errTwice) {
+			t.Errorf("Begin: %v, want that another receives it", err)
+		}
+	})
 	second.Abort()
 	commit(t, first)
 	expectDumps(t, dir, map[int]uint64{1: 1})
@@ -86,4 +92,43 @@ func TestOneTaskAtOnce(t *testing.T) {
 	late.Abort()
 	commit(t, take(t, dir, 3, 1))
 	expectDumps(t, dir, map[int]uint64{1: 3})
+}
+
+// The stage of a server that was killed is also locked by one that starts and removes it, or that sees whether it is alone: neither
+// is in the way of a dump.
+func TestLockedStageOfAKilledServer(t *testing.T) {
+	for name, lets := range map[string]func(dir, stage string){
+		"removed":   removeStage,
+		"looked at": func(string, string) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			killed := take(t, dir, 1, 1)
+			next, err := NewFiles(dir, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer next.Abort()
+			stage := killed.stage.Path()
+			if err := errors.Join(killed.end(), killed.lock.Close()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Test(t, func(t *testing.T) {
+				lock, err := lockDir(stage)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var other sync.WaitGroup
+				defer other.Wait()
+				other.Go(func() {
+					time.Sleep(alonePatience / 2)
+					lets(filepath.Dir(stage), stage)
+					lock.Close()
+				})
+				if err := next.Begin(t.Context(), imgfile.OfTask(1)); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/lazyrestore/lazyrestore/pageserver"
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
@@ -115,8 +116,12 @@ func startExporter(address string, server *pageserver.Server) (*exporter, error)
 		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 8 << 10, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 	}}
-	go func() { _ = e.Serve(ln) }() // ends with Close
+	go func() { _ = e.Serve(netutil.LimitListener(ln, maxScrapers)) }() // ends with Close
 	return e, nil
 }
+
+// maxScrapers is how many connections there may be to the metrics' port at a time: others
+// wait, and none of them costs the page server a descriptor.
+const maxScrapers = 16
 
 func (e *exporter) url() string { return "http://" + e.ln.Addr().String() + "/metrics" }

@@ -70,6 +70,37 @@ func TestMetrics(t *testing.T) {
 	s.stop(t)
 }
 
+// Who connects to the metrics' port and says nothing takes no descriptors from the page server.
+func TestMetricsConnectionsAreFew(t *testing.T) {
+	s := used(t)
+	descriptors := func() int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := descriptors()
+	address := strings.TrimSuffix(strings.TrimPrefix(s.Metrics, "http://"), "/metrics")
+	for range 10 * maxScrapers {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	for limit := time.Now().Add(uffdtest.Timeout); descriptors() < before+maxScrapers/2; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("connections are not taken")
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // for more to be taken, which nothing tells of
+	if n := descriptors() - before; n > maxScrapers+2 {
+		t.Errorf("%d connections are held, want %d", n, maxScrapers)
+	}
+	s.stop(t)
+}
+
 // A Prometheus scrapes the server, and has its numbers.
 func TestPrometheus(t *testing.T) {
 	uffdtest.Need(t, "cmd:prometheus")

@@ -81,21 +81,25 @@ var ErrLeft = errors.New("tasks of a daemon that was killed wait for one that re
 // errElsewhere is for a work directory that is used from several pid namespaces: what the state says of processes is not true here.
 var errElsewhere = fmt.Errorf("%w, in the pid namespace of that one", ErrLeft)
 
+// errUntold is for one of which nothing shows whether tasks wait there.
+var errUntold = fmt.Errorf("%w, or may, in the pid namespace of that one: whether anybody is left there cannot be told", ErrLeft)
+
 // reachable gives an error, which wraps pager.ErrNoPredecessor, if none of the keepers can live, or if they are processes
-// of another pid namespace.
+// of another pid namespace, or may be.
 func (s *state) reachable() error {
-	var err error
-	switch {
-	case s.isOld():
-		err = fmt.Errorf("%w: the machine was booted since", pager.ErrNoPredecessor)
-	case !s.isElsewhere():
-		return nil
-	case s.isHeld():
-		err = errElsewhere
-	default:
-		err = fmt.Errorf("%w: it was in another pid namespace, and nobody is left there", pager.ErrNoPredecessor)
+	if s.isOld() {
+		return fmt.Errorf("%s: %w: the machine was booted since", s.path, pager.ErrNoPredecessor)
 	}
-	return fmt.Errorf("%s: %w", s.path, err)
+	if !s.isElsewhere() {
+		return nil
+	}
+	switch held, err := s.isHeld(); {
+	case err != nil:
+		return fmt.Errorf("%s: %w: %w", s.path, errUntold, err)
+	case held:
+		return fmt.Errorf("%s: %w", s.path, errElsewhere)
+	}
+	return fmt.Errorf("%s: %w: it was in another pid namespace, and nobody is left there", s.path, pager.ErrNoPredecessor)
 }
 
 // nobodyWaits gives an error if in the work directory there is what Resume would go on from.
@@ -159,11 +163,11 @@ func (d *daemon) takeOver(ctx context.Context, left *state) (conn int, err error
 	case err == nil:
 	case d.pager.Holds():
 		return -1, err // the file names our keeper, who may be the only one by now
-	case slices.Equal(d.state.Keepers, left.Keepers):
-		return -1, err // nothing was written
 	default:
-		d.state.become(left)
-		err = errors.Join(err, d.state.write())
+		if !slices.Equal(d.state.Keepers, left.Keepers) { // it was written
+			d.state.become(left)
+			err = errors.Join(err, d.state.write())
+		}
 		d.state.letGo() // it is not ours
 		return -1, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -98,6 +99,62 @@ func TestNothingToTakeIsNotWritten(t *testing.T) {
 	}
 	if _, err := os.Stat(d.state.path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a state was written (%v)", err)
+	}
+}
+
+// A keeper shows to other pid namespaces that it lives also once somebody has written that he takes over, and then could not, or
+// was killed before he had.
+func TestFailedTakeOverLeavesTheLock(t *testing.T) {
+	d, k, _, conn := comingTask(t)
+	before := newState(filepath.Dir(d.state.path), k, "")
+	before.Keepers[0].Connection = conn
+	if err := before.write(); err != nil {
+		t.Fatal(err)
+	}
+	held := func(want bool) {
+		t.Helper()
+		if held, err := before.isHeld(); held != want || err != nil {
+			t.Errorf("held: %v, %v; want %v", held, err, want)
+		}
+	}
+	left, err := readState(filepath.Dir(d.state.path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.Coming, left.Tasks = d.state.Coming, d.state.Tasks
+	if _, err := d.takeOver(t.Context(), left); !errors.Is(err, pager.ErrNoPredecessor) {
+		t.Fatalf("takeOver: %v, want that there is no state", err)
+	}
+	held(true)
+	killed := newState(filepath.Dir(d.state.path), k, "")
+	if err := killed.write(); err != nil {
+		t.Fatal(err)
+	}
+	killed.letGo()
+	held(true)
+	before.letGo()
+	held(false)
+}
+
+// Where it cannot be told whether anybody is left in another pid namespace, another daemon stays out.
+func TestNobodyTellsOfAnotherPIDNamespace(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"no file":          func(string) error { return nil },
+		"not to be opened": func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			content := fmt.Sprintf(`{"pid_namespace":%d,"images":"x","keepers":[{"pid":1,"connection":-1}],"tasks":[7]}`, pidNamespace()+1)
+			if err := errors.Join(os.WriteFile(filepath.Join(dir, StateName), []byte(content), 0o600), spoil(filepath.Join(dir, HeldName))); err != nil {
+				t.Fatal(err)
+			}
+			if err := (&Options{Images: dir}).nobodyWaits(); !errors.Is(err, ErrLeft) {
+				t.Errorf("nobodyWaits: %v, want that tasks may wait", err)
+			}
+			if _, err := Resume(t.Context(), Options{Images: dir}); !errors.Is(err, ErrLeft) || errors.Is(err, pager.ErrNoPredecessor) {
+				t.Errorf("Resume: %v, want that tasks may wait elsewhere", err)
+			}
+		})
 	}
 }
 

@@ -20,13 +20,16 @@ import (
 // finds its way by. It is there from before anybody can connect.
 const StateName = "lazy-pages.state"
 
+// HeldName is the name there of a file that the daemon has open and locked by flock(2), and so has its keeper, who shares its
+// descriptors: so it shows where the ids of processes say nothing whether anybody lives. It is not the state, which is replaced
+// with each word: a successor that fails has written, and who is left is the keeper of the one before.
+const HeldName = "lazy-pages.held"
+
 // A state is what a successor cannot learn from the keeper. What pages there
 // are, and what events have made of them, is in the pager's own state.
 type state struct {
 	path string
-	// file is the file that was written last, -1 if none was. It is open, and locked by flock(2) for as long as this process
-	// or its keeper lives, who has it too: so it shows where the ids of processes say nothing whether anybody does.
-	file int
+	held int // the file of HeldName, from the first word on; -1 before
 
 	// Boot and PIDNamespace are those in which the ids of processes are what they say, "" and 0 if not known.
 	Boot         string `json:"boot,omitempty"`
@@ -56,7 +59,7 @@ func newState(dir string, k *pager.Keeper, images string) *state {
 	own := keeper{Pid: k.Pid(), Connection: -1}
 	own.Start, _ = k.Began()
 	return &state{
-		path: filepath.Join(dir, StateName), file: -1, Boot: bootID(), PIDNamespace: pidNamespace(), Images: images, Keepers: []keeper{own},
+		path: filepath.Join(dir, StateName), held: -1, Boot: bootID(), PIDNamespace: pidNamespace(), Images: images, Keepers: []keeper{own},
 	}
 }
 
@@ -87,14 +90,43 @@ func (s *state) isElsewhere() bool {
 	return s.PIDNamespace != 0 && ns != 0 && s.PIDNamespace != ns
 }
 
-// isHeld reports whether the daemon that wrote the file lives, or its keeper, wherever that is.
-func (s *state) isHeld() bool {
-	fd, err := unix.Open(s.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// isHeld reports whether a daemon of the work directory lives, or its keeper, wherever that is. The error is why that cannot be
+// told, as where the file system has no locks.
+func (s *state) isHeld() (bool, error) {
+	fd, err := s.openHeld(0)
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	return errors.Is(unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, os.NewSyscallError("flock", err)
+}
+
+// openHeld opens the file of HeldName. Some file systems lock only what is open for writing.
+func (s *state) openHeld(flags int) (int, error) {
+	path := filepath.Join(filepath.Dir(s.path), HeldName)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|flags, 0o600)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+// hold locks the file of HeldName, beside a keeper of a daemon before, if that is not done.
+func (s *state) hold() error {
+	if s.held >= 0 {
+		return nil
+	}
+	fd, err := s.openHeld(unix.O_CREAT)
+	if err != nil {
+		return err
+	}
+	_ = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) // where there are no locks isHeld sees that
+	s.held = fd
+	return nil
 }
 
 // open refers to the keeper. The error wraps pager.ErrNoPredecessor where it has ended, also if its id is another process's by now.
@@ -116,9 +148,9 @@ func (k *keeper) open() (*pager.Leftover, error) {
 
 // become makes s say what other says.
 func (s *state) become(other *state) {
-	file := s.file
+	held := s.held
 	*s = *other
-	s.file = file
+	s.held = held
 }
 
 // building reports whether the tree is still being built.
@@ -132,7 +164,7 @@ var errDamagedState = errors.New("it is damaged")
 
 // readState reads the file that a predecessor left.
 func readState(dir string) (*state, error) {
-	s := &state{path: filepath.Join(dir, StateName), file: -1}
+	s := &state{path: filepath.Join(dir, StateName), held: -1}
 	b, err := os.ReadFile(s.path)
 	if err != nil {
 		return nil, err
@@ -151,41 +183,43 @@ func (s *state) write() error {
 	if err != nil {
 		return err
 	}
+	if err := s.hold(); err != nil {
+		return err
+	}
 	next := s.path + ".new"
 	fd, err := unix.Open(next, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: next, Err: err}
 	}
-	_ = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) // where there are no locks, nothing is held
 	n, err := unix.Write(fd, append(b, '\n'))
 	if err == nil && n <= len(b) {
 		err = io.ErrShortWrite
 	}
+	_ = unix.Close(fd)
 	if err != nil {
-		_ = unix.Close(fd)
 		return &fs.PathError{Op: "write", Path: next, Err: err}
 	}
 	if err := unix.Rename(next, s.path); err != nil {
-		_ = unix.Close(fd)
 		return &os.LinkError{Op: "rename", Old: next, New: s.path, Err: err}
 	}
-	s.letGo()
-	s.file = fd
 	return nil
 }
 
-// letGo closes the file.
+// letGo lets go of what hold locks.
 func (s *state) letGo() {
-	if s.file >= 0 {
-		_ = unix.Close(s.file)
-		s.file = -1
+	if s.held >= 0 {
+		_ = unix.Close(s.held)
+		s.held = -1
 	}
 }
 
+// remove removes the state, and then what says that it is held.
 func (s *state) remove() error {
-	s.letGo()
-	if err := os.Remove(s.path); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	defer s.letGo()
+	for _, path := range []string{s.path, filepath.Join(filepath.Dir(s.path), HeldName)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -256,16 +255,17 @@ func udpSocket(fd int) (why string, err error) {
 	case events&unix.POLLERR != 0:
 		return unreadError, nil
 	}
-	// What is on its way to a device counts too, for a moment.
-	for deadline := time.Now().Add(50 * time.Millisecond); ; time.Sleep(time.Millisecond) {
-		unsent, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
-		if err != nil || unsent == 0 {
-			return "", err
-		}
-		if time.Now().After(deadline) {
-			return "it has a packet that was not sent (UDP_CORK, MSG_MORE)", nil
-		}
+	// Without the option it is on its way, be it that a neighbour's address is asked for: that goes
+	// out by itself, whatever becomes of the socket.
+	corked, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_CORK)
+	if err != nil || corked == 0 {
+		return "", err
 	}
+	unsent, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
+	if err != nil || unsent == 0 {
+		return "", err
+	}
+	return "it has a packet that was not sent (UDP_CORK)", nil
 }
 
 // pollNow asks what a socket has to tell now.

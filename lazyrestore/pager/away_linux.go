@@ -27,15 +27,17 @@ import (
 // bringing is how far that is.
 type bringing struct {
 	state atomic.Int32
-	came  page.Set // of who brings; of the reader in the state brought
+	// Of who brings; of the reader in the states brought and failed.
+	came page.Set // is in its object now
+	gone page.Set // of objects of which the process has nothing any more: others may miss them still
 }
 
 // States of it.
 const (
 	idle     int32 = iota
 	underWay       // a worker is at it
-	brought        // came is there: all, or more can be
-	failed         // as is what came, and no more can be
+	brought        // that is all, or more can be
+	failed         // no more can be
 )
 
 // noteAway notes what is missing of the image range r, if that is shared memory, or may be for all that the index has told.
@@ -91,7 +93,12 @@ func (r *reader) keeps(s *space) bool {
 	state := s.bring.state.Load()
 	if state == brought || state == failed {
 		r.notAway(&s.bring.came)
-		s.bring.came = page.Set{}
+		r.gate.shut()
+		for at := range s.bring.gone.All() {
+			s.away.Remove(at)
+		}
+		r.gate.open()
+		s.bring.came, s.bring.gone = page.Set{}, page.Set{}
 	}
 	if state == brought {
 		state = idle
@@ -172,7 +179,7 @@ func (w *worker) bringAway(ctx context.Context, s *space) error {
 		err := w.bringPart(ctx, s, p)
 		switch {
 		case errors.Is(err, errGone):
-			s.bring.came.Add(p.Object.Range) // it needs no more
+			s.bring.gone.Add(p.Object.Range)
 		case err != nil:
 			errs = append(errs, err)
 		default:

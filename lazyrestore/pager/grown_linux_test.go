@@ -279,6 +279,29 @@ func TestHiddenSharedMemoryOfAnOrphan(t *testing.T) {
 	}
 }
 
+// What one process has given up others may miss still.
+func TestHiddenSharedMemoryThatAnotherGaveUp(t *testing.T) {
+	uffdtest.Need(t, "POISON")
+	log := &said{`msg="let go"`, make(chan struct{}, 1)}
+	s := serveChild(t, setting{
+		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+		pager: Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))},
+	})
+	child, pid := s.Fork(t)
+	pid.Wait(t)
+	child.Munmap(s.Addr(32), 32*page.Size).Wait(t)
+	s.Munmap(s.Start, 64*page.Size).Wait(t)
+	<-log.once // of the parent: the child misses the lower half
+	at := s.grow(t, child)
+	if got, err := child.Load(at + 40*page.Size).Result(); !uffdtest.Gone(err) {
+		t.Errorf("the child reads %d, %v, want its end by SIGBUS", got, err)
+	}
+	var lost *LostError
+	if err := s.wait(t); !errors.As(err, &lost) {
+		t.Errorf("Serve = %v, want a LostError", err)
+	}
+}
+
 // What it has grown by is found out once, not for each page, and makes one mapping of what is below.
 func TestSharedMemoryGrowsAtOnce(t *testing.T) {
 	log := &said{"shared memory has grown", make(chan struct{}, 64)}

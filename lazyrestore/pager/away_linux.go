@@ -154,6 +154,7 @@ func (d *demand) flyAway(ctx context.Context, w *worker, fl *flight) {
 		w.log.Warn("shared memory that is mapped nowhere cannot be brought, and the pager stays", "space", s.id, "error", err)
 		s.bring.state.Store(failed)
 	default:
+		w.log.Debug("shared memory that is mapped nowhere has been brought", "space", s.id)
 		s.bring.state.Store(brought)
 	}
 }
@@ -204,7 +205,6 @@ func (w *worker) bringPart(ctx context.Context, s *space, p Part) error {
 		if err := w.bringRun(ctx, s, p.Object, r, plain[from:from+r.Len()]); err != nil {
 			return err
 		}
-		s.bring.came.Add(r)
 	}
 	return nil
 }
@@ -228,7 +228,7 @@ func (w *worker) bringRun(ctx context.Context, s *space, object page.Object, r p
 	}
 }
 
-// copyInto copies what is away of r to where it is in the file fd, from offset on.
+// copyInto copies what is away of r, whose data is plain, to where it is in the file fd, from offset on.
 func (w *worker) copyInto(fd int, offset int64, s *space, r page.Range, plain []byte) (outcome, error) {
 	// Where this process locks its future memory, what can be accessed would be touched.
 	mem, err := unix.Mmap(fd, offset, int(r.Len()), unix.PROT_NONE, unix.MAP_SHARED)
@@ -248,9 +248,15 @@ func (w *worker) copyInto(fd int, offset int64, s *space, r page.Range, plain []
 	if _, err := u.Register(uint64(base), r.Len(), uffd.ModeMissing); err != nil {
 		return broken, err
 	}
-	into := orderly{u, new(model)}
+	return w.copyAway(orderly{u, new(model)}, base, s, r, plain)
+}
+
+// copyAway copies what is away of r to the memory in which r begins at base, and notes that it came. What is not away any more,
+// as a mapping has grown to there since plain was fetched, need not come, and may be away again.
+func (w *worker) copyAway(into memory, base page.Addr, s *space, r page.Range, plain []byte) (outcome, error) {
 	for at := r.Start; at < r.End; {
-		end := min(r.End, at+page.Addr(w.piece())<<page.Shift)
+		// No more than may be copied before the reader is let in.
+		end := min(r.End, at+min(page.Addr(w.piece())<<page.Shift, oneCopy))
 		w.gate.enter() // what is removed is so before or after it
 		out, err := there, error(nil)
 		for in := range s.away.Within(page.Range{Start: at, End: end}) {
@@ -266,6 +272,7 @@ func (w *worker) copyInto(fd int, offset int64, s *space, r page.Range, plain []
 			if out != there {
 				break
 			}
+			s.bring.came.Add(in)
 		}
 		w.gate.leave()
 		if out != there {

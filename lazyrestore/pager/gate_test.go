@@ -2,6 +2,7 @@ package pager
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,19 +122,8 @@ func TestInstallLetsTheReaderIn(t *testing.T) {
 	put, read := 0, 0
 	m := &fakeMemory{vmas: []page.Range{page.RangeOf(testBase, pages*page.Size)}, pages: map[page.Addr]byte{}}
 	m.refuse = func() error {
-		if put++; put == 1 { // the reader comes, amid the first copy
-			se.gate.closed.Store(true)
-			se.gate.wanted.Store(1)
-			go func() {
-				for se.gate.inside.Load() != 0 {
-					runtime.Gosched()
-				}
-				m.mu.Lock()
-				read = len(m.pages)
-				m.mu.Unlock()
-				se.gate.wanted.Store(0)
-				se.gate.open()
-			}()
+		if put++; put == 1 { // amid the first copy
+			readerComes(se, m, &read)
 		}
 		return nil
 	}
@@ -152,5 +142,51 @@ func TestInstallLetsTheReaderIn(t *testing.T) {
 	}
 	if left := s.left.Load(); left != 0 {
 		t.Errorf("%d pages are missing", left)
+	}
+}
+
+// readerComes has a reader want to get in, and tells how many pages are in m when it is.
+func readerComes(se *session, m *fakeMemory, read *int) {
+	se.gate.closed.Store(true)
+	se.gate.wanted.Store(1)
+	go func() {
+		for se.gate.inside.Load() != 0 {
+			runtime.Gosched()
+		}
+		m.mu.Lock()
+		*read = len(m.pages)
+		m.mu.Unlock()
+		se.gate.wanted.Store(0)
+		se.gate.open()
+	}()
+}
+
+// So does who brings what is away. What is not away any more it leaves alone.
+func TestBringingLetsTheReaderIn(t *testing.T) {
+	const pages = 4 * oneCopy / page.Size
+	se := fakeSession(t, pages, plainSource)
+	se.lastFault.Store(-demandRecent) // so pieces are large
+	put, read := 0, 0
+	all := page.RangeOf(testBase, pages*page.Size)
+	m := &fakeMemory{vmas: []page.Range{all}, pages: map[page.Addr]byte{}}
+	m.refuse = func() error {
+		if put++; put == 1 {
+			readerComes(se, m, &read)
+		}
+		return nil
+	}
+	s := fakeSpace(t, se, m)
+	s.away.Add(all)
+	s.away.Remove(page.RangeOf(testBase+(pages-2)*page.Size, page.Size))
+	w := se.newWorker("background")
+	defer w.close()
+	if out, err := w.copyAway(m, testBase, s, all, make([]byte, all.Len())); out != there {
+		t.Fatal(out, err)
+	}
+	if want := oneCopy / page.Size; read != want {
+		t.Errorf("%d pages were there when the reader was let in, not %d", read, want)
+	}
+	if len(m.pages) != pages-1 || !slices.Equal(slices.Collect(s.bring.came.All()), slices.Collect(s.away.All())) {
+		t.Errorf("%d pages came, noted as %v", len(m.pages), slices.Collect(s.bring.came.All()))
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 	"github.com/lazyrestore/lazyrestore/uffd"
@@ -243,6 +244,40 @@ func TestHiddenSharedMemoryIsBrought(t *testing.T) {
 		}
 		s.checkAt(t, child, at+21*page.Size, 21*page.Size, 43*page.Size)
 		child.Exit(0)
+	})
+	t.Run("but for what a mapping has grown to meanwhile", func(t *testing.T) {
+		began, release := make(chan struct{}, 64), make(chan struct{})
+		log := &said{"mapped nowhere has been brought", make(chan struct{}, 1)}
+		var r *remote
+		s := serveChild(t, setting{
+			child:  uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+			writer: image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}, ChunkSize: 8 * page.Size},
+			pager:  Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))},
+			source: remoteOf(&r, func(ctx context.Context, lane image.Lane) error {
+				if lane != image.Background {
+					return nil
+				}
+				began <- struct{}{}
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return ctx.Err()
+			}),
+		})
+		s.Munmap(s.Addr(32), 32*page.Size).Wait(t)
+		s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
+		<-began
+		at := s.grow(t, s.Thread)
+		s.checkAt(t, s.Thread, at+33*page.Size, 33*page.Size, page.Size)
+		close(release)
+		<-log.once
+		s.Munmap(at+32*page.Size, 32*page.Size).Wait(t)
+		if err := s.wait(t); err != nil {
+			t.Fatal(err)
+		}
+		at = s.Mremap(at, 32*page.Size, 64*page.Size, unix.MREMAP_MAYMOVE, 0).Wait(t)
+		s.checkAt(t, s.Thread, at, 0, 64*page.Size)
 	})
 	t.Run("not where there is nothing of it any more", func(t *testing.T) {
 		s, child := growable(t)

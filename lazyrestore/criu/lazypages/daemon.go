@@ -238,18 +238,54 @@ func (d *daemon) serve(ctx context.Context, connect func(w *waker) (int, error))
 	err := d.pager.ServeAttached(inner)
 	cancel()
 	gathering := <-set
-	if d.listener >= 0 && !d.queued() {
-		_ = unix.Close(d.listener)
-	}
 	if err == nil || errors.As(err, new(*pager.LostError)) {
 		err = errors.Join(err, d.state.remove())
 		if !errors.Is(gathering, context.Canceled) {
 			err = errors.Join(gathering, err)
 		}
-	} else if !d.pager.Holds() && !d.queued() { // nobody had come
+	} else if !d.pager.Holds() && d.silence() { // nobody had come
 		err = errors.Join(err, d.pager.Discard(), d.state.remove())
 	}
+	if d.listener >= 0 && !d.queued() {
+		_ = unix.Close(d.listener)
+	}
 	return d.finished(err)
+}
+
+// silence ends the connection of criu restore, which sees at its next word, if not before, that nobody takes it. It reports
+// false, and leaves the connection, where something was said that nobody has taken: that is a successor's.
+func (d *daemon) silence() bool {
+	if d.queue >= 0 && listens(d.queue) {
+		switch conn, err := acceptLast(d.queue); {
+		case err == nil:
+			d.speaks(conn)
+		case errors.Is(err, unix.EAGAIN): // nobody has connected
+			d.speaks(-1)
+		}
+	}
+	if d.queue < 0 {
+		return true
+	}
+	if d.queued() {
+		return false
+	}
+	// What is said until the end of this process would be lost with the connection: from here on nothing is, and only then
+	// it shows whether something was.
+	_ = unix.Shutdown(d.queue, unix.SHUT_RD)
+	if d.queued() {
+		return false
+	}
+	_ = unix.Close(d.queue)
+	d.speaks(-1)
+	return true
+}
+
+// discard gives the pager up, unless criu restore has said something that nobody has taken: that the keeper has, for a successor.
+func (d *daemon) discard() error {
+	if !d.pager.Holds() && !d.silence() {
+		return nil
+	}
+	return d.pager.Discard()
 }
 
 // setUp takes the tree until it is built.
@@ -274,6 +310,9 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	case err != nil:
 		// criu restore sees that, and ends what it has built.
 		d.log.Error("the tree was not completed", "error", err)
+		if conn < 0 && d.listener >= 0 {
+			conn, _ = acceptLast(d.listener)
+		}
 		if conn >= 0 {
 			d.holdQueued(conn)
 		}

@@ -52,11 +52,11 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 		return d.finished(errors.Join(d.pager.Discard(), d.state.remove()))
 	}
 	if err != nil {
-		return pager.Stats{}, errors.Join(err, d.pager.Discard())
+		return pager.Stats{}, errors.Join(err, d.discard())
 	}
 	if d.Ready != nil {
 		if err := d.Ready(); err != nil {
-			return pager.Stats{}, errors.Join(err, d.pager.Discard())
+			return pager.Stats{}, errors.Join(err, d.discard())
 		}
 	}
 	if conn < 0 {

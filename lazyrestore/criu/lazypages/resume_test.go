@@ -267,6 +267,43 @@ func testUnattached(t *testing.T, spoil func(d *daemon, pid int, m page.Mapping)
 	}
 }
 
+// A daemon that is to end while criu restore is connected, and has said nothing, leaves no connection on which it could still say
+// something.
+func TestEndWithASilentConnection(t *testing.T) {
+	mem, _ := imagetest.Write(t, image.WriterOptions{}, imagetest.Run{At: at, P: make([]byte, page.Size)})
+	img, err := image.Open(t.Context(), mem, image.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := pager.StartKeeper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := pager.New(img, pager.Options{Gather: true, Keeper: k})
+	if err != nil {
+		t.Fatal(err)
+	}
+	criu, ours := socketpair(t)
+	d := &daemon{
+		pager: p, keeper: k, listener: -1, queue: -1, state: newState(t.TempDir(), k, ""), log: slog.New(slog.DiscardHandler),
+		set: &set{tasks: map[int][]page.Mapping{1: nil}},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := d.serve(ctx, func(*waker) (int, error) {
+		d.speaks(ours)
+		cancel()
+		return ours, nil
+	}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Serve: %v, want %v", err, context.Canceled)
+	}
+	if _, err := unix.Write(criu, []byte("1234")); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("criu restore speaks, and gets %v; want %v", err, unix.EPIPE)
+	}
+	if _, err := os.Stat(d.state.path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the state is still there (%v)", err)
+	}
+}
+
 func socketpair(t *testing.T) (a, b int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -126,6 +126,11 @@ func (w *waker) accept(listener int) (int, error) {
 	if err := w.wait(listener); err != nil {
 		return -1, err
 	}
+	return acceptLast(listener)
+}
+
+// acceptLast has nobody connect any more, and takes the connection of who has; EAGAIN if nobody has.
+func acceptLast(listener int) (int, error) {
 	// What is in the queue stays there. Taking it out lets in who waits for its place, and
 	// sees first that there is none any more.
 	if err := unix.Shutdown(listener, unix.SHUT_RDWR); err != nil {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/pager"
 )
 
 // Signals, which Go sends itself too, do not end a sleep before its time; the end of
@@ -144,6 +146,82 @@ func TestOneConnectionIsTaken(t *testing.T) {
 	var b [4]byte
 	if err := w.peek(conn, b[:]); err != nil || string(b[:]) != "1234" {
 		t.Errorf("of the first came %q, %v", b, err)
+	}
+}
+
+// A daemon that ends with no task drops nothing that criu restore says: what was said stays there for a successor, and what has not
+// been cannot be said any more, as its tasks would run with the userfaultfds gone.
+func TestNothingIsSaidToNobody(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		connects, accepts bool
+		says              string
+		want              bool // that all is over
+	}{
+		{"nobody has connected", false, false, "", true},
+		{"connected", true, false, "", true},
+		{"taken", true, true, "", true},
+		{"connected, and has spoken", true, false, "1234", false},
+		{"taken, and has spoken", true, true, "1234", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			listener, err := bind(dir)
+			if err == nil {
+				err = listen(listener, dir)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(listener)
+			k, err := pager.StartKeeper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer k.Close()
+			d := &daemon{keeper: k, listener: listener, state: newState(dir, k, "")}
+			d.speaks(listener)
+			criu, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(criu)
+			name := &unix.SockaddrUnix{Name: filepath.Join(dir, SocketName)}
+			if c.connects {
+				if err := unix.Connect(criu, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.accepts {
+				conn, err := acceptLast(listener)
+				if err != nil {
+					t.Fatal(err)
+				}
+				d.speaks(conn)
+			}
+			if _, err := unix.Write(criu, []byte(c.says)); c.connects && err != nil {
+				t.Fatal(err)
+			}
+			if got := d.silence(); got != c.want {
+				t.Fatalf("all is over: %v, want %v", got, c.want)
+			}
+			switch {
+			case !c.connects:
+				if err := unix.Connect(criu, name); !errors.Is(err, unix.ECONNREFUSED) {
+					t.Errorf("who connects then: %v, want %v", err, unix.ECONNREFUSED)
+				}
+			case c.want:
+				if _, err := unix.Write(criu, []byte("1234")); !errors.Is(err, unix.EPIPE) {
+					t.Errorf("who speaks then: %v, want %v", err, unix.EPIPE)
+				}
+			default:
+				b := make([]byte, 8)
+				if n, _, err := unix.Recvfrom(d.queue, b, 0); err != nil || string(b[:n]) != c.says {
+					t.Errorf("of what was said there is %q, %v; want %q", b[:max(n, 0)], err, c.says)
+				}
+				_ = unix.Close(d.queue)
+			}
+		})
 	}
 }
 

@@ -45,6 +45,12 @@ func TestTwoHundredCycles(t *testing.T) {
 			if err := s.proc.WaitPager(); err != nil {
 				t.Fatal(err)
 			}
+			// Until its exec, what another test forks has the userfaultfd open too, and
+			// what is registered with it is in mappings of its own.
+			s.await("be rid of the userfaultfd", func() bool {
+				smaps := must(os.ReadFile(filepath.Join("/proc", strconv.Itoa(s.pid), "smaps")))(t)
+				return !strings.Contains(string(smaps), " um ")
+			})
 			if n == 1 {
 				first = holdingsOf(t, s.pid)
 			}

@@ -457,6 +457,26 @@ func TestPrivateMemoryGrowsAboveShared(t *testing.T) {
 	child.Exit(0)
 }
 
+// What is removed of it is nothing of the shared memory.
+func TestPrivateMemoryIsRemovedAboveShared(t *testing.T) {
+	shared := page.Mapping{
+		Range: page.RangeOf(testBase, 8*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true,
+		Object: page.Object{Range: page.RangeOf(page.ImageShared, 64*page.Size)},
+	}
+	private := page.Mapping{Range: page.RangeOf(shared.End+page.Size, page.Size), Image: shared.End + page.Size, PageSize: page.Size}
+	l, err := newLayout([]page.Mapping{shared, private})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{}
+	m := w.add(3, 0, l)
+	w.remove(m, event{kind: eventRemove, from: private.Range})
+	w.remove(m, event{kind: eventRemove, from: page.RangeOf(private.End, 4*page.Size)})
+	if !w.removed.Empty() {
+		t.Errorf("%v is taken for removed", slices.Collect(w.removed.All()))
+	}
+}
+
 // Shared memory that was removed is zero also for a successor that knows nothing of the removal.
 func TestRemovedSharedMemoryAfterTakeOver(t *testing.T) {
 	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}}, false)

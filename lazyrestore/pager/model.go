@@ -286,7 +286,7 @@ func (w *world) noteRemoved(m *model, e event) {
 		unknown.Remove(r)
 	}
 	for r := range unknown.All() {
-		if p, ok := m.sharedBelow(r.Start); ok {
+		if p, ok := m.sharedBelow(r.Start); ok && !m.parted(p, r.Start) {
 			w.removed.Add(ofObject(p, page.RangeOf(p.ImageAddr(r.Start), r.Len())))
 		}
 	}

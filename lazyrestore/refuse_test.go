@@ -44,6 +44,7 @@ var refusals = []struct{ scene, names string }{
 	{"thread-cpu-timer", `POSIX timer 0.*CPU time of a thread`},
 	{"userfaultfd", `descriptor \d+ \(anon_inode:\[userfaultfd\]\)`},
 	{"io-uring", `descriptor \d+ \(anon_inode:\[io_uring\]\)`},
+	{"io-uring-registered", `thread \d+: it has an io_uring, without a descriptor.*thread \d+: it has an io_uring`},
 	{"sysv", `/SYSV`},
 	{"guard-shared", `guard region .*: it lies in shared memory`},
 	{"removed-directory", `working directory .*/removed`},

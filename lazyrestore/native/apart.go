@@ -91,6 +91,38 @@ func (f *Frozen) threadRegisters(tid int) error {
 	return nil
 }
 
+// A thread may have registered rings of io_uring, each in one of a few slots, and closed
+// their descriptors: what is left is in no list. See <linux/io_uring.h>.
+const (
+	ringSlots         = 16
+	enterRegistered   = 1 << 4 // IORING_ENTER_REGISTERED_RING (Linux 5.18)
+	noRing, noRingYet = -int64(unix.EBADF), -int64(unix.EINVAL)
+)
+
+// askRing enters the ring in a slot, for nothing; answer has the result.
+func askRing(slot uint64, answer func(ret int64)) asked {
+	return asked{call(unix.SYS_IO_URING_ENTER|proc.MayFail, slot, 0, 0, enterRegistered, 0, 0), answer}
+}
+
+// rings refuses a thread that has such rings. first is the answer of the first slot,
+// which also tells whether there are slots.
+func (q *questions) rings(th *Thread, first int64) error {
+	if first == noRingYet || first == -int64(unix.ENOSYS) {
+		return nil
+	}
+	found := first != noRing
+	err := q.ask(th.TID, 0, func() (list []asked) {
+		for slot := uint64(1); slot < ringSlots; slot++ {
+			list = append(list, askRing(slot, func(ret int64) { found = found || ret != noRing }))
+		}
+		return list
+	})
+	if found {
+		q.f.c.refused.add(threadName(th.TID), "it has an io_uring, without a descriptor (registered)", "")
+	}
+	return err
+}
+
 // queued gives pending signals that have no entry in the queue, because it was
 // full, the one that the kernel would make up.
 func queued(list [][]byte, pending uint64) [][]byte {

@@ -40,7 +40,12 @@ func (f *Frozen) ask() (err error) {
 	}
 	for i := range f.c.st.Threads {
 		th := &f.c.st.Threads[i]
-		if err := q.ask(th.TID, threadAnswers, func() []asked { return q.thread(th) }); err != nil {
+		var ring int64
+		list := func() []asked { return append(q.thread(th), askRing(0, func(ret int64) { ring = ret })) }
+		if err := q.ask(th.TID, threadAnswers, list); err != nil {
+			return err
+		}
+		if err := q.rings(th, ring); err != nil {
 			return err
 		}
 	}

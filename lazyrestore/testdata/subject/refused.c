@@ -134,6 +134,40 @@ static void io_uring(int argc, char **argv)
 	stop();
 }
 
+/* Rings that threads have registered, of which no descriptor is left. */
+static void register_ring(unsigned slot)
+{
+	char parameters[256] = {0};
+	int fd = syscall(425 /* io_uring_setup */, 4, parameters);
+	struct { unsigned offset, reserved; uint64_t data; } ring = {slot, 0, fd};
+	MUST(fd >= 0 && syscall(427 /* io_uring_register */, fd, 20 /* IORING_REGISTER_RING_FDS */, &ring, 1) == 1 && close(fd) == 0);
+}
+
+static void enter_ring(unsigned slot)
+{
+	CHECK(syscall(426 /* io_uring_enter */, slot, 0, 0, 16 /* IORING_ENTER_REGISTERED_RING */, NULL, 0) == 0);
+}
+
+static void *registers(void *unused)
+{
+	register_ring(3);
+	waits(NULL);
+	enter_ring(3);
+	return NULL;
+}
+
+static void io_uring_registered(int argc, char **argv)
+{
+	pthread_t thread;
+	register_ring(0);
+	MUST(pthread_create(&thread, NULL, registers, NULL) == 0);
+	while (!waiting)
+		usleep(100);
+	stop();
+	enter_ring(0);
+	pthread_join(thread, NULL);
+}
+
 static void sysv(int argc, char **argv)
 {
 	int id = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
@@ -356,7 +390,7 @@ static void two(int argc, char **argv)
 const struct scene refused_scenes[] = {
 	{"socket-rights", socket_rights}, {"netlink", netlink}, {"proc-of-other", proc_of_other}, {"pending-connection", pending_connection},
 	{"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
-	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"sysv", sysv}, {"guard-shared", guard_shared},
+	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"io-uring-registered", io_uring_registered}, {"sysv", sysv}, {"guard-shared", guard_shared},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"aio", aio}, {"outside-pipe", outside_pipe}, {"mapped-twice", mapped_twice}, {"pid-namespace", pid_namespace},
 	{"thread-namespace", thread_namespace}, {"thread-itself", thread_itself}, {"deny-write-execute", deny_write_execute},

@@ -22,7 +22,7 @@ type gate struct {
 	closed atomic.Bool
 	inside atomic.Int32
 	wanted atomic.Uint32 // 1 while the reader waits for those inside
-	alone  bool          // Go runs one goroutine at a time: whoever is inside may wait for that
+	alone  bool          // Go runs one goroutine at a time: who is waited for may wait for that
 }
 
 // spins is how often a loop asks again before it gives the processor away:
@@ -49,9 +49,16 @@ func (g *gate) enter() {
 			}
 			g.leave()
 		}
-		if try >= spins {
-			nap(gatePause)
+		if try < spins {
+			continue
 		}
+		if g.alone {
+			runtime.Gosched() // the reader may be ready to run
+			if !g.closed.Load() {
+				continue
+			}
+		}
+		nap(gatePause)
 	}
 }
 

@@ -67,6 +67,25 @@ func TestLeavingWakesTheReader(t *testing.T) {
 	}
 }
 
+// Where Go runs one goroutine at a time, who waits at the gate lets the reader run.
+func TestWaitingLetsTheReaderRun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	g := gate{alone: true}
+	var waits []time.Duration
+	for range 21 {
+		g.shut()
+		go g.open()
+		began := time.Now()
+		g.enter()
+		waits = append(waits, time.Since(began))
+		g.leave()
+	}
+	slices.Sort(waits)
+	if usual := waits[len(waits)/2]; usual > 2*gatePause {
+		t.Errorf("it was let in after %v", usual)
+	}
+}
+
 // threadTime is how long the calling thread has run.
 func threadTime(t *testing.T) time.Duration {
 	t.Helper()

@@ -22,24 +22,33 @@ type pendingSignals [][][]byte
 
 func (f *Frozen) pendingSignals() (all pendingSignals, err error) {
 	err = f.tracer.Do(func() error {
-		all = make(pendingSignals, 1, 1+len(f.tids))
+		first, err := proc.ReadStatus(f.pid)
+		if err != nil {
+			return err
+		}
+		shared, err := f.tracer.PeekSignals(f.pid, true)
+		if err != nil {
+			return err
+		}
+		all = pendingSignals{queued(shared, first.ShdPnd)}
 		for _, tid := range f.tids {
 			own, err := f.tracer.PeekSignals(tid, false)
 			if err != nil {
 				return err
 			}
-			status, err := proc.ReadStatus(tid)
-			if err != nil {
-				return err
-			}
-			if tid == f.pid {
-				shared, err := f.tracer.PeekSignals(tid, true)
+			pending := first.SigPnd
+			switch {
+			case tid == f.pid:
+			case first.SigQueueFull: // else all are in the queue; 500 threads would take 20 ms
+				status, err := proc.ReadStatus(tid)
 				if err != nil {
 					return err
 				}
-				all[0] = queued(shared, status.ShdPnd)
+				pending = status.SigPnd
+			default:
+				pending = 0
 			}
-			all = append(all, queued(own, status.SigPnd))
+			all = append(all, queued(own, pending))
 		}
 		return nil
 	})

@@ -35,6 +35,7 @@ type Status struct {
 	CoreDumping    bool
 	UntagMask      uint64 // 0: not said; ^0: no address bits are ignored
 	SigPnd, ShdPnd uint64 // pending: of the thread, of the process
+	SigQueueFull   bool   // no more signals can be queued for its user; some may be pending that are not
 	SigBlk         uint64
 	SigIgn, SigCgt uint64
 	VmRSS          uint64 // bytes
@@ -143,7 +144,8 @@ func (p *statusParser) signals(key string, v []byte) bool {
 	case "SigCgt":
 		p.SigCgt = p.uint(key, v, 16)
 	case "SigQ":
-		// Signals queued for the user, and how many may be.
+		queued, limit, _ := bytes.Cut(v, []byte("/"))
+		p.SigQueueFull = p.uint(key, queued, 10) >= p.uint(key, limit, 10)
 	default:
 		return false
 	}

@@ -36,6 +36,7 @@ var refusals = []struct{ scene, names string }{
 	{"multicast-address", `descriptor \d+ \(socket:.*: a restore could not set option 32 of level 0 of a socket: cannot assign requested address`},
 	{"child", `child process \d+`},
 	{"seccomp", `seccomp`},
+	{"thread-seccomp", `thread \d+: it has system call filters`},
 	{"thread-namespace", `thread \d+: it has a uts namespace of its own`},
 	{"thread-itself", `(?s)thread \d+: it has no_new_privs.*thread \d+: it has another personality`},
 	{"deny-write-execute", `PR_SET_MDWE`},

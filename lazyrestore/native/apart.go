@@ -31,6 +31,7 @@ func (c *capture) threadApart(tid int, s *proc.Status) error {
 	}
 	if s.Seccomp != 0 {
 		c.refused.add(name, "it has system call filters", helpCRIU)
+		c.mute = true // a filter may kill for what it would be asked by
 	}
 	if s.Speculation != c.status.Speculation {
 		c.refused.add(name, "its speculation control differs from the process's", "")

@@ -39,7 +39,7 @@ func (f *Frozen) pendingSignals() (all pendingSignals, err error) {
 			pending := first.SigPnd
 			switch {
 			case tid == f.pid:
-			case first.SigQueueFull: // else all are in the queue; 500 threads would take 20 ms
+			case first.SigQueueFull || f.unqueued: // else all are in the queue; 500 threads would take 20 ms
 				status, err := proc.ReadStatus(tid)
 				if err != nil {
 					return err

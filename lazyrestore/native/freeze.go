@@ -29,7 +29,9 @@ type Frozen struct {
 	content *content
 	missing []page.Mapping
 	pending pendingSignals // in the image, where they were read again for it
-	ended   bool
+	// unqueued tells that a thread had a signal that is in no queue, which was full when it came.
+	unqueued bool
+	ended    bool
 }
 
 // Freeze stops all threads of process pid, for which it waits as long as the tracer does where
@@ -364,7 +366,9 @@ func (f *Frozen) thread(th *Thread) error {
 	}
 	th.Comm = status.Name
 	f.c.inner[tid] = innerID(&status)
+	inQueue := len(th.Pending)
 	th.Pending = queued(th.Pending, status.SigPnd)
+	f.unqueued = f.unqueued || len(th.Pending) > inQueue
 	if tid == f.pid {
 		f.c.st.Pending = queued(f.c.st.Pending, status.ShdPnd)
 	}

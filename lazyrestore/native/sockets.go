@@ -255,17 +255,23 @@ func udpSocket(fd int) (why string, err error) {
 	case events&unix.POLLERR != 0:
 		return unreadError, nil
 	}
-	// Without the option it is on its way, be it that a neighbour's address is asked for: that goes
-	// out by itself, whatever becomes of the socket.
-	corked, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_CORK)
-	if err != nil || corked == 0 {
-		return "", err
-	}
 	unsent, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
-	if err != nil || unsent == 0 {
+	if err != nil || unsent == 0 || !holdsBack(fd) {
 		return "", err
 	}
-	return "it has a packet that was not sent (UDP_CORK)", nil
+	return "it has a packet that was not sent (UDP_CORK, MSG_MORE)", nil
+}
+
+// holdsBack reports whether what a UDP socket has not sent is a packet that was begun. All else is
+// on its way, be it that a neighbour's address is asked for: that goes out by itself, whatever
+// becomes of the socket. The two are told apart by sending nothing to no port: to a packet that
+// was begun that adds nothing, and where there is none it is not permitted.
+func holdsBack(fd int) bool {
+	var to unix.Sockaddr = &unix.SockaddrInet4{}
+	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain == unix.AF_INET6 {
+		to = &unix.SockaddrInet6{}
+	}
+	return !errors.Is(unix.Sendto(fd, nil, unix.MSG_MORE|unix.MSG_DONTWAIT, to), unix.EINVAL)
 }
 
 // pollNow asks what a socket has to tell now.

@@ -39,29 +39,46 @@ func TestPacketOnItsWay(t *testing.T) {
 			t.Fatalf("ip %s: %v\n%s", args, err, out)
 		}
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	mapped := [16]byte{10: 0xff, 11: 0xff, 12: 10, 13: 9, 14: 8, 15: 2}
+	for domain, to := range map[int]unix.Sockaddr{
+		unix.AF_INET:  &unix.SockaddrInet4{Port: 9, Addr: [4]byte{10, 9, 8, 2}},
+		unix.AF_INET6: &unix.SockaddrInet6{Port: 9, Addr: mapped},
+	} {
+		for _, cork := range []int{0, 1} {
+			packetOnItsWay(t, domain, to, cork)
+		}
+	}
+}
+
+// packetOnItsWay sends one, then begins another, with UDP_CORK or with MSG_MORE.
+func packetOnItsWay(t *testing.T, domain int, to unix.Sockaddr, cork int) {
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	send := func() {
+	send := func(flags int) {
 		t.Helper()
-		if err := unix.Sendto(fd, []byte("news"), 0, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{10, 9, 8, 2}}); err != nil {
+		if err := unix.Sendto(fd, []byte("news"), flags, to); err != nil {
 			t.Fatal(err)
 		}
 	}
-	send()
+	send(0)
 	if n, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ); err != nil || n == 0 {
 		t.Fatalf("nothing is on its way: %v", err)
 	}
-	if why, err := udpSocket(fd); why != "" || err != nil {
-		t.Errorf("a packet on its way: %q, %v", why, err)
+	for _, on := range []int{0, cork} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_CORK, on); err != nil {
+			t.Fatal(err)
+		}
+		if why, err := udpSocket(fd); why != "" || err != nil {
+			t.Errorf("domain %d, a packet on its way: %q, %v", domain, why, err)
+		}
 	}
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_CORK, 1); err != nil {
-		t.Fatal(err)
-	}
-	send()
-	if why, err := udpSocket(fd); !strings.Contains(why, "not sent") || err != nil {
-		t.Errorf("a packet that is held back: %q, %v", why, err)
+	send(unix.MSG_MORE * (1 - cork))
+	for range 2 { // what is looked at stays
+		if why, err := udpSocket(fd); !strings.Contains(why, "not sent") || err != nil {
+			t.Errorf("domain %d, UDP_CORK %d, a packet that is held back: %q, %v", domain, cork, why, err)
+		}
 	}
 }

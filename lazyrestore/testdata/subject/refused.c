@@ -2,6 +2,7 @@
 #include <asm/ldt.h>
 #include <arpa/inet.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
@@ -99,6 +100,33 @@ static void seccomp(int argc, char **argv)
 }
 
 static volatile int waiting;
+
+/* A filter of one thread alone, which ends the process for all but what the thread still does. */
+static void *filtered(void *unused)
+{
+	struct sock_filter few[] = {
+		{BPF_LD | BPF_W | BPF_ABS, 0, 0, 0 /* the number of the call */},
+		{BPF_JMP | BPF_JEQ | BPF_K, 3, 0, SYS_futex}, {BPF_JMP | BPF_JEQ | BPF_K, 2, 0, SYS_exit},
+		{BPF_JMP | BPF_JEQ | BPF_K, 1, 0, SYS_restart_syscall},
+		{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS}, {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+	};
+	struct sock_fprog program = {sizeof few / sizeof *few, few};
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+	waiting = 1;
+	syscall(SYS_futex, &waiting, FUTEX_WAIT, 1, NULL, NULL, 0);
+	syscall(SYS_exit, 0);
+	return NULL;
+}
+
+static void thread_seccomp(int argc, char **argv)
+{
+	pthread_t thread;
+	MUST(pthread_create(&thread, NULL, filtered, NULL) == 0);
+	while (!waiting)
+		usleep(1000);
+	stop();
+}
 
 static void *waits(void *unused)
 {
@@ -389,7 +417,7 @@ static void two(int argc, char **argv)
 
 const struct scene refused_scenes[] = {
 	{"socket-rights", socket_rights}, {"netlink", netlink}, {"proc-of-other", proc_of_other}, {"pending-connection", pending_connection},
-	{"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-cpu-timer", thread_cpu_timer},
+	{"tcp", tcp}, {"child", child}, {"seccomp", seccomp}, {"thread-seccomp", thread_seccomp}, {"thread-cpu-timer", thread_cpu_timer},
 	{"userfaultfd", userfaultfd}, {"io-uring", io_uring}, {"io-uring-registered", io_uring_registered}, {"sysv", sysv}, {"guard-shared", guard_shared},
 	{"removed-directory", removed_directory}, {"namespace", namespace_},
 	{"aio", aio}, {"outside-pipe", outside_pipe}, {"mapped-twice", mapped_twice}, {"pid-namespace", pid_namespace},

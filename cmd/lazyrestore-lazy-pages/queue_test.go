@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +152,41 @@ func TestNothingTakenOfWhoHasEnded(t *testing.T) {
 	start(t, tr.images, "--resume").wait(t)
 	if _, err := os.Stat(filepath.Join(tr.images, lazypages.StateName)); err == nil {
 		t.Error("the state is still there")
+	}
+	start(t, tr.images).kill(t)
+}
+
+// The last word of criu restore alone, which brings no task, keeps no keeper whose tasks have ended.
+func TestOnlyTheLastWordIsUntaken(t *testing.T) {
+	tr := plant(t, 1)
+	d := start(t, tr.images, "--background", "none")
+	tr.connect(t)
+	tr.send(t, 0)
+	tr.awaitFirst(t)
+	state, err := os.ReadFile(filepath.Join(tr.images, lazypages.StateName))
+	m := regexp.MustCompile(`"keepers":\[{"pid":(\d+),`).FindSubmatch(state)
+	if err != nil || m == nil {
+		t.Fatalf("the state: %s, %v", state, err)
+	}
+	pid, _ := strconv.Atoi(string(m[1]))
+	keeper, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(keeper)
+	d.stop(t)
+	tr.say(t, 0x52535446)
+	if err := unix.Shutdown(tr.conn, unix.SHUT_RDWR); err != nil {
+		t.Fatal(err)
+	}
+	d.kill(t)
+	if uffdtest.Readable(keeper, 1500*time.Millisecond) { // in which it looks twice
+		t.Error("the keeper has ended before its task")
+	}
+	tr.tasks[0].Kill()
+	tr.tasks[0].WaitExit(t)
+	if !uffdtest.Readable(keeper, uffdtest.Timeout) {
+		t.Fatal("the keeper stays where its task has ended")
 	}
 	start(t, tr.images).kill(t)
 }

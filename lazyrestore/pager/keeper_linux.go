@@ -45,12 +45,13 @@ const keeperName = "lazyrest-keeper"
 
 // A keeper's page, with the offsets that its code has.
 const (
-	keeperParent  = 0  // the pager's id
-	keeperSignals = 8  // sigset: what tells that a thread of it has ended; from 16 on the code's own: how long it waits
-	keeperProbe   = 32 // struct uffdio_writeprotect: of a page that nobody has
-	keeperSocket  = 56 // struct pollfd, see KeepUnread
-	keeperComm    = 64 // its name
-	keeperHoles   = 80 // ranges to unmap: start and length
+	keeperParent  = 0   // the pager's id
+	keeperSignals = 8   // sigset: what tells that a thread of it has ended; from 16 on the code's own: how long it waits
+	keeperProbe   = 32  // struct uffdio_writeprotect: of a page that nobody has
+	keeperSocket  = 56  // struct pollfd, see KeepUnread
+	keeperComm    = 64  // its name
+	keeperHoles   = 80  // ranges to unmap: start and length
+	keeperUnread  = 160 // how much is unread, 32 bits, and the last word of KeepUnread
 	holes         = 4
 	// tlsBelow and tlsAbove bound where glibc has its rseq area: up to 2.40
 	// after the thread pointer, then before it.
@@ -113,10 +114,11 @@ const noSocket = 1<<32 - 1
 
 // KeepUnread has the keeper live on after this process as long as there is something at a unix socket that nobody has taken,
 // for userfaultfds may be among it: words that were sent, or, if it listens, a connection. No process may live any more
-// whose userfaultfds those are, which it cannot see. It looks at one socket at a time; -1: at none. A keeper that was
-// there before Go began looks at none.
-func (k *Keeper) KeepUnread(socket int) {
+// whose userfaultfds those are, which it cannot see. A word of 32 bits that comes alone does not count if it is last, with
+// which all has been sent. It looks at one socket at a time; -1: at none. A keeper that was there before Go began looks at none.
+func (k *Keeper) KeepUnread(socket int, last uint32) {
 	if k.page != nil {
+		atomic.StoreUint64(word(k.page, keeperUnread), uint64(last)<<32)
 		atomic.StoreUint64(word(k.page, keeperSocket), unix.POLLIN<<32|uint64(uint32(int32(socket))))
 	}
 }

@@ -8,6 +8,7 @@
 #define SYS_rt_sigprocmask 14
 #define SYS_ioctl 16
 #define SYS_getpid 39
+#define SYS_recvfrom 45
 #define SYS_clone 56
 #define SYS_exit_group 231
 #define SYS_getppid 110
@@ -19,6 +20,7 @@
 #define SYS_ppoll 271
 #define UFFDIO_WRITEPROTECT 0xc018aa06
 #define FIONREAD 0x541b
+#define PEEK 0x42 // MSG_PEEK|MSG_DONTWAIT
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_NAME 15
 #define PR_GET_NAME 16
@@ -42,6 +44,7 @@
 #define PAGE_HOLES 80
 #define PAGE_OWN 144
 #define PAGE_UNREAD 160
+#define PAGE_LAST 164
 #define PAGE_ALL 168
 #define PAGE_MASK 176
 #define PAGE_FS 184
@@ -222,7 +225,24 @@ next:
 	MOVQ	$SYS_ioctl, AX
 	SYSCALL
 	CMPL	PAGE_UNREAD(R12), $0
+	JEQ	none
+	CMPL	PAGE_UNREAD(R12), $4
 	JNE	stay
+
+	// A word alone may be the last, which brings nothing.
+	MOVLQSX	PAGE_SOCKET(R12), DI
+	LEAQ	PAGE_UNREAD(R12), SI
+	MOVQ	$4, DX
+	MOVQ	$PEEK, R10
+	XORQ	R8, R8
+	XORQ	R9, R9
+	MOVQ	$SYS_recvfrom, AX
+	SYSCALL
+	MOVL	PAGE_LAST(R12), AX
+	CMPL	AX, PAGE_UNREAD(R12)
+	JEQ	leave
+	JMP	stay
+none:
 	CMPQ	AX, $EINVAL
 	JNE	leave	// it is read, or there is none
 	LEAQ	PAGE_SOCKET(R12), DI

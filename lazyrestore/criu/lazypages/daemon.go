@@ -190,7 +190,7 @@ func (d *daemon) listen(ctx context.Context) error {
 // speaks notes where criu restore speaks, -1 if it does no more; the file says it when it is written next.
 func (d *daemon) speaks(fd int) {
 	d.queue, d.state.Keepers[0].Connection = fd, fd
-	d.keeper.KeepUnread(fd)
+	d.keeper.KeepUnread(fd, finished)
 }
 
 // queued reports whether criu restore has said something that nobody has taken. Its tasks may run as soon as it has said all.

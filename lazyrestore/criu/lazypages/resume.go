@@ -237,12 +237,12 @@ func (d *daemon) takeSetUp(of *pager.Leftover, connection int, held []pager.Held
 	if up.conn, err = takeConnection(of, connection); err != nil {
 		return setUp{}, fmt.Errorf("connection of criu restore: %w", err)
 	}
-	d.keeper.KeepUnread(up.conn)
+	d.keeper.KeepUnread(up.conn, finished)
 	if d.state.Coming != 0 {
 		err = d.takeOrphan(of, held, &up)
 	}
 	if err != nil {
-		d.keeper.KeepUnread(-1)
+		d.keeper.KeepUnread(-1, finished)
 		return setUp{}, errors.Join(fmt.Errorf("task %d: %w", d.state.Coming, err), unix.Close(up.conn))
 	}
 	return up, nil
@@ -300,7 +300,7 @@ func (d *daemon) putBack(of *pager.Leftover, up *setUp) error {
 	if up.conn < 0 {
 		return nil
 	}
-	d.keeper.KeepUnread(-1)
+	d.keeper.KeepUnread(-1, finished)
 	_ = unix.Close(up.conn)
 	if !d.pager.Holds() {
 		return nil

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -80,11 +81,15 @@ func clocks() clockPair {
 	return clockPair{time.Duration(wall.Nano()), time.Duration(steady.Nano())}
 }
 
+// errClockSet is wrapped by the error of a sample during which somebody set the clock that
+// programs stamp with: it says nothing.
+var errClockSet = errors.New("the clock was set during the measurement")
+
 // sameAs is an error if the wall clock was set in between.
 func (c clockPair) sameAs(later clockPair) error {
 	off := (later.wall - c.wall) - (later.steady - c.steady)
 	if off.Abs() > 500*time.Microsecond+(later.steady-c.steady)/1000 {
-		return fmt.Errorf("the clock was set by %v during the measurement", off)
+		return fmt.Errorf("%w, by %v", errClockSet, off)
 	}
 	return nil
 }

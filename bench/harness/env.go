@@ -247,7 +247,7 @@ func (e *Env) rounds(ctx context.Context, n int, turns ...*turn) {
 			if t == nil || t.series.Err != nil {
 				continue
 			}
-			value, err := t.sample(ctx)
+			value, err := e.sample(ctx, t)
 			if err != nil {
 				t.series.Err = fmt.Errorf("round %d of %d: %w", round+1, n, err)
 				e.logf("%s: %v", t.series.Name, t.series.Err)
@@ -258,6 +258,20 @@ func (e *Env) rounds(ctx context.Context, n int, turns ...*turn) {
 			}
 		}
 	}
+}
+
+// clockTries is how often in a row the clock may be set during a sample.
+const clockTries = 3
+
+// sample takes one, and another in its place if the clock was set meanwhile.
+func (e *Env) sample(ctx context.Context, t *turn) (value float64, err error) {
+	for range clockTries {
+		if value, err = t.sample(ctx); !errors.Is(err, errClockSet) {
+			break
+		}
+		e.logf("%s: a sample is taken again: %v", t.series.Name, err)
+	}
+	return value, err
 }
 
 // A running program of the benchmark's own start.

@@ -192,6 +192,26 @@ func TestRounds(t *testing.T) {
 	}
 }
 
+// A sample during which the clock was set is taken again, but not for ever; any other error is the last word.
+func TestClockIsSetDuringSamples(t *testing.T) {
+	env := &Env{opts: Options{Log: &strings.Builder{}}}
+	for _, tt := range []struct {
+		times int // that it is set
+		want  int // samples
+	}{{0, 2}, {1, 2}, {clockTries - 1, 2}, {clockTries, 0}} {
+		left, s := tt.times, &Series{Name: "a"}
+		env.rounds(t.Context(), 2, &turn{series: s, sample: func(context.Context) (float64, error) {
+			if left--; left >= 0 {
+				return 0, fmt.Errorf("it: %w", clockPair{}.sameAs(clockPair{wall: time.Second}))
+			}
+			return 1, nil
+		}})
+		if len(s.Values) != tt.want || (s.Err == nil) != (tt.want == 2) {
+			t.Errorf("set %d times: %d samples, %v", tt.times, len(s.Values), s.Err)
+		}
+	}
+}
+
 func TestFiguresAreSound(t *testing.T) {
 	seen := map[string]bool{}
 	for _, f := range Figures() {

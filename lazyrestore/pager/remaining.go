@@ -14,28 +14,36 @@ import (
 // which it is not told yet what has moved where. While Serve runs pages come in, so what is
 // listed may be there by the time it is looked at, but never the other way.
 func (p *Pager) Remaining() []page.Mapping {
+	var list []page.Mapping
+	p.ofProcess(func(se *session, s *space) {
+		s.missing(se.pages, func(m page.Mapping) {
+			if k := len(list) - 1; k >= 0 && joins(list[k], m) {
+				list[k].End = m.End
+				return
+			}
+			list = append(list, m)
+		})
+	})
+	return list
+}
+
+// ofProcess has look called for what is served of the process that Serve was given, inside the
+// gate and with all of the index that could be loaded in time; not where that is not settled.
+func (p *Pager) ofProcess(look func(se *session, s *space)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	se := p.session
 	if se == nil || p.over {
-		return nil
+		return
 	}
 	p.loadMissing(se)
-	var list []page.Mapping
 	se.gate.enter()
 	defer se.gate.leave()
 	for _, s := range *se.spaces.Load() {
 		if s.id == 0 && !s.ended.Load() && !s.unsettled() {
-			s.missing(se.pages, func(m page.Mapping) {
-				if k := len(list) - 1; k >= 0 && joins(list[k], m) {
-					list[k].End = m.End
-					return
-				}
-				list = append(list, m)
-			})
+			look(se, s)
 		}
 	}
-	return list
 }
 
 // A Part is shared memory that is missing and that no mapping shows, as far as is known: one may have grown by it.
@@ -48,21 +56,10 @@ type Part struct {
 // it may have come by way of another process that shares it. It is empty when Remaining is for
 // another reason than that nothing is missing.
 func (p *Pager) Parted() []Part {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	se := p.session
-	if se == nil || p.over {
-		return nil
-	}
-	p.loadMissing(se)
 	var list []Part
-	se.gate.enter()
-	defer se.gate.leave()
-	for _, s := range *se.spaces.Load() {
-		if s.id == 0 && !s.ended.Load() && !s.unsettled() {
-			s.eachPart(se.pages, func(part Part) { list = append(list, part) })
-		}
-	}
+	p.ofProcess(func(se *session, s *space) {
+		s.eachPart(se.pages, func(part Part) { list = append(list, part) })
+	})
 	return list
 }
 

@@ -80,6 +80,10 @@ var (
 	errTooMuch    = errors.New("more than fits into a batch")
 )
 
+// ErrTooMany is wrapped by the error of Finish for an image of more objects than a manifest has room for,
+// which nobody would open: some 7,000.
+var ErrTooMany = errors.New("too many files for one image")
+
 // NewWriter starts an image in sink. An error of chunk's Spec is ErrCodec.
 func NewWriter(sink Sink, opts WriterOptions) (*Writer, error) {
 	if opts.ChunkSize == 0 {
@@ -213,6 +217,10 @@ func (w *Writer) finish(m Manifest) (Result, error) {
 	b, err := AppendManifest(nil, &m)
 	if err != nil {
 		return Result{}, err
+	}
+	if len(b) > MaxManifest {
+		return Result{}, fmt.Errorf("write image: %w: %d of them, and a %s of %d bytes, of which %d are read",
+			ErrTooMany, len(w.objects), ManifestObject, len(b), MaxManifest)
 	}
 	f, err := w.sink.Create(ManifestObject)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync/atomic"
 	"testing"
@@ -273,6 +274,32 @@ func TestManySegments(t *testing.T) {
 				t.Errorf("RunsIn starts with %+v", r)
 			}
 			break
+		}
+	}
+}
+
+// An image of more objects than a manifest has room for is an error of Finish: nobody would open it.
+func TestManyObjects(t *testing.T) {
+	for objects, ok := range map[int]bool{7000: true, 8000: false} {
+		sink := new(imagetest.Mem)
+		w, err := image.NewWriter(sink, image.WriterOptions{Workers: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range objects {
+			if _, err := w.Object(fmt.Sprintf("pagemap-%d.img", 1000000+i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err = w.Finish(t.Context(), image.Manifest{})
+		if (err == nil) != ok || err != nil && !errors.Is(err, image.ErrTooMany) {
+			t.Errorf("%d objects: Finish gives %v", objects, err)
+		}
+		if err == nil {
+			_, err = image.Open(t.Context(), sink, image.OpenOptions{})
+		}
+		if (err == nil) != ok {
+			t.Errorf("%d objects: %v", objects, err)
 		}
 	}
 }

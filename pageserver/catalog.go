@@ -21,10 +21,18 @@ import (
 // looked at when a client asks, so that images may come and go. Its methods may
 // be called concurrently.
 type Catalog struct {
-	roots []root
+	// MaxFiles is how many files of images may be open at a time, for all clients
+	// together; 0: any number. It is set before a Server has the Catalog.
+	MaxFiles int
 
-	mu   sync.Mutex
-	held map[string]*held // under mu: the newest of each name that somebody has open
+	roots    []root
+	entering chan struct{} // has room for those who open an image: each takes two descriptors more
+
+	mu      sync.Mutex
+	held    map[string]*held // under mu: the newest of each name that somebody has open
+	files   int              // under mu: of all images that somebody has open, or is opening
+	opening map[string]bool  // under mu: images that somebody is opening
+	opened  sync.Cond        // of mu: somebody has ended doing so
 
 	listing sync.Mutex         // one listing at a time
 	known   map[string]summary // under listing: images as the last one found them
@@ -46,11 +54,15 @@ func (e *DuplicateError) Error() string {
 	return fmt.Sprintf("%s and %s would both be served as %s", e.Before, e.Path, e.Name)
 }
 
+// mostEntering is how many images are opened at a time.
+const mostEntering = 4
+
 // NewCatalog offers images: each path is one, or a directory of them. An
 // image's name is the last element of its path; the error is a *DuplicateError
 // where two have one name, else an *fs.PathError.
 func NewCatalog(paths ...string) (*Catalog, error) {
-	c := &Catalog{held: make(map[string]*held)}
+	c := &Catalog{held: make(map[string]*held), opening: make(map[string]bool), entering: make(chan struct{}, mostEntering)}
+	c.opened.L = &c.mu
 	first := make(map[string]string)
 	for _, path := range paths {
 		r, names, err := look(path)
@@ -149,6 +161,8 @@ func (c *Catalog) acquire(name string) (*held, error) {
 	if !validName(name) {
 		return nil, &wire.Error{Code: wire.CodeNoImage, Text: "not the name of an image"}
 	}
+	c.entering <- struct{}{}
+	defer func() { <-c.entering }()
 	var first error
 	for _, r := range c.roots {
 		dir, err := r.openDir(name)
@@ -177,25 +191,54 @@ func (c *Catalog) acquireAt(name string, dir int) (*held, error) {
 		return nil, damaged(name, image.ManifestObject, err)
 	}
 	c.mu.Lock()
-	if h := c.held[name]; h != nil && h.id == id && h.unchanged() {
-		h.refs++
-		c.mu.Unlock()
-		return h, nil
-	}
-	c.mu.Unlock()
-	h, err := open(name, dir)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
 	defer c.mu.Unlock()
-	if other := c.held[name]; other != nil && other.id == h.id && other.unchanged() {
-		h.close() // somebody was quicker
-		h = other
+	for c.opening[name] {
+		c.opened.Wait() // its files are to be opened, and counted, once
+	}
+	h := c.held[name]
+	if h == nil || h.id != id || !h.unchanged() {
+		if h, err = c.openAt(name, dir); err != nil {
+			return nil, err
+		}
+		c.held[name] = h
 	}
 	h.refs++
-	c.held[name] = h
 	return h, nil
+}
+
+// openAt opens the image in an open directory. c.mu is held, but not meanwhile.
+func (c *Catalog) openAt(name string, dir int) (*held, error) {
+	c.opening[name] = true
+	c.mu.Unlock()
+	reserved := 0
+	h, err := open(name, dir, func(files int) error {
+		err := c.reserve(name, files)
+		if err == nil {
+			reserved = files
+		}
+		return err
+	})
+	c.mu.Lock()
+	delete(c.opening, name)
+	c.opened.Broadcast()
+	if err != nil {
+		c.files -= reserved
+	}
+	return h, err
+}
+
+// reserve counts files that are about to be opened, if there may be so many.
+func (c *Catalog) reserve(name string, files int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.MaxFiles == 0 || c.files+files <= c.MaxFiles:
+		c.files += files
+		return nil
+	case files > c.MaxFiles:
+		return failure(wire.CodeFailed, "image %s: too many open files: it has %d, and this server may have %d open", name, files, c.MaxFiles)
+	}
+	return failure(wire.CodeBusy, "image %s: its %d files are too many beside those that clients have open", name, files)
 }
 
 // release lets an image go.
@@ -209,6 +252,7 @@ func (c *Catalog) release(h *held) {
 	if c.held[h.name] == h {
 		delete(c.held, h.name)
 	}
+	c.files -= len(h.objects)
 	h.close()
 }
 
@@ -282,11 +326,10 @@ func (c *Catalog) summarize(r root, name string) (summary, error) {
 	if s := c.known[name]; s.id == id {
 		return s, nil
 	}
-	h, err := open(name, dir)
+	h, err := open(name, dir, nil)
 	if err != nil {
 		return summary{}, err
 	}
-	defer h.close()
 	return summary{id: h.id, Image: wire.Image{Name: name, Size: h.size, Digest: h.digest}}, nil
 }
 

@@ -322,3 +322,86 @@ func TestImageOfManyObjects(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The files of images that clients have open are bounded, each counted once however many have it.
+func TestImagesTogether(t *testing.T) {
+	s := newSite(t, ServerOptions{})
+	s.catalog.MaxFiles = 2*5 + 1 // "one" has five
+	for _, name := range []string{"two", "three", "broken"} {
+		writeImage(t, filepath.Join(s.dir, name), map[string][]byte{"process.bin": {1}, "eager.raw": {}})
+	}
+	if err := os.Remove(filepath.Join(s.dir, "broken", "pages.idx")); err != nil {
+		t.Fatal(err)
+	}
+	many := map[string][]byte{}
+	for i := range 20 {
+		many[fmt.Sprintf("core-%d.img", i)] = nil
+	}
+	writeImage(t, filepath.Join(s.dir, "many"), many)
+	p := dial(t, s.listenTCP(t))
+	p.greet(1)
+	for i, tt := range []struct {
+		name string
+		code wire.Code // 0 is opened
+	}{
+		{"broken", wire.CodeDamaged},
+		{"broken", wire.CodeDamaged},
+		{"one", 0},
+		{"one", 0},
+		{"two", 0},
+		{"three", wire.CodeBusy},
+		{"broken", wire.CodeBusy},
+		{"many", wire.CodeFailed},
+		{"two", 0},
+	} {
+		_, err := p.open(uint32(i), tt.name)
+		if tt.code != 0 {
+			wants(t, "open "+tt.name, err, tt.code)
+		} else if err != nil {
+			t.Errorf("open %s: %v", tt.name, err)
+		}
+	}
+	for _, i := range []uint32{2, 3} {
+		p.id++
+		p.write(wire.AppendClose(nil, p.id, i))
+		if m := p.next(); m.Type != wire.TypeDone {
+			t.Fatal(m)
+		}
+	}
+	if _, err := p.open(20, "three"); err != nil {
+		t.Errorf("when there is room again: %v", err)
+	}
+	if got := len(p.list("")); got != 4 {
+		t.Errorf("%d images are listed, want all but the broken one", got)
+	}
+}
+
+// Many clients that open one image at once open its files once.
+func TestImageIsOpenedOnce(t *testing.T) {
+	s := newSite(t, ServerOptions{})
+	const files = 500 // so that one opens them while others ask
+	objects := map[string][]byte{}
+	for i := range files - 3 {
+		objects[fmt.Sprintf("core-%d.img", i)] = nil
+	}
+	writeImage(t, filepath.Join(s.dir, "many"), objects)
+	s.catalog.MaxFiles = files
+	addr := s.listenTCP(t)
+	for range 20 {
+		var peers []*peer
+		for i := range byte(8) {
+			p := dial(t, addr)
+			p.greet(i)
+			peers = append(peers, p)
+		}
+		for _, p := range peers {
+			p.write(wire.Open{Image: 1, Name: "many"}.Append(nil, 1))
+		}
+		for _, p := range peers {
+			if m := p.next(); m.Type != wire.TypeOpened {
+				t.Fatalf("%v: %v", m.Type, p.failed(m))
+			}
+			p.nc.Close()
+		}
+	}
+}

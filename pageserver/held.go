@@ -69,18 +69,22 @@ func identityOf(st *unix.Stat_t) identity {
 	return identity{dev: st.Dev, ino: st.Ino, stamp: stamp{size: st.Size, mtime: st.Mtim}}
 }
 
-// open opens the objects that the manifest names, and nothing else. The error
-// is a *wire.Error.
-func open(name string, dir int) (*held, error) {
+// open opens the objects that the manifest names, and nothing else. It asks reserve
+// first, if so many may be open; nil: they are only looked at, and none stays open. The
+// error is a *wire.Error.
+func open(name string, dir int, reserve func(files int) error) (*held, error) {
 	h := &held{name: name, objects: make(map[string]*object)}
-	if err := h.load(dir); err != nil {
+	err := h.load(dir, reserve)
+	if err != nil || reserve == nil {
 		h.close()
+	}
+	if err != nil {
 		return nil, err
 	}
 	return h, nil
 }
 
-func (h *held) load(dir int) error {
+func (h *held) load(dir int, reserve func(files int) error) error {
 	manifest, st, err := openObject(dir, image.ManifestObject)
 	if err != nil {
 		return damaged(h.name, image.ManifestObject, err)
@@ -102,12 +106,20 @@ func (h *held) load(dir int) error {
 		return failure(wire.CodeLimit, "image %s: the list of its %d objects is too long to be sent: %d bytes, at most %d are allowed", h.name, len(m.Objects)+1, n, wire.MaxReply)
 	}
 	h.digest = sha256.Sum256(b)
+	if reserve != nil {
+		if err := reserve(len(m.Objects) + 1); err != nil {
+			return err
+		}
+	}
 	for name, want := range m.Objects {
 		o, st, err := openObject(dir, name)
 		if err != nil {
 			return damaged(h.name, name, err)
 		}
 		h.add(name, o)
+		if reserve == nil {
+			h.close()
+		}
 		if st.Size != want.Size {
 			return damaged(h.name, name, fmt.Errorf("%d bytes, not %d", st.Size, want.Size))
 		}
@@ -127,7 +139,7 @@ func (h *held) close() {
 	for _, o := range h.objects {
 		unix.Close(o.fd)
 	}
-	h.objects = nil
+	clear(h.objects)
 }
 
 // unchanged reports whether no object has been written to.

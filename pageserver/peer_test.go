@@ -95,8 +95,8 @@ func (s *site) listen(t testing.TB, ln net.Listener) net.Addr {
 		if err := <-served; !errors.Is(err, ErrServerClosed) {
 			t.Errorf("serve: %v", err)
 		}
-		if st := s.Stats(); st.Connections != 0 || st.Clients != 0 || st.Held != 0 {
-			t.Errorf("left behind: %+v", st)
+		if st := s.Stats(); st.Connections != 0 || st.Clients != 0 || st.Held != 0 || s.catalog.files != 0 {
+			t.Errorf("left behind: %+v, %d files", st, s.catalog.files)
 		}
 	})
 	return ln.Addr()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -104,7 +105,7 @@ func (v *serveVerb) run(dirs []string) error {
 	if err := v.check(); err != nil {
 		return err
 	}
-	v.fitConnections()
+	images := v.fitConnections()
 	catalog, err := pageserver.NewCatalog(dirs...)
 	if twice, ok := errors.AsType[*pageserver.DuplicateError](err); ok {
 		return &cli.UsageError{Problem: twice.Error(), Hint: "rename one of them, or serve it on another port"}
@@ -112,6 +113,7 @@ func (v *serveVerb) run(dirs []string) error {
 	if err != nil {
 		return err
 	}
+	catalog.MaxFiles = images
 	// Before anything listens: who sees the server may end it.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
@@ -183,27 +185,33 @@ func (n noted) Set(text string) error {
 }
 
 // ownDescriptors is how many the server has room for beside connections and images: its
-// own files, its directories, and a connection that is just accepted.
-const ownDescriptors = 16
+// own files, its directories, those that images are opened by and a connection that is just accepted.
+const ownDescriptors = 24
 
 // fitConnections leaves a quarter of the descriptors to images, but for an eighth of that to
 // connections that are told that they are too many: those beyond would wait for a descriptor,
-// and nobody would tell them that the server is busy.
-func (v *serveVerb) fitConnections() {
+// and nobody would tell them that the server is busy. It returns how many the images have.
+func (v *serveVerb) fitConnections() (images int) {
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
-		return
+		return 0
 	}
-	quarter := (files.Cur - min(files.Cur, ownDescriptors)) / 4
+	own := uint64(ownDescriptors)
+	if v.metrics != "" {
+		own += 1 + maxScrapers
+	}
+	quarter := (files.Cur - min(files.Cur, own)) / 4
 	most := max(3*quarter, 1)
 	v.opts.MaxTold = int(min(max(quarter/8, 1), 64))
+	images = int(min(max(quarter, 2), math.MaxInt32)) - v.opts.MaxTold
 	if uint64(v.opts.MaxConns) <= most {
-		return
+		return images
 	}
 	if v.most {
 		v.log.Warn("the limit of open files allows fewer connections than --max-connections", "connections", most, "open files", files.Cur)
 	}
 	v.opts.MaxConns = int(most)
+	return images
 }
 
 // tellReady tells whoever waits that clients can connect.

@@ -231,12 +231,23 @@ func TestMemoryFiles(t *testing.T) {
 		t.Parallel()
 		s, dir := memoryFiles(t)
 		s.checkpoint(plainest)
-		if err := os.Truncate(filepath.Join(s.image, image.EagerObject), 1); err != nil {
-			t.Fatal(err)
+		eager := filepath.Join(s.image, image.EagerObject)
+		flipped := must(os.ReadFile(eager))(t)
+		for i := range flipped {
+			flipped[i] ^= 1
+		}
+		damage := map[string]func() error{
+			"with bits flipped": func() error { return os.WriteFile(eager, flipped, 0) },
+			"cut off":           func() error { return os.Truncate(eager, 1) },
 		}
 		damaged := func(state string) {
-			if err := s.tryRestore(filling); !errors.Is(err, image.ErrDamaged) {
-				t.Errorf("files %s: %v, want an error that says damaged", state, err)
+			for what, damage := range damage {
+				if err := damage(); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.tryRestore(filling); !errors.Is(err, image.ErrDamaged) {
+					t.Errorf("files %s, content %s: %v, want an error that says damaged", state, what, err)
+				}
 			}
 		}
 		damaged("there")

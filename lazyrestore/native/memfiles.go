@@ -88,6 +88,10 @@ func (r *reopener) memoryFile(s *SharedObject, id uint32) error {
 		r.same(m.Path)
 		return nil
 	}
+	// Else a damaged image would look like a changed file, and to remove it be the help.
+	if err := checkEager(r.opts.Eager, r.st.EagerBytes, r.st.EagerSum); err != nil {
+		return err
+	}
 	if m.Mapped && st.Mtim.Nano() == m.MTime {
 		r.changed(m.Path, "its content was changed after the checkpoint", "remove it, and the restore makes it again; or accept it with --changed-files=warn")
 	}

@@ -61,15 +61,12 @@ func (f *Frozen) arrived() (err error) {
 		return err
 	}
 	st := f.c.st
-	// A SIGCONT that is pending came after all that could have stopped the process.
-	continued := f.pending.has(unix.SIGCONT)
-	stopped := !continued && (st.Session.Stopped || f.tracer.GroupStopped(f.pid))
 	st.Pending = st.come(f.pending[0], st.Pending)
 	for i := range st.Threads {
 		th := &st.Threads[i]
 		th.Pending = st.come(f.pending[i+1], th.Pending)
 	}
-	st.stopped(stopped)
+	st.stopped(f.tracer.GroupStopped(f.pid))
 	return nil
 }
 
@@ -94,12 +91,6 @@ func (f *Frozen) Missed() []string {
 		}
 	}
 	return names
-}
-
-func (p pendingSignals) has(sig unix.Signal) bool {
-	return slices.ContainsFunc(p, func(list [][]byte) bool {
-		return slices.ContainsFunc(list, func(info []byte) bool { return unix.Signal(signalOf(info)) == sig })
-	})
 }
 
 // come is what is pending now without the signals of timers that were not before: clocks

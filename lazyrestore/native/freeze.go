@@ -298,7 +298,7 @@ func (f *Frozen) Manifest() image.Manifest {
 // threads reads every thread, the leader first, and asks the process what only
 // it can answer.
 func (f *Frozen) threads(ctx context.Context) error {
-	st, stopped := f.c.st, f.tracer.GroupStopped(f.pid)
+	st := f.c.st
 	for _, tid := range f.tids {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -310,8 +310,11 @@ func (f *Frozen) threads(ctx context.Context) error {
 		st.Threads = append(st.Threads, th)
 	}
 	f.c.timerClocks()
-	st.stopped(stopped)
-	return f.ask()
+	if err := f.ask(); err != nil {
+		return err
+	}
+	st.stopped(f.tracer.GroupStopped(f.pid)) // no thread is made to run any more
+	return nil
 }
 
 func (f *Frozen) thread(th *Thread) error {

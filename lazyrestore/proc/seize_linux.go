@@ -357,16 +357,37 @@ func (t *Tracer) settleBy(k *task, wait func() (Stop, error)) error {
 
 // GroupStopped reports whether a signal has stopped a whole process all of
 // whose threads are traced and stopped: SIGSTOP, or one of a terminal's, before
-// they were seized or while they were made to run something. That SIGCONT came
-// later it does not know; that is pending then.
+// they were seized or while they were made to run something. It is not if SIGCONT
+// has come since.
 func (t *Tracer) GroupStopped(pid int) (stopped bool) {
 	_ = t.Do(func() error {
-		for _, k := range t.tasks {
-			stopped = stopped || k.pid == pid && k.halted
+		k := t.tasks[pid]
+		if k == nil || !k.stopped || !t.halted(pid) {
+			return nil
 		}
-		return nil
+		// Nobody is told that a SIGCONT has come, which may be pending, or another thread
+		// has got it, seized or not. But each stop says how things stand by then.
+		if err := t.poke(k); err != nil {
+			return err
+		}
+		if err := t.Cont(pid, 0); err != nil {
+			return err
+		}
+		err := t.settle(k, t.deadline())
+		stopped = err == nil && k.stop.Kind == StopGroup
+		return err
 	})
 	return stopped
+}
+
+// halted reports whether a thread of a process has been seen in a stop of the whole process.
+func (t *Tracer) halted(pid int) bool {
+	for _, k := range t.tasks {
+		if k.pid == pid && k.halted {
+			return true
+		}
+	}
+	return false
 }
 
 // StopProcess stops a process as SIGSTOP does, by way of its first thread, which

@@ -432,3 +432,67 @@ func TestHold(t *testing.T) {
 		}
 	}
 }
+
+// TestContinuedWhileSeized has SIGCONT sent to a process that was stopped, of which
+// nothing tells where the process stands still, be the signal pending or got by a thread.
+func TestContinuedWhileSeized(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	bin := compile(t, "target.c")
+	for _, got := range []bool{false, true} {
+		p := startTarget(t, bin, "sleep")
+		if err := unix.Kill(p.pid(), unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		var info unix.Siginfo
+		if err := unix.Waitid(unix.P_PID, p.pid(), &info, unix.WSTOPPED, nil); err != nil {
+			t.Fatal(err)
+		}
+		tr := newTracer(t)
+		tids, err := tr.SeizeAll(t.Context(), p.pid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !tr.GroupStopped(p.pid()) {
+			t.Error("it is not known that the process is stopped")
+		}
+		if err := unix.Kill(p.pid(), unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		if got {
+			takeSignal(t, tr, tids[1], unix.SIGCONT)
+		}
+		pending, err := tr.PeekSignals(p.pid(), true)
+		if err != nil || got == (len(pending) > 0) {
+			t.Errorf("%d signals are pending, %v", len(pending), err)
+		}
+		if tr.GroupStopped(p.pid()) {
+			t.Errorf("the process counts as stopped after SIGCONT, a thread having got it: %v", got)
+		}
+		if err := tr.DetachAll(); err != nil {
+			t.Fatal(err)
+		}
+		p.waitProgress()
+	}
+}
+
+// takeSignal has a stopped thread get a signal that is pending, and stop again.
+func takeSignal(t *testing.T, tr *Tracer, tid int, sig unix.Signal) {
+	t.Helper()
+	for got := unix.Signal(0); ; {
+		if err := tr.Cont(tid, got); err != nil {
+			t.Fatal(err)
+		}
+		stop, err := tr.Wait(tid, 20*time.Second)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case got != 0 && stop.Kind != StopSignal:
+			return
+		case stop.Kind == StopSignal && stop.Signal == sig:
+			if err := tr.Interrupt(tid); err != nil {
+				t.Fatal(err)
+			}
+			got = sig
+		}
+	}
+}

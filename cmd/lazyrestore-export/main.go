@@ -78,8 +78,9 @@ func (v *exporter) run(args []string) error {
 	if _, ok := im.Manifest().Objects[treeFile]; !ok {
 		v.Logger(v.Stderr).Warn("the image has the memory alone: the other images of the dump are to be copied into the set", "without", treeFile)
 	}
+	v.Acted = true
 	if v.JSON {
-		return verb.WriteJSON(v.Stdout, map[string]any{"set": args[1], "digest": im.Digest()})
+		v.PrintJSON(map[string]any{"set": args[1], "digest": im.Digest()})
 	}
 	return nil
 }

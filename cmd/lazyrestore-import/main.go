@@ -101,8 +101,9 @@ func (v *importer) run(args []string) error {
 		v.Logger(v.Stderr).Warn("lazyrestore serve cannot serve the image: it has too many files; page-server --lazy-pages can give its pages",
 			"files", len(res.Manifest.Objects)+1)
 	}
+	v.Acted = true
 	if v.JSON {
-		return verb.WriteJSON(v.Stdout, result{args[1], res.Digest, res.MemoryBytes, res.ZeroBytes, res.StoredBytes})
+		v.PrintJSON(result{args[1], res.Digest, res.MemoryBytes, res.ZeroBytes, res.StoredBytes})
 	}
 	v.Logger(v.Stderr).Info("image written", "digest", res.Digest, "memory_bytes", res.MemoryBytes, "stored_bytes", res.StoredBytes)
 	return nil

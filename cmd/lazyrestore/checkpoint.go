@@ -102,6 +102,12 @@ func (v *checkpointVerb) run(args []string) error {
 	if v.image == "" {
 		return &cli.UsageError{Problem: "--image names nothing", Hint: "the default is " + defaultImage}
 	}
+	if scheme, _, ok := strings.Cut(v.image, "://"); ok && !strings.Contains(scheme, "/") {
+		return &cli.UsageError{
+			Problem: "--image " + v.image + ": a checkpoint writes to a directory",
+			Hint:    "lazyrestore serve hands out what is in one",
+		}
+	}
 	if v.opts.Dir, err = namesOf(pid).expand(v.image); err != nil {
 		return err
 	}
@@ -125,6 +131,7 @@ func (v *checkpointVerb) run(args []string) error {
 
 // report says what was done.
 func (v *checkpointVerb) report(pid int, r *lazyrestore.CheckpointResult) {
+	v.Acted = !v.opts.DryRun
 	for _, w := range r.Warnings {
 		v.Note("warning: " + w)
 	}

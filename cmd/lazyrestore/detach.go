@@ -107,6 +107,7 @@ func (v *restoreVerb) reported(text []byte, log string) error {
 		r.Failure.Write(v.Stderr, "restore", "")
 		return verb.Status(r.ExitCode)
 	}
+	v.Acted = true
 	v.warn(*r.Result)
 	// Under the pid it is found, and the next restore of it takes its place.
 	if err := nameLog(log, r.Result.PID); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -115,7 +116,7 @@ func (v *restoreVerb) reported(text []byte, log string) error {
 	if v.JSON {
 		v.PrintJSON(r.Result)
 	} else {
-		io.WriteString(v.Stdout, strconv.Itoa(r.Result.PID)+"\n")
+		v.Print(strconv.Itoa(r.Result.PID) + "\n")
 	}
 	return nil
 }

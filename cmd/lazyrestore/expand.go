@@ -82,8 +82,9 @@ func (n names) variable(word string, variables ...string) (string, error) {
 		}
 		return value, nil
 	}
-	return "", &cli.UsageError{
-		Problem: word + " has no value here",
-		Hint:    "none of " + strings.Join(variables, ", ") + " is set",
+	hint := "none of " + strings.Join(variables, ", ") + " is set"
+	if len(variables) == 1 {
+		hint = variables[0] + " is not set"
 	}
+	return "", &cli.UsageError{Problem: word + " has no value here", Hint: hint}
 }

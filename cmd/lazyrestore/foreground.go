@@ -45,14 +45,14 @@ func (v *restoreVerb) foreground() error {
 			err = fmt.Errorf("%w (%w)", err, cause)
 		}
 		if jsonFile != nil {
-			verb.WriteJSON(jsonFile, verb.DescribeFailure(err))
+			v.noteError(verb.WriteJSON(jsonFile, verb.DescribeFailure(err)))
 		}
 		return err
 	}
 	started <- s
 	v.warn(s.Result())
 	if jsonFile != nil {
-		verb.WriteJSON(jsonFile, s.Result())
+		v.noteError(verb.WriteJSON(jsonFile, s.Result()))
 		if v.jsonFD > 2 { // a standard one is the command's, and its number nothing else's
 			jsonFile.Close()
 		}

@@ -129,7 +129,7 @@ func overview() string {
 func (c *command) help(args []string) int {
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
 		c.Print(overview())
-		return verb.Done
+		return c.Fail("help", c.Unwritten())
 	}
 	build, external := lookup(args[0])
 	switch {
@@ -139,5 +139,5 @@ func (c *command) help(args []string) int {
 		return c.Fail("help", unknownVerb(args[0]))
 	}
 	c.Print(build(c).Help())
-	return verb.Done
+	return c.Fail("help", c.Unwritten())
 }

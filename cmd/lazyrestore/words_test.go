@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
@@ -144,6 +147,52 @@ func TestOutputAppearsWholeOrNot(t *testing.T) {
 	}
 	if _, err := newOutput(filepath.Join(dir, "nowhere", "pid")); err == nil {
 		t.Error("a file in a directory that is not there can be opened")
+	}
+}
+
+// Whoever names /dev/null, /dev/stdout or a FIFO does not want a file in its place.
+func TestOutputReplacesRegularFilesOnly(t *testing.T) {
+	dir := t.TempDir()
+	fifo, link, target := filepath.Join(dir, "fifo"), filepath.Join(dir, "link"), filepath.Join(dir, "target")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(target, []byte("what was there before"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("target", link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newOutput(fifo); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("a FIFO that nobody reads: %v, want ENXIO", err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for _, path := range []string{fifo, link} {
+		o, err := newOutput(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.commit([]byte("4711\n")); err != nil {
+			t.Error(err)
+		}
+	}
+	if text, err := io.ReadAll(reader); err != nil || string(text) != "4711\n" {
+		t.Errorf("from the FIFO %q, %v", text, err)
+	}
+	if text, err := os.ReadFile(target); err != nil || string(text) != "4711\n" {
+		t.Errorf("at the end of the link %q, %v", text, err)
+	}
+	for path, want := range map[string]os.FileMode{fifo: os.ModeNamedPipe, link: os.ModeSymlink} {
+		if info, err := os.Lstat(path); err != nil || info.Mode().Type() != want {
+			t.Errorf("%s is %v, %v; want %v", path, info.Mode(), err, want)
+		}
+	}
+	if _, err := newOutput(dir); !errors.Is(err, unix.EISDIR) {
+		t.Errorf("a directory: %v, want EISDIR", err)
 	}
 }
 

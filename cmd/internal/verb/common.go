@@ -16,6 +16,12 @@ type Command struct {
 	JSON           bool
 	Quiet          bool
 	Verbose        int
+
+	// Acted says that the verb has done what nothing takes back: its exit code is about
+	// that then, also where there was no room for the words about it.
+	Acted bool
+
+	unwritten error // what came of the first thing that could not be printed
 }
 
 // Flags describes the flags that all verbs share.
@@ -52,8 +58,8 @@ func (c *Command) Logger(w io.Writer) *slog.Logger {
 func (c *Command) Do(def *cli.Command, args []string) int {
 	rest, err := def.Parse(args)
 	if errors.Is(err, cli.ErrHelp) {
-		io.WriteString(c.Stdout, def.Help())
-		return Done
+		c.write(def.Help())
+		return c.Fail(def.Name, c.unwritten)
 	}
 	if err == nil {
 		err = c.check()
@@ -63,6 +69,13 @@ func (c *Command) Do(def *cli.Command, args []string) int {
 		c.JSON = c.JSON || slices.Contains(args, "--json")
 	} else {
 		err = def.Run(rest)
+	}
+	switch {
+	case err != nil || c.unwritten == nil:
+	case c.Acted:
+		c.Note("warning: " + c.unwritten.Error())
+	default:
+		err = c.unwritten
 	}
 	return c.Fail(def.Name, err)
 }

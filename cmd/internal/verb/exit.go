@@ -181,10 +181,25 @@ func (f Failure) Write(w io.Writer, verb, suffix string) {
 	io.WriteString(w, b.String())
 }
 
-// Print writes text to standard output, unless JSON is what goes there.
+// Print writes text to standard output, unless JSON is what goes there. A failure is that
+// of the verb, unless it has Acted.
 func (c *Command) Print(text string) {
 	if !c.JSON {
-		io.WriteString(c.Stdout, text)
+		c.write(text)
+	}
+}
+
+// Unwritten is the first failure to print.
+func (c *Command) Unwritten() error { return c.unwritten }
+
+func (c *Command) write(text string) {
+	_, err := io.WriteString(c.Stdout, text)
+	c.note(err)
+}
+
+func (c *Command) note(err error) {
+	if err != nil && c.unwritten == nil {
+		c.unwritten = fmt.Errorf("print to standard output: %w", err)
 	}
 }
 
@@ -195,8 +210,8 @@ func (c *Command) Note(text string) {
 	}
 }
 
-// PrintJSON writes one object to standard output.
-func (c *Command) PrintJSON(v any) { WriteJSON(c.Stdout, v) }
+// PrintJSON writes one object to standard output. A failure is that of the verb, as for Print.
+func (c *Command) PrintJSON(v any) { c.note(WriteJSON(c.Stdout, v)) }
 
 // WriteJSON writes one object, indented.
 func WriteJSON(w io.Writer, v any) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -65,6 +66,49 @@ func TestFailureForPeople(t *testing.T) {
 			Tell(&b, "restore", tt.err)
 			if diff := cmp.Diff(tt.want, b.String()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// full is standard output on a disk without room.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestWhatCannotBePrinted(t *testing.T) {
+	tests := []struct {
+		name  string
+		args  []string
+		acted bool
+		err   error
+		want  int
+	}{
+		{"text", nil, false, nil, Failed},
+		{"JSON", []string{"--json"}, false, nil, Failed},
+		{"help", []string{"--help"}, false, nil, Failed},
+		{"about what was done", nil, true, nil, Done},
+		{"JSON about what was done", []string{"--json"}, true, nil, Done},
+		{"beside an error", nil, false, errRefused, Refused},
+		{"a status of its own", []string{"--json"}, false, Status(Damaged), Damaged},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var stderr strings.Builder
+			c := &Command{Stdout: full{}, Stderr: &stderr}
+			got := c.Do(&cli.Command{Name: "inspect", Flags: c.Flags(), Run: func([]string) error {
+				c.Acted = tt.acted
+				c.Print("words")
+				if c.JSON {
+					c.PrintJSON("words")
+				}
+				return tt.err
+			}}, tt.args)
+			if got != tt.want {
+				t.Errorf("exit code %d, want %d", got, tt.want)
+			}
+			if said := strings.Contains(stderr.String(), "no space left on device"); said != (tt.err == nil) {
+				t.Errorf("standard error: %q", &stderr)
 			}
 		})
 	}

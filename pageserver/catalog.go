@@ -168,7 +168,11 @@ func (c *Catalog) acquire(name string) (*held, error) {
 		dir, err := r.openDir(name)
 		if err == nil {
 			h, err := c.acquireAt(name, dir)
-			return h, errors.Join(err, unix.Close(dir))
+			if err = errors.Join(err, unix.Close(dir)); !errors.Is(err, errNoManifest) {
+				return h, err
+			}
+			first = cmp.Or(first, err)
+			continue
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			first = cmp.Or(first, err)
@@ -177,17 +181,25 @@ func (c *Catalog) acquire(name string) (*held, error) {
 	switch {
 	case first == nil:
 		return nil, &wire.Error{Code: wire.CodeNoImage, Text: "there is no image " + name}
+	case errors.Is(first, errNoManifest):
+		return nil, damaged(name, image.ManifestObject, fs.ErrNotExist)
 	case errors.Is(first, unix.EXDEV), errors.Is(first, unix.ELOOP):
 		return nil, &wire.Error{Code: wire.CodeNoImage, Text: name + " leads out of the directory that is served"}
 	}
 	return nil, &wire.Error{Code: wire.CodeFailed, Text: fmt.Sprintf("open image %s: %v", name, first)}
 }
 
+// errNoManifest is a directory that is no image, whatever its name: another root may have one.
+var errNoManifest = errors.New("it has no manifest")
+
 // acquireAt gives the image in an open directory: the one that others have
-// open, if it is the same and still as it was.
+// open, if it is the same and still as it was. The error is errNoManifest or a *wire.Error.
 func (c *Catalog) acquireAt(name string, dir int) (*held, error) {
 	id, err := identify(dir)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errNoManifest
+	case err != nil:
 		return nil, damaged(name, image.ManifestObject, err)
 	}
 	c.mu.Lock()
@@ -271,9 +283,9 @@ func (c *Catalog) list(after string) []wire.Image {
 	for _, r := range c.roots {
 		for _, name := range r.names() {
 			if _, twice := seen[name]; twice {
-				continue // the first root is the one that is served
+				continue // the first root that has an image is the one that is served
 			}
-			if s, err := c.summarize(r, name); err == nil {
+			if s, found := c.summarize(r, name); found {
 				seen[name] = s
 			}
 		}
@@ -281,7 +293,7 @@ func (c *Catalog) list(after string) []wire.Image {
 	c.known = seen
 	var images []wire.Image
 	for name, s := range seen {
-		if name > after {
+		if name > after && s.Name != "" {
 			images = append(images, s.Image)
 		}
 	}
@@ -312,25 +324,26 @@ func (r root) names() []string {
 	return slices.DeleteFunc(names, func(name string) bool { return !validName(name) })
 }
 
-// summarize looks at one image, or remembers it.
-func (c *Catalog) summarize(r root, name string) (summary, error) {
+// summarize looks at one image, or remembers it. It reports whether there is one, and says
+// nothing of one that cannot be opened.
+func (c *Catalog) summarize(r root, name string) (s summary, found bool) {
 	dir, err := r.openDir(name)
 	if err != nil {
-		return summary{}, err
+		return summary{}, false
 	}
 	defer unix.Close(dir)
 	id, err := identify(dir)
 	if err != nil {
-		return summary{}, err
+		return summary{}, !errors.Is(err, fs.ErrNotExist)
 	}
 	if s := c.known[name]; s.id == id {
-		return s, nil
+		return s, true
 	}
 	h, err := open(name, dir, nil)
 	if err != nil {
-		return summary{}, err
+		return summary{}, true
 	}
-	return summary{id: h.id, Image: wire.Image{Name: name, Size: h.size, Digest: h.digest}}, nil
+	return summary{id: h.id, Image: wire.Image{Name: name, Size: h.size, Digest: h.digest}}, true
 }
 
 // inUse is how many images somebody has open.

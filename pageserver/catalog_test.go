@@ -184,6 +184,43 @@ func TestCatalogOfPaths(t *testing.T) {
 	}
 }
 
+// What is listed is what is opened: of a name the image in the first directory that has one,
+// be it damaged.
+func TestSameNameInTwoDirectories(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	c, err := NewCatalog(a, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(a, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	want := func(names []string, code wire.Code) {
+		t.Helper()
+		if got := c.Names(); !slices.Equal(got, names) {
+			t.Errorf("listed %q, want %q", got, names)
+		}
+		h, err := c.acquire("x")
+		if code != 0 {
+			wants(t, "open", err, code)
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.release(h)
+	}
+	want([]string{}, wire.CodeDamaged)
+	writeImage(t, filepath.Join(b, "x"), map[string][]byte{})
+	want([]string{"x"}, 0)
+	writeImage(t, filepath.Join(a, "x"), map[string][]byte{})
+	want([]string{"x"}, 0)
+	if err := os.Truncate(filepath.Join(a, "x", "manifest.json"), 3); err != nil {
+		t.Fatal(err)
+	}
+	want([]string{}, wire.CodeDamaged)
+}
+
 // An image that is replaced stays for those who have it open; others get the
 // new one.
 func TestImageIsReplaced(t *testing.T) {

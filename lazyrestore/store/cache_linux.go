@@ -51,7 +51,6 @@ type Cache struct {
 	root  string // directory of all images
 	dir   int    // the image's directory, locked against its removal
 	path  string
-	limit int64
 	log   *slog.Logger
 	space cacheSpace
 	hits  atomic.Uint64
@@ -91,10 +90,13 @@ func OpenCache(root, digest string, under image.Source, opts CacheOptions) (*Cac
 		return nil, err
 	}
 	c := &Cache{
-		under: under, root: root, limit: opts.Limit, log: opts.Logger,
+		under: under, root: root, log: opts.Logger,
 		path:    filepath.Join(root, strings.Replace(digest, ":", "-", 1)),
 		objects: make(map[string]*cached),
 	}
+	c.space.limit = opts.Limit
+	c.space.left = c.space.step()
+	c.space.look = func() (int64, error) { return shrinkCache(root, opts.Limit, c.space.step()) }
 	if c.dir, err = enterCached(c.path); err != nil {
 		return nil, fmt.Errorf("open cache: %w", noRoom(err))
 	}
@@ -256,11 +258,12 @@ func (c *Cache) Under() image.Source { return c.under }
 // String is the source's, if it has one.
 func (c *Cache) String() string { return fmt.Sprint(c.under) }
 
-// Close closes the cache and the source.
+// Close closes the cache and the source. It waits for what is being removed from the cache.
 func (c *Cache) Close() error {
+	errs := []error{c.under.Close()}
+	c.space.looks.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	errs := []error{c.under.Close()}
 	for _, o := range c.objects {
 		if o != nil {
 			errs = append(errs, o.close())

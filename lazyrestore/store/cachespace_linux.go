@@ -22,33 +22,60 @@ const lookEvery = 64 << 20
 var errCacheFull = errors.New("it has reached its limit, and all images in it are in use")
 
 // cacheSpace keeps a cache within its limit, but for what is written between
-// two looks.
+// two looks. To look, and to remove images, may take seconds, and who keeps something may have
+// a process wait for it: that is done by a goroutine, before what may be kept is used up.
+// Where it is all the same, what comes meanwhile is not kept.
 type cacheSpace struct {
-	mu   sync.Mutex
-	left int64 // guarded by mu: bytes to write before the next look
-	full bool  // guarded by mu: the last look found no room
+	limit int64
+	look  func() (used int64, err error) // removes what has to go
+	looks sync.WaitGroup                 // the goroutine
+
+	mu      sync.Mutex
+	left    int64 // guarded by mu: bytes that may be kept until a look has ended
+	next    int64 // guarded by mu: bytes that come until a look begins
+	during  int64 // guarded by mu: bytes kept since the one under way has begun
+	looking bool  // guarded by mu: one is under way
+	full    bool  // guarded by mu: the last one found no room for more than left
 }
+
+// step is for how much there is to be room after a look, and what is kept before the first one.
+func (sp *cacheSpace) step() int64 { return min(lookEvery, sp.limit/8) }
 
 // take reports whether n more bytes may be kept.
 func (sp *cacheSpace) take(c *Cache, n int64) bool {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	if sp.left -= n; sp.left > 0 {
-		return !sp.full
+	if sp.next -= n; sp.next <= 0 && !sp.looking {
+		sp.looking, sp.during = true, 0
+		sp.looks.Go(func() { sp.review(c) })
 	}
-	used, err := shrinkCache(c.root, c.limit)
+	if n > sp.left {
+		if sp.full {
+			c.complain(errCacheFull)
+		}
+		return false
+	}
+	sp.left -= n
+	sp.during += n
+	return true
+}
+
+// review finds out how much may be kept from now on.
+func (sp *cacheSpace) review(c *Cache) {
+	used, err := sp.look()
 	if err != nil {
 		c.complain(err)
 	}
-	room := c.limit - used
-	sp.full = room < n
-	if sp.full {
-		c.complain(errCacheFull)
-		sp.left = lookEvery
-		return false
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	room := sp.limit - used
+	sp.full = room < sp.step()
+	// Whether used has what was kept meanwhile is not known.
+	sp.left = max(min(lookEvery, room)-sp.during, 0)
+	if sp.next = sp.left / 2; sp.full {
+		sp.next = lookEvery
 	}
-	sp.left = min(lookEvery, room)
-	return true
+	sp.looking = false
 }
 
 // An entry is an image in a cache.
@@ -59,8 +86,8 @@ type cacheEntry struct {
 }
 
 // shrinkCache removes images that nobody uses, the one that was opened longest
-// ago first, until the cache is within its limit, and returns its size.
-func shrinkCache(root string, limit int64) (int64, error) {
+// ago first, until the cache is within its limit and has room for what comes next, and returns its size.
+func shrinkCache(root string, limit, room int64) (int64, error) {
 	dirs, err := os.ReadDir(root)
 	if err != nil {
 		return 0, err
@@ -82,7 +109,7 @@ func shrinkCache(root string, limit int64) (int64, error) {
 	slices.SortFunc(entries, func(a, b cacheEntry) int { return cmp.Or(a.used.Compare(b.used), strings.Compare(a.path, b.path)) })
 	var errs []error
 	for _, e := range entries {
-		if total <= limit-min(lookEvery, limit/8) { // room for what comes next
+		if total <= limit-room {
 			break
 		}
 		removed, err := removeCached(e.path)

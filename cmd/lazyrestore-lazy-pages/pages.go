@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -26,29 +27,49 @@ import (
 const connectTime = 30 * time.Second
 
 // openPages fills in where the pages come from: a page server, an image of
-// ours, or, if neither is asked for nor there, the set's own files.
+// ours, or, if neither is asked for nor there, the set's own files. Of those two nothing
+// is checked: a digest that is asked for is one of an image.
 func openPages(ctx context.Context, o *criucli.Options, opts *lazypages.Options, log *slog.Logger) (closer func(), err error) {
 	nothing := func() {}
 	name, said := o.Own["image"]
+	digest, pinned := o.Own["image-digest"]
+	if pinned {
+		if digest, err = image.ParseDigest(digest); err != nil {
+			return nil, &criucli.UsageError{Problem: fmt.Sprintf("--image-digest %q", o.Own["image-digest"]), Hint: "a digest is 64 hex digits, with sha256: before them or without"}
+		}
+	}
 	if o.PageServer {
-		if said {
+		switch {
+		case said:
 			return nil, &criucli.UsageError{Problem: "--image and --page-server", Hint: "pages come from one of them"}
+		case pinned:
+			return nil, &criucli.UsageError{Problem: "--image-digest and --page-server", Hint: "what a page server gives has no digest"}
 		}
 		opts.Server, err = pageServer(o)
 		return nothing, err
 	}
 	if !said {
-		if _, err := os.Stat(filepath.Join(o.ImagesDir, image.ManifestObject)); err != nil {
+		_, err := os.Stat(filepath.Join(o.ImagesDir, image.ManifestObject))
+		switch {
+		case err == nil:
+			name = o.ImagesDir
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		case pinned:
+			return nil, &criucli.UsageError{Problem: "--image-digest, and no image in " + o.ImagesDir, Hint: "CRIU's own files have no digest; --image names an image elsewhere"}
+		default:
 			return nothing, nil
 		}
-		name = o.ImagesDir
 	}
 	src, err := lazyrestore.OpenSource(ctx, name, lazyrestore.SourceOptions{Dial: imageDialer(o, log)}, log)
 	if err != nil {
 		return nil, err
 	}
-	if opts.Image, err = image.Open(ctx, src, image.OpenOptions{Digest: o.Own["image-digest"]}); err != nil {
+	if opts.Image, err = image.Open(ctx, src, image.OpenOptions{Digest: digest}); err != nil {
 		return nil, errors.Join(err, src.Close())
+	}
+	if _, native := opts.Image.Manifest().Objects[image.ProcessObject]; native {
+		return nil, errors.Join(fmt.Errorf("%s is no image of CRIU's: lazyrestore restore restores it", name), src.Close())
 	}
 	return func() { src.Close() }, nil
 }

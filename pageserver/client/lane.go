@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -86,6 +87,10 @@ func (l *lane) wait(ctx context.Context, r *request) error {
 	}
 }
 
+// errGivenUp is why a connection ends that brings what nobody waits for any more. It is no
+// fault of the server's.
+var errGivenUp = errors.New("a read was given up while it came")
+
 // giveUp has a request forgotten, and its buffer no longer written to.
 func (l *lane) giveUp(r *request) {
 	for {
@@ -112,7 +117,7 @@ func (l *lane) giveUp(r *request) {
 			return
 		}
 		l.mu.Unlock()
-		k.close(context.Canceled)
+		k.close(errGivenUp)
 		<-k.gone
 	}
 }
@@ -165,13 +170,17 @@ func (l *lane) lost(k *conn, err error) {
 	}
 	l.leaving = slices.DeleteFunc(l.leaving, func(o *conn) bool { return o == k })
 	k.filling = nil
-	if k.opened && !l.closed {
+	failed := !errors.Is(err, errGivenUp)
+	if failed && k.opened && !l.closed {
 		l.client.servers.failed(k.server, err)
 	}
 	back := make([]*request, 0, len(k.inflight))
 	for _, r := range k.inflight {
 		r.on = nil
-		if r.lost++; r.n > r.had {
+		if failed {
+			r.lost++
+		}
+		if r.n > r.had {
 			r.lost, r.had = 0, r.n
 		}
 		switch {

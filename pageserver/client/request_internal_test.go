@@ -2,10 +2,12 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -180,5 +182,36 @@ func TestOriginOfParts(t *testing.T) {
 		if got := rj.origin("pages.lz4", int64(i)*wire.MinRead, 1); got != s {
 			t.Errorf("part %d is of another server than the one that gave it", i)
 		}
+	}
+}
+
+// Who gives a read up in the middle of what comes ends the connection, for the reader has his
+// buffer. The server is not left for that, nor does it count against what others have asked for.
+func TestGivenUpIsNoFailure(t *testing.T) {
+	l := lonely(1)
+	k, peer := joined(t, l, 0)
+	given, other := newRequest("pages.lz4", 0, make([]byte, 1000)), newRequest("pages.lz4", 0, make([]byte, 1000))
+	l.send(given, other)
+	go k.read()
+	hello := wire.ServerHello{Version: wire.Version, Limits: wire.Limits{Read: wire.MinRead, Requests: wire.MinRequests, Images: wire.MinImages}}
+	half := wire.AppendData(hello.Append(nil), given.id, wire.FlagLast, wire.Data{Size: 1000, Length: 1000})
+	if _, err := peer.Write(append(half, make([]byte, 500)...)); err != nil {
+		t.Fatal(err)
+	}
+	for filling := false; !filling; runtime.Gosched() {
+		l.mu.Lock()
+		filling = k.filling == given
+		l.mu.Unlock()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.wait(ctx, given); !errors.Is(err, context.Canceled) {
+		t.Errorf("wait: %v", err)
+	}
+	if s := l.client.servers.list[0]; s.failures != 0 || !s.next.IsZero() {
+		t.Errorf("the server has failed %d times", s.failures)
+	}
+	if len(l.waiting) != 1 || l.waiting[0] != other || other.lost != 0 {
+		t.Errorf("%d requests wait, the other one was lost %d times", len(l.waiting), other.lost)
 	}
 }

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
@@ -103,28 +100,4 @@ func (v *serveVerb) listenOn() (net.Listener, error) {
 		return nil, err // not a nil *net.TCPListener
 	}
 	return ln, nil
-}
-
-// listenUnix opens a unix socket that only this user can connect to. One that a
-// killed server has left behind is taken over.
-func listenUnix(path string) (net.Listener, error) {
-	fi, err := os.Lstat(path)
-	if err == nil && fi.Mode()&os.ModeSocket != 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		nc, err := new(net.Dialer).DialContext(ctx, "unix", path)
-		cancel()
-		switch {
-		case err == nil:
-			nc.Close()
-			return nil, fmt.Errorf("listen on %s: another server is listening there", path)
-		case errors.Is(err, syscall.ECONNREFUSED):
-			if err := os.Remove(path); err != nil {
-				return nil, err
-			}
-		}
-	}
-	// Before the socket is there: nobody else is to connect in between.
-	before := syscall.Umask(0o177)
-	defer syscall.Umask(before)
-	return net.Listen("unix", path)
 }

@@ -58,7 +58,8 @@ func serve(c *verb.Command) *cli.Command {
 			the memory of its process.
 
 			TERM and INT end the server: clients are told, what is in flight is finished. A second one ends it at
-			once. Sockets of systemd are used in place of --address and --port; readiness is told to systemd, too.`,
+			once. Sockets of systemd are used in place of --address and --port; readiness is told to systemd, too. Beside a
+			unix socket there is a file PATH.lock for as long as a server listens there.`,
 		Flags: append(v.flags(), c.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore serve /var/lib/images", Does: "Serve all images of a directory on port 7480 of this machine alone."},

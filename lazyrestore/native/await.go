@@ -72,6 +72,11 @@ func (b *builder) built(p *Process) error {
 	if err := b.untouched(); err != nil {
 		return err
 	}
+	return b.awaitThreads(p.tracer)
+}
+
+// awaitThreads waits for the sleep of the threads other than the first, which has stopped.
+func (b *builder) awaitThreads(tr *proc.Tracer) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for i, t := range b.threadTables {
 		last := len(t.steps) - 1
@@ -81,6 +86,9 @@ func (b *builder) built(p *Process) error {
 		for b.prog.ran(t) < last {
 			if err := b.prog.check(t, b.prog.ran(t)); err != nil {
 				return b.explain(fmt.Errorf("thread %d: %w", b.st.Threads[i+1].TID, err))
+			}
+			if _, err := tr.PollStop(b.pid); err != nil {
+				return cmp.Or(b.failed(), err) // it was killed
 			}
 			if time.Now().After(deadline) {
 				return fmt.Errorf("thread %d did not build itself in time", b.st.Threads[i+1].TID)

@@ -2,11 +2,13 @@ package native
 
 import (
 	"errors"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/proc"
 	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -66,5 +68,37 @@ func TestHandOverBeside(t *testing.T) {
 			t.Fatal("there is no userfaultfd")
 		}
 		p.UFFD.Close()
+	}
+}
+
+// Nobody waits for threads of a process that was killed once its first one had stopped.
+func TestKilledBeforeItIsBuilt(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	pid := cmd.Process.Pid
+	tr := proc.TracerHere()
+	defer tr.Close()
+	if _, err := tr.SeizeAll(t.Context(), pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, page.Size)
+	const base = 1 << 40
+	b := &builder{pid: pid, st: &State{Threads: make([]Thread, 2)}, main: new(table), prog: &program{base: base, buf: buf, arena: proc.ArenaOver(base, buf)}}
+	other := new(table)
+	other.call("never made", unix.SYS_GETPID)
+	other.call("nor this", unix.SYS_GETPID)
+	b.prog.place(other)
+	b.threadTables = []*table{other}
+	var exit *proc.ExitError
+	if err := b.awaitThreads(tr); !errors.As(err, &exit) {
+		t.Errorf("%v, want the process's end", err)
 	}
 }

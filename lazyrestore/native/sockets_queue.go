@@ -20,6 +20,7 @@ const (
 
 	readAhead    = "what is queued in it is being read ahead (SO_PEEK_OFF)"
 	emptyMessage = "an empty message is queued in it"
+	largeMessage = "a message queued in it is too large"
 )
 
 // unixQueue reads what is queued in a unix socket, and leaves it there.
@@ -94,7 +95,12 @@ func wholeQueue(s *Socket, sender int) (why string, err error) {
 	for _, m := range s.Queue {
 		err := unix.Send(pair[0], m, 0)
 		if errors.Is(err, unix.EMSGSIZE) { // the sender may have been allowed more than is usual
-			err = errors.Join(unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(m)), unix.Send(pair[0], m, 0))
+			if err = setBuffer(pair[0], unix.SO_SNDBUF, 2*len(m)); err == nil {
+				err = unix.Send(pair[0], m, 0)
+			}
+		}
+		if errors.Is(err, unix.EMSGSIZE) {
+			return largeMessage, nil
 		}
 		if err != nil {
 			return "", err
@@ -141,7 +147,7 @@ func peek(fd, n int) (b []byte, why string, err error) {
 	case flags&unix.MSG_CTRUNC != 0:
 		return nil, "descriptors or credentials are queued in it", nil
 	case flags&unix.MSG_TRUNC != 0:
-		return nil, "a message queued in it is too large", nil
+		return nil, largeMessage, nil
 	}
 	return slices.Clone(b[:got]), "", nil
 }

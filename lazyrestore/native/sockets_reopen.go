@@ -85,8 +85,13 @@ func (r *reopener) socketPair(s *Socket) (int, error) {
 		if end == nil {
 			continue
 		}
-		if err := fillSocket(fds[1-i], end.Queue); err != nil {
+		why, err := fillSocket(fds[1-i], end.Queue)
+		if err != nil {
 			return -1, err
+		}
+		if why != "" {
+			r.refused.add(end.name(), why, "restore it as root, with CAP_NET_ADMIN, or with larger net.core.wmem_max and net.unix.max_dgram_qlen")
+			return -1, nil
 		}
 	}
 	for i, end := range ends {
@@ -122,35 +127,49 @@ func (r *reopener) giveUp(fd int) {
 	unix.Close(fd)
 }
 
-// fillSocket sends what was queued at the other end. Its own buffer is enlarged
-// for that, and is usual or as saved afterwards.
-func fillSocket(fd int, queue [][]byte) error {
+// fillSocket sends what was queued at the other end, and says why that cannot be. Its own
+// buffer is enlarged for that, and is usual or as saved afterwards.
+func fillSocket(fd int, queue [][]byte) (why string, err error) {
 	if len(queue) == 0 {
-		return nil
+		return "", nil
 	}
 	usual, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
-		return err
+		return "", err
 	}
 	size := 1 << 20
 	for _, m := range queue {
 		size += 2*len(m) + 4096
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size); err != nil {
-		return fmt.Errorf("enlarge the buffer of a socket: %w", err)
+	if err := setBuffer(fd, unix.SO_SNDBUF, size); err != nil {
+		return "", fmt.Errorf("enlarge the buffer of a socket: %w", err)
 	}
-	for _, m := range queue {
+	for i, m := range queue {
 		for sent := 0; ; {
 			n, err := unix.SendmsgN(fd, m[sent:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EMSGSIZE) {
+				return fmt.Sprintf("message %d of %d that were queued in it, %d bytes, does not go into the buffer that may be had here", i+1, len(queue), len(m)), nil
+			}
 			if err != nil {
-				return fmt.Errorf("put %d bytes back into a socket: %w", len(m), err)
+				return "", fmt.Errorf("put %d bytes back into a socket: %w", len(m), err)
 			}
 			if sent += n; sent >= len(m) {
 				break
 			}
 		}
 	}
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, usual/2) // the kernel doubles it
+	return "", setBuffer(fd, unix.SO_SNDBUF, usual/2) // the kernel doubles it
+}
+
+// setBuffer sets SO_SNDBUF or SO_RCVBUF: without CAP_NET_ADMIN to no more than
+// net.core.wmem_max, or rmem_max, allows.
+func setBuffer(fd, name, bytes int) error {
+	force := map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE}[name]
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, bytes)
+	if errors.Is(err, unix.EPERM) {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, name, bytes)
+	}
+	return err
 }
 
 // setOptions refuses a socket that goes by an interface that is not there.
@@ -159,6 +178,10 @@ func (r *reopener) setOptions(s *Socket, fd int) (ok bool, err error) {
 		o := &s.Options[i]
 		err := o.set(fd)
 		switch {
+		case err == nil && o.isBuffer():
+			if is, err := unix.GetsockoptInt(fd, o.Level, o.Name); err == nil && is < o.number() {
+				r.warnings = append(r.warnings, fmt.Sprintf("%s has a buffer of %d bytes instead of %d: more takes CAP_NET_ADMIN, or a larger net.core.wmem_max or rmem_max", s.name(), is, o.number()))
+			}
 		case err == nil:
 		case o.isInterface() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL)):
 			r.refused.add(s.name(), err.Error(), "give this machine the address or the device")
@@ -183,16 +206,23 @@ func (o *SocketOption) isInterface() bool {
 	return false
 }
 
+// isBuffer reports whether an option is the size of a buffer.
+func (o *SocketOption) isBuffer() bool {
+	return o.Level == unix.SOL_SOCKET && len(o.Value) == 4 && (o.Name == unix.SO_RCVBUF || o.Name == unix.SO_SNDBUF)
+}
+
+// number is the value of an option of four bytes.
+func (o *SocketOption) number() int { return int(int32(binary.NativeEndian.Uint32(o.Value))) }
+
 // set sets the option of a new socket.
 func (o *SocketOption) set(fd int) error {
-	name, value := o.Name, o.Value
-	if o.Level == unix.SOL_SOCKET && len(value) == 4 && (name == unix.SO_RCVBUF || name == unix.SO_SNDBUF) {
-		// The kernel doubles what it is given, and bounds it for those who may not force it.
-		half := binary.NativeEndian.Uint32(value) / 2
-		name = map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE}[name]
-		value = binary.NativeEndian.AppendUint32(nil, half)
+	var err error
+	if o.isBuffer() {
+		err = setBuffer(fd, o.Name, o.number()/2) // the kernel doubles it
+	} else {
+		err = unix.SetsockoptString(fd, o.Level, o.Name, string(o.Value))
 	}
-	if err := unix.SetsockoptString(fd, o.Level, name, string(value)); err != nil {
+	if err != nil {
 		return fmt.Errorf("set option %d of level %d of a socket: %w", o.Name, o.Level, err)
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 var socketScenes = []survival{
 	{scene: "socket-pairs"},
 	{scene: "listeners"},
+	{scene: "multipath"},
 	{scene: "socket-options"},
 	{scene: "datagrams"},
 	{scene: "portless"},

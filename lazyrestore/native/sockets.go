@@ -209,8 +209,26 @@ func inetSocket(s *Socket, fd int) (why string, err error) {
 		return tcpSocket(s, fd)
 	case s.Type == unix.SOCK_DGRAM && s.Protocol == unix.IPPROTO_UDP:
 		return udpSocket(fd)
+	case s.Type == unix.SOCK_STREAM && s.Protocol == unix.IPPROTO_MPTCP:
+		return multipathSocket(s, fd)
 	}
-	return "network sockets of this type are not preserved", nil
+	return fmt.Sprintf("network sockets of this type (%d, protocol %d) are not preserved", s.Type, s.Protocol), nil
+}
+
+// multipathSocket looks at one of multipath TCP, as Go has them where it listens (net.Listen, Go
+// 1.24): as long as nobody has connected to it there is no more of it than of one of TCP, and the kernel tells
+// that of its first flow. One that does not listen tells too little of what it was.
+func multipathSocket(s *Socket, fd int) (why string, err error) {
+	if s.Family == unix.AF_INET6 {
+		if _, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); err != nil {
+			return "this kernel does not tell whether this socket of multipath TCP takes IPv4 too", nil
+		}
+	}
+	why, err = tcpSocket(s, fd)
+	if err == nil && why == "" && !s.Listen {
+		why = "sockets of multipath TCP are preserved where they listen only"
+	}
+	return why, err
 }
 
 func tcpSocket(s *Socket, fd int) (why string, err error) {

@@ -129,6 +129,36 @@ static void listeners(int argc, char **argv)
 	unlink(path.sun_path);
 }
 
+/* Listening sockets of multipath TCP, where the kernel has it. */
+static void multipath(int argc, char **argv)
+{
+	enum { MULTIPATH = 262 }; /* IPPROTO_MPTCP */
+	struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_addr = own_address()};
+	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6};
+	a6.sin6_addr.s6_addr[10] = a6.sin6_addr.s6_addr[11] = 0xff;
+	memcpy(a6.sin6_addr.s6_addr + 12, &a4.sin_addr, 4);
+	int four = socket(AF_INET, SOCK_STREAM, MULTIPATH), six = socket(AF_INET6, SOCK_STREAM, MULTIPATH);
+	if (four < 0 || six < 0) {
+		MUST(errno == EPROTONOSUPPORT || errno == ENOPROTOOPT || errno == EINVAL);
+		stop();
+		return;
+	}
+	MUST(set(four, SOL_SOCKET, SO_REUSEADDR, 1) == 0 && set(four, IPPROTO_TCP, TCP_NODELAY, 1) == 0);
+	MUST(bind(four, (void *)&a4, sizeof a4) == 0 && listen(four, 7) == 0);
+	MUST(set(six, IPPROTO_IPV6, IPV6_V6ONLY, 0) == 0 && bind(six, (void *)&a6, sizeof a6) == 0 && listen(six, 5) == 0);
+	a4.sin_port = htons(port(four));
+	a6.sin6_port = htons(port(six));
+	stop();
+	struct tcp_info info;
+	socklen_t n = sizeof info;
+	CHECK(port(four) == ntohs(a4.sin_port) && port(six) == ntohs(a6.sin6_port));
+	CHECK(option(four, SOL_SOCKET, SO_PROTOCOL) == MULTIPATH && option(six, SOL_SOCKET, SO_PROTOCOL) == MULTIPATH);
+	CHECK(option(four, SOL_SOCKET, SO_REUSEADDR) == 1 && option(four, IPPROTO_TCP, TCP_NODELAY) == 1);
+	CHECK(getsockopt(four, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 && info.tcpi_sacked == 7);
+	CHECK(answers(four, (void *)&a4, sizeof a4));
+	CHECK(answers(six, (void *)&a6, sizeof a6));
+}
+
 static void datagrams(int argc, char **argv)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = own_address()};
@@ -355,5 +385,5 @@ const struct scene socket_scenes[] = {
 	{"peek-offset", peek_offset}, {"empty-message", empty_message}, {"empty-to-name", empty_to_name},
 	{"ended-connection", ended_connection}, {"refused-connection", refused_connection}, {"unread-error", unread_error}, {"corked", corked},
 	{"multicast-address", multicast_address},
-	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"datagrams", datagrams}, {"portless", portless}, {NULL, NULL},
+	{"socket-options", socket_options}, {"socket-pairs", pairs}, {"listeners", listeners}, {"multipath", multipath}, {"datagrams", datagrams}, {"portless", portless}, {NULL, NULL},
 };

@@ -18,6 +18,9 @@ type Image struct {
 	Digest string // "sha256:" and 64 hex digits
 }
 
+// mostListed bounds what List keeps of what a server says, to some 90 MB.
+const mostListed = 1 << 18
+
 // List asks a server what images it has; they are in ascending order of their
 // names. Of the options it heeds Dial and Timeout.
 func List(ctx context.Context, s Server, opts Options) ([]Image, error) {
@@ -80,6 +83,12 @@ func list(ctx context.Context, s Server, dial Dialer) ([]Image, error) {
 				return nil, err
 			}
 			for _, im := range l.Images {
+				if len(images) > 0 && im.Name <= images[len(images)-1].Name {
+					return nil, fmt.Errorf("%w: %q is listed behind %q", errProtocol, im.Name, images[len(images)-1].Name)
+				}
+				if len(images) == mostListed {
+					return nil, fmt.Errorf("%w: it lists more than %d images", errProtocol, mostListed)
+				}
 				images = append(images, Image{im.Name, im.Size, digestText(im.Digest)})
 			}
 			if m.Flags&wire.FlagLast != 0 {

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,6 +15,8 @@ const (
 	// Pauses before a range that every server gives damaged is asked for again.
 	firstHold = 20 * time.Millisecond
 	lastHold  = 10 * time.Second
+	// forgetTime is after how long a range that was not found damaged again is as any other.
+	forgetTime = time.Minute
 )
 
 // An origin is where a range came from.
@@ -39,6 +42,7 @@ type hold struct {
 	n     int64
 	times int       // it was rejected
 	until time.Time // not to be asked for before
+	last  time.Time // when it was rejected last
 	err   error
 }
 
@@ -81,6 +85,8 @@ func (rj *rejected) damaged(object string, off, n int64, servers int, err error)
 	if rj.holds == nil {
 		rj.holds = make(map[string][]*hold)
 	}
+	now := time.Now()
+	rj.forget(now)
 	var h *hold
 	for _, o := range rj.holds[object] {
 		if o.off == off && o.n == n {
@@ -92,9 +98,19 @@ func (rj *rejected) damaged(object string, off, n int64, servers int, err error)
 		rj.holds[object] = append(rj.holds[object], h)
 	}
 	h.times++
-	h.err = err
+	h.last, h.err = now, err
 	if rounds := h.times / servers; h.times%servers == 0 {
-		h.until = time.Now().Add(min(firstHold<<min(rounds-1, 20), lastHold))
+		h.until = now.Add(min(firstHold<<min(rounds-1, 20), lastHold))
+	}
+}
+
+// forget lets go of what was damaged long ago. The caller holds mu.
+func (rj *rejected) forget(now time.Time) {
+	for object, holds := range rj.holds {
+		holds = slices.DeleteFunc(holds, func(h *hold) bool { return now.Sub(h.last) > forgetTime })
+		if rj.holds[object] = holds; len(holds) == 0 {
+			delete(rj.holds, object)
+		}
 	}
 }
 

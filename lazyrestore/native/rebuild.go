@@ -221,40 +221,17 @@ func CheckRebuild(ctx context.Context, st *State, opts RebuildOptions) (warnings
 	return re.warnings, newBuilder(st, re).inspect()
 }
 
-// run has the process build itself. Beside it, where there is a processor for
-// it, all is looked at that a restore may be refused for.
+// run has the process build itself.
 func (b *builder) run(ctx context.Context, p *Process, progFD, pair int) error {
-	// A state that is damaged may have the process wait for ever, say for a page
-	// of its own that nobody brings: what is found ends the wait.
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	inspected, planned := make(chan error, 1), make(chan struct{})
-	go func() {
-		// The process and who plans for it have a processor each until then: three on two
-		// would have the process wait for what it is to do.
-		<-planned
-		looked := b.trace.Begin(b.trace.Row(traceCommand, "inspect"), "compare files and eager pages")
-		err := b.inspect()
-		looked()
-		if err != nil {
-			cancel(err)
-		}
-		inspected <- err
-	}()
-	err := b.build(ctx, p, progFD, pair, sync.OnceFunc(func() { close(planned) }))
-	if ierr := <-inspected; ierr != nil {
-		return ierr // says more than the call that failed for the same reason
-	}
+	err := b.build(ctx, p, progFD, pair)
 	if err == nil {
 		b.writeProc()
 	}
 	return cmp.Or(context.Cause(ctx), err) // an end that we have made says nothing
 }
 
-// build has the process build itself up to its registers. It calls inspect once all is
-// planned, or at its end.
-func (b *builder) build(ctx context.Context, p *Process, progFD, pair int, inspect func()) error {
-	defer inspect()
+// build has the process build itself up to its registers.
+func (b *builder) build(ctx context.Context, p *Process, progFD, pair int) error {
 	stop := func() {}
 	defer func() { stop() }()
 	mayServe := b.handOverBeside(p, pair)
@@ -277,8 +254,15 @@ func (b *builder) build(ctx context.Context, p *Process, progFD, pair int, inspe
 		return b.prog.open(gateOffset)
 	})
 	planned()
-	inspect()
 	b.re.close()
+	// While the process maps its memory, which takes it longer. A state that is damaged may
+	// have it wait for ever, say for a page of its own that nobody brings: so all is looked
+	// at before anybody waits for it.
+	looked := b.trace.Begin(0, "compare files and eager pages")
+	if ierr := b.inspect(); ierr != nil {
+		return ierr // says more than the call that failed for the same reason
+	}
+	looked()
 	if err != nil {
 		return err
 	}

@@ -57,8 +57,8 @@ func importVerb(c *verb.Command) *cli.Command {
 			dump left its images. The set stays as it is. If it builds on others (criu dump --prev-images-dir), the pages
 			that are in those come into the image, which stands alone.
 
-			All files of the set are in the image, so that criu restore --lazy-pages starts directly from it, while
-			lazyrestore lazy-pages, on the same directory, gives the pages from compressed chunks. Only with
+			All files of the set are in the image, but for logs (*.log), pid files (*.pid) and what a restore from the
+			set has left there, so that criu restore --lazy-pages starts directly from it, while lazyrestore lazy-pages, on the same directory, gives the pages from compressed chunks. Only with
 			--lazy-pages: without it, CRIU finds no bytes for the lazy pages, and does not end. lazyrestore export makes
 			the set again, to the byte.`,
 		Flags: append(flags, c.Flags()...),

@@ -143,6 +143,9 @@ func TestRestoreFromImport(t *testing.T) {
 				t.Errorf("our own engine: %v", err)
 			}
 			export(t, img, back)
+			if err := os.Remove(filepath.Join(set, "dump.log")); err != nil { // which is not in the image
+				t.Fatal(err)
+			}
 			compare(t, set, back)
 			wait := daemon(t, img)
 			subject.Restore(t, img, "--lazy-pages")

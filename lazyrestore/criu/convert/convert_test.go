@@ -167,7 +167,6 @@ func madeSet(t *testing.T) string {
 	add(t, dir, 1, imgfile.MemoryID{Kind: imgfile.SharedMemory, ID: 99}, 1, extent{0, 300, present, false})
 	write(t, dir, "registers.img", "registers")
 	write(t, dir, "descriptors.json", "[]")
-	write(t, dir, "dump.log", "")
 	return dir
 }
 
@@ -194,6 +193,27 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, got, load(t, dir))
+}
+
+// What restores leave in a set, and write anew into the image when they are of that, is not in the image: it
+// would be damaged by its own use.
+func TestWhatARestoreLeaves(t *testing.T) {
+	dir := madeSet(t)
+	want := load(t, dir)
+	for _, name := range []string{"stats-restore", "restore.log", "criu.pid", "lazy-pages.state", "lazy-pages.held", "lazy-pages.lock"} {
+		write(t, dir, name, "of a restore")
+	}
+	write(t, dir, "stats-dump", "of the dump")
+	want["stats-dump"] = []byte("of the dump")
+	mem, err := importSet(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := exportImage(t, mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, got, want)
 }
 
 // What an image has of a set is what imgfile says where it is.

@@ -2,7 +2,8 @@
 // again of the image.
 //
 // The image holds all files of the set as objects, so that CRIU restores from
-// its directory. What is different is memory: lazy pages are in the image's
+// its directory, but for logs and pid files, and what CRIU and daemons of ours leave in a set that they restore
+// from (isOfARestore). What is different is memory: lazy pages are in the image's
 // frames (imgfile.ImageAddr says where), its pages files hold only the others,
 // and its pagemaps say of the lazy ones no longer that they are present. CRIU
 // leaves such a set itself where it dumps lazily, and takes it with --lazy-pages.

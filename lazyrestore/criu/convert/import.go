@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/imgfile"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/criu/pageset"
@@ -234,6 +236,18 @@ func writePagemap(w io.Writer, pagesID uint32, entries []imgfile.Entry) error {
 	return err
 }
 
+// isOfARestore reports whether a file of that name is not of the dump, or is none that a restore needs, and may be what
+// a restore writes: criu restore does its statistics, and lazy-pages what it keeps, in the directory that the
+// images are in unless told otherwise, as both do logs and pid files. In the image it would be another one than its
+// manifest says as soon as something is restored from there: damage, for all who check or export the image.
+func isOfARestore(name string) bool {
+	switch filepath.Ext(name) {
+	case ".log", ".pid":
+		return true
+	}
+	return name == "stats-restore" || strings.HasPrefix(name, "lazy-pages.")
+}
+
 // others copies the files of the set that are not about memory.
 func (im *importer) others(ctx context.Context) error {
 	entries, err := os.ReadDir(im.dir.Path())
@@ -244,6 +258,8 @@ func (im *importer) others(ctx context.Context) error {
 		switch {
 		case im.took[e.Name()], e.Name() == imgfile.ParentLink, e.Type() == fs.ModeSocket:
 			continue // sockets are of a daemon that was there
+		case e.Type().IsRegular() && isOfARestore(e.Name()):
+			continue
 		case !e.Type().IsRegular():
 			return unfit(im.dir.File(e.Name()), "it is no regular file")
 		}

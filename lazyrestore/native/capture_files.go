@@ -137,17 +137,25 @@ func (c *capture) describe(d *descriptor) error {
 		c.refused.add(d.String(), "it has state that is not preserved: "+l, "close it for the checkpoint")
 	}
 	o := Open{Path: d.link, Flags: d.flags(), Offset: d.info.Pos}
+	mode, why := d.stat.Mode&unix.S_IFMT, ""
+	if mode == unix.S_IFREG {
+		kind, err := c.fileSystem(d.stat.Dev, d.self)
+		if err != nil {
+			return err
+		}
+		why = unreadable(kind)
+	}
 	var err error
-	switch mode := d.stat.Mode & unix.S_IFMT; {
-	case mode == unix.S_IFREG && c.unreadable(d.stat.Dev, d.self) != "":
-		c.refused.add(d.String(), c.unreadable(d.stat.Dev, d.self), "close it for the checkpoint, or: "+helpCRIU)
+	switch {
+	case why != "":
+		c.refused.add(d.String(), why, "close it for the checkpoint, or: "+helpCRIU)
 	case strings.HasPrefix(d.link, "/proc/") && (mode == unix.S_IFREG || mode == unix.S_IFDIR):
 		c.refuseWrites(d)
 		c.describeProc(d, &o)
 	case mode == unix.S_IFREG && (d.stat.Nlink == 0 || strings.HasSuffix(d.link, deletedSuffix)):
-		c.describeDeleted(d, &o)
+		err = c.describeDeleted(d, &o)
 	case mode == unix.S_IFREG || mode == unix.S_IFDIR || d.flags()&unix.O_PATH != 0:
-		c.describeFile(d, &o) // of whatever type: with O_PATH it is no more than its path
+		err = c.describeFile(d, &o) // of whatever type: with O_PATH it is no more than its path
 	case mode == unix.S_IFCHR:
 		c.describeDevice(d, &o)
 	case mode == unix.S_IFIFO:
@@ -204,7 +212,7 @@ func (c *capture) describeAnon(d *descriptor, o *Open) error {
 	return nil
 }
 
-func (c *capture) describeFile(d *descriptor, o *Open) {
+func (c *capture) describeFile(d *descriptor, o *Open) error {
 	o.Kind = OpenFile
 	o.File = Mapped{Path: d.link, Size: d.stat.Size, MTime: d.stat.Mtim.Nano()}
 	if strings.HasPrefix(d.link, "/sys/") {
@@ -214,11 +222,12 @@ func (c *capture) describeFile(d *descriptor, o *Open) {
 	}
 	if why := astray(d.link, &d.stat); why != "" {
 		c.refused.add(d.String(), why, "close it for the checkpoint")
-		return
+		return nil
 	}
-	if d.flags()&unix.O_PATH == 0 {
-		c.memoryFile(d.link, d.self, &d.stat, d.writes(), false)
+	if d.flags()&unix.O_PATH != 0 {
+		return nil
 	}
+	return c.memoryFile(d.link, d.self, &d.stat, d.writes(), false)
 }
 
 // refuseWrites refuses a file of the kernel's own file systems that is open for writing.

@@ -131,6 +131,10 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 	if err := unix.Stat(link, &st); err != nil {
 		return hidden(fmt.Errorf("stat %s: %w", link, err))
 	}
+	kind, err := c.fileSystem(st.Dev, link)
+	if err != nil {
+		return hidden(err)
+	}
 	gone := st.Nlink == 0 || v.Deleted
 	switch {
 	case strings.HasPrefix(v.Path, "/SYSV"):
@@ -139,8 +143,8 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 		c.refused.add(vmaName(v), "contexts of asynchronous I/O are not preserved", helpCRIU)
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		c.refused.add(vmaName(v), "mappings of devices are not preserved", helpCRIU)
-	case c.fileSystem(st.Dev, link) == unix.SECRETMEM_MAGIC:
-		c.refused.add(vmaName(v), c.unreadable(st.Dev, link), "")
+	case kind == unix.SECRETMEM_MAGIC:
+		c.refused.add(vmaName(v), unreadable(kind), "")
 	case v.Flags&proc.VMHugeTLB != 0:
 		out.Kind, out.Offset = Anonymous, 0
 		if v.Shared || !strings.HasPrefix(v.Path, "/anon_hugepage") {
@@ -162,8 +166,9 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 		if v.Shared {
 			out.Kind, out.Write = SharedFile, v.Flags&proc.VMMayWrite != 0
 		}
-		c.memoryFile(v.Path, link, &st, out.Write, v.Shared)
-		var err error
+		if err := c.memoryFile(v.Path, link, &st, out.Write, v.Shared); err != nil {
+			return err
+		}
 		if out.File, err = c.file(fileID{v.Path, objectID{st.Dev, st.Ino}}, link); err == nil && out.Write {
 			err = c.settle(link, &st, out.File)
 		}
@@ -175,8 +180,8 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 // settle has a file that is written through a mapping put on its disk, so that
 // it is there as the image knows it, and does not change its times later.
 func (c *capture) settle(link string, st *unix.Stat_t, file uint32) error {
-	if c.inMemory(st.Dev, link) {
-		return nil
+	if inMemory, err := c.inMemory(st.Dev, link); inMemory || err != nil {
+		return err
 	}
 	fd, err := unix.Open(link, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -15,31 +15,33 @@ import (
 
 // inMemory reports whether the file system of a file, which link leads to, has
 // its files in memory.
-func (c *capture) inMemory(dev uint64, link string) bool {
-	kind := c.fileSystem(dev, link)
-	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC
+func (c *capture) inMemory(dev uint64, link string) (bool, error) {
+	kind, err := c.fileSystem(dev, link)
+	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC, err
 }
 
-// fileSystem is the kind of a file system, as statfs(2) has it; 0 where that cannot be told.
-func (c *capture) fileSystem(dev uint64, link string) int64 {
+// fileSystem is the kind of a file system, as statfs(2) has it. Without it nobody knows
+// whether the files would be there after a restart: it is no kind of file system that is
+// not told, as where a pager has joined the mapping that link is of (fromProc).
+func (c *capture) fileSystem(dev uint64, link string) (int64, error) {
 	if kind, known := c.systems[dev]; known {
-		return kind
+		return kind, nil
 	}
 	var fs unix.Statfs_t
-	if unix.Statfs(link, &fs) != nil {
-		fs.Type = 0
+	if err := unix.Statfs(link, &fs); err != nil {
+		return 0, fmt.Errorf("look at the file system of %s: %w", link, err)
 	}
 	if c.systems == nil {
 		c.systems = make(map[uint64]int64)
 	}
 	c.systems[dev] = fs.Type
-	return fs.Type
+	return fs.Type, nil
 }
 
-// unreadable says why the content of a file cannot be part of an image, or be made again
-// as it was; empty where it can.
-func (c *capture) unreadable(dev uint64, link string) string {
-	switch c.fileSystem(dev, link) {
+// unreadable says why the content of files of such a file system cannot be part of an image, or
+// be made again as it was; empty where it can.
+func unreadable(kind int64) string {
+	switch kind {
 	case unix.HUGETLBFS_MAGIC:
 		return "shared huge pages, and files of hugetlbfs, are not preserved"
 	case unix.SECRETMEM_MAGIC:
@@ -50,9 +52,12 @@ func (c *capture) unreadable(dev uint64, link string) string {
 
 // memoryFile takes the content of a file that has a name in a memory file
 // system.
-func (c *capture) memoryFile(path, link string, st *unix.Stat_t, written, shared bool) {
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || !c.inMemory(st.Dev, link) {
-		return
+func (c *capture) memoryFile(path, link string, st *unix.Stat_t, written, shared bool) error {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	if inMemory, err := c.inMemory(st.Dev, link); !inMemory || err != nil {
+		return err
 	}
 	o := c.object(objectID{st.Dev, st.Ino}, path, link, st)
 	o.descriptors++
@@ -61,6 +66,7 @@ func (c *capture) memoryFile(path, link string, st *unix.Stat_t, written, shared
 	m := &c.st.Shared[o.index].More
 	m.Mode, m.UID, m.GID, m.Path, m.MTime = st.Mode, st.Uid, st.Gid, path, st.Mtim.Nano()
 	m.Mapped = o.shared
+	return nil
 }
 
 // memoryFile makes a file of a memory file system again, if it is gone. One that

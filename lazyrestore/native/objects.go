@@ -63,7 +63,7 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 		// Seals depend on it: on a file that may be executed F_SEAL_EXEC is F_SEAL_WRITE too.
 		s.More.Mode, s.More.UID, s.More.GID = st.Mode, st.Uid, st.Gid
 	}
-	if seals, ok := sealsOf(link); ok && seals != unix.F_SEAL_SEAL {
+	if seals, ok := o.seals(); ok && seals != unix.F_SEAL_SEAL {
 		s.More.Seals = uint64(seals) + 1
 		o.pinned = seals != 0
 	}
@@ -151,10 +151,10 @@ func mapFile(pid int, r page.Range) string {
 	return fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, uint64(r.Start), uint64(r.End))
 }
 
-// sealsOf are the seals of a memory file. All that memfd_create makes without
+// seals are those of a memory file. All that memfd_create makes without
 // flags have F_SEAL_SEAL alone.
-func sealsOf(path string) (seals int, ok bool) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func (o *object) seals() (seals int, ok bool) {
+	fd, err := o.open()
 	if err != nil {
 		return 0, false // the content cannot be read either, which will be told
 	}
@@ -164,7 +164,7 @@ func sealsOf(path string) (seals int, ok bool) {
 }
 
 // describeDeleted takes the content of a file without a name into the image.
-func (c *capture) describeDeleted(d *descriptor, o *Open) {
+func (c *capture) describeDeleted(d *descriptor, o *Open) error {
 	o.Kind, o.Size = OpenDeleted, uint64(d.stat.Size)
 	if d.stat.Nlink > 0 && d.writes() {
 		c.refused.add(d.String(), "the file has lost this name, and has another: what is written to it would be two files' after a restore", "close it for the checkpoint")
@@ -172,9 +172,11 @@ func (c *capture) describeDeleted(d *descriptor, o *Open) {
 	obj := c.object(objectID{d.stat.Dev, d.stat.Ino}, d.link, d.self, &d.stat)
 	obj.descriptors++
 	o.Shared = obj.index + 1
-	if !c.inMemory(d.stat.Dev, d.self) {
+	inMemory, err := c.inMemory(d.stat.Dev, d.self)
+	if err == nil && !inMemory {
 		c.st.Shared[obj.index].More.Dir = filepath.Dir(d.link)
 	}
+	return err
 }
 
 // sharedObject makes an object's memory anew: with its content, where that has
@@ -225,12 +227,16 @@ func (r *reopener) newObject(s *SharedObject) (int, error) {
 	return r.raise(fd)
 }
 
-// giveAway sets owner and mode. Who may not give files away keeps them.
+// giveAway sets owner and mode. Who may not give files away, or is in a user namespace that
+// does not have the owner's id, keeps them; then they do not run as their owner.
 func (r *reopener) giveAway(fd int, m *More) error {
-	if err := unix.Fchown(fd, int(m.UID), int(m.GID)); err != nil && !errors.Is(err, unix.EPERM) {
+	mode := m.Mode & 0o7777
+	if err := unix.Fchown(fd, int(m.UID), int(m.GID)); errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+		mode &^= unix.S_ISUID | unix.S_ISGID
+	} else if err != nil {
 		return os.NewSyscallError("chown", err)
 	}
-	return os.NewSyscallError("chmod", unix.Fchmod(fd, m.Mode&0o7777))
+	return os.NewSyscallError("chmod", unix.Fchmod(fd, mode))
 }
 
 func (m *More) seals() int {

@@ -262,7 +262,8 @@ func (r *reopener) bind(s *Socket, fd int) (ok bool, err error) {
 	if err := os.Chmod(path, os.FileMode(s.Mode)); err != nil {
 		return false, err
 	}
-	if err := os.Lchown(path, int(s.UID), int(s.GID)); err != nil && !errors.Is(err, unix.EPERM) {
+	err = os.Lchown(path, int(s.UID), int(s.GID)) // as giveAway does
+	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
 		return false, err
 	}
 	return true, nil

@@ -35,7 +35,7 @@ func (s *said) Write(line []byte) (int, error) {
 // crowd has s fork when there is no descriptor left for that, and touch missing memory.
 func (s *served) crowd(t *testing.T, log *said) (restore func(), th *uffdtest.Thread, pid, touch *uffdtest.Reply) {
 	t.Helper()
-	restore = noDescriptors(t)
+	restore = s.noDescriptors(t)
 	th, pid = s.Fork(t)
 	select {
 	case <-log.once:
@@ -168,7 +168,7 @@ func TestRemoveWithoutDescriptors(t *testing.T) {
 		pager: Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, nil))},
 	})
 	s.Load(s.Addr(0)).Wait(t)
-	restore := noDescriptors(t)
+	restore := s.noDescriptors(t)
 	defer restore()
 	s.Load(s.Addr(40)).Wait(t)
 	dropped := s.Madvise(s.Addr(4), 8*page.Size, unix.MADV_DONTNEED)
@@ -201,7 +201,7 @@ func TestLossAwaitsDescriptors(t *testing.T) {
 			s.crowded.Store(before)
 			w := se.newWorker("test")
 			defer w.close()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), uffdtest.Timeout)
 			defer cancel()
 			if err := w.lose(ctx, s, 1, errLink); !errors.Is(err, errCrowded) {
 				t.Errorf("lose = %v", err)
@@ -219,6 +219,16 @@ func TestLossAwaitsDescriptors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// noDescriptors is that of this process, where the pager has nothing open only for a moment: what it closed would be free.
+func (s *served) noDescriptors(t *testing.T) (restore func()) {
+	t.Helper()
+	s.pager.mu.Lock()
+	resting := &s.pager.session.resting
+	s.pager.mu.Unlock()
+	until(t, "the reader does not come to rest", resting.Load)
+	return noDescriptors(t)
 }
 
 // noDescriptors has this process have no more descriptors until restore is called.

@@ -172,7 +172,7 @@ func TestDiscard(t *testing.T) {
 // reader knows that it is complete: it does not sleep over that.
 func TestLastPageByFault(t *testing.T) {
 	least := tick
-	for range 3 {
+	for try := 0; least > tick/2 && try < 10; try++ { // one may be held up by other programs
 		s := serveChild(t, setting{child: uffdtest.Options{Pages: 16}, pager: Options{Background: None}})
 		for n := range 16 {
 			s.Load(s.Addr(n)).Wait(t)

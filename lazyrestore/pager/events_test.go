@@ -351,7 +351,7 @@ func TestEndedChildIsLetGoOfAmongEvents(t *testing.T) {
 		defer s.pager.mu.Unlock()
 		return len(*s.pager.session.spaces.Load())
 	}
-	for end := time.Now().Add(5 * tick); spaces() > 1; time.Sleep(tick / 100) {
+	for end := time.Now().Add(uffdtest.Timeout); spaces() > 1; time.Sleep(tick / 100) {
 		if time.Now().After(end) {
 			t.Fatal("it still has the child's userfaultfd")
 		}

@@ -369,7 +369,7 @@ func TestSharedMemoryGrowsWithoutDescriptors(t *testing.T) {
 	s, child := growable(t)
 	defer child.Exit(0)
 	at := s.grow(t, s.Thread)
-	restore := noDescriptors(t)
+	restore := s.noDescriptors(t)
 	defer restore()
 	touch := s.Load(at + 40*page.Size)
 	if touch.Ready(20 * time.Millisecond) {

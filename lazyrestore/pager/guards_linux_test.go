@@ -197,7 +197,7 @@ func TestGuardWhereMemoryMovedAway(t *testing.T) {
 	from := c.Addr(4)
 	moved := c.Threads[0].Mremap(from, n, n, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, c.Start+1<<30)
 	anew := unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE
-	for end := time.Now().Add(5 * time.Second); ; {
+	for end := time.Now().Add(uffdtest.Timeout); ; {
 		_, err := c.Threads[1].Mmap(from, n, unix.PROT_READ|unix.PROT_WRITE, anew).Result()
 		if err == nil {
 			break
@@ -225,14 +225,14 @@ func TestGuardOverWhatIsWaitedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, _, s, w := underGuards(t, kind)
 			waits := c.Threads[0].Syscall(unix.SYS_RT_SIGPROCMASK, 0, c.Addr(5), 0, 8)
-			if !uffdtest.Readable(c.FD.Fd(), 5*time.Second) {
+			if !uffdtest.Readable(c.FD.Fd(), uffdtest.Timeout) {
 				t.Fatal("no fault")
 			}
 			guardAt(t, c.Threads[1], c.Addr(5), page.Size)
 			if out, err := w.install(s, make([]byte, 16*page.Size), 0, 4, 8); out != there {
 				t.Fatal(out, err)
 			}
-			if !waits.Ready(5 * time.Second) {
+			if !waits.Ready(uffdtest.Timeout) {
 				t.Fatal("the thread still waits")
 			}
 			if _, err := waits.Result(); !errors.Is(err, unix.EFAULT) {

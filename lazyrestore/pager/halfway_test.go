@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -127,7 +126,7 @@ func TestWokenFirst(t *testing.T) {
 	}
 	p, again := v.newPager(t), false
 	p.opts.Logger = slog.New(onSay{slog.DiscardHandler, func() {
-		again = uffdtest.Readable(fd, 2*time.Second)
+		again = uffdtest.Readable(fd, uffdtest.Timeout)
 	}})
 	if err := p.takeFrom(t, v.keeper, Target{Pid: v.Pid, PidFD: -1}); err != nil {
 		t.Fatal(err)

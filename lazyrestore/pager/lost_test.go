@@ -81,16 +81,16 @@ func TestLostSourceWaits(t *testing.T) {
 			for range 4 { // tries
 				<-failed
 			}
-			if s.pager.Stats().Outage == 0 {
-				t.Error("the statistics do not say that nothing comes")
-			}
+			outage := func() bool { return s.pager.Stats().Outage != 0 } // a try is noted after it
+			until(t, "the statistics do not say that nothing comes", outage)
 			back.Store(true)
 			if got, want := reply.Wait(t), uint64(s.want[9*4096]); got != want {
 				t.Errorf("page 9 begins with %d, want %d", got, want)
 			}
 			s.check(t, s.Thread)
-			if st := s.pager.Stats(); st.Outage != 0 || st.PoisonedBytes != 0 {
-				t.Errorf("when all came again: %+v", st)
+			until(t, "all came again, and the statistics do not say so", func() bool { return !outage() })
+			if n := s.pager.Stats().PoisonedBytes; n != 0 {
+				t.Errorf("%d bytes were poisoned", n)
 			}
 			if bg == None {
 				s.Kill()

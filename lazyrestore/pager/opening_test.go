@@ -76,6 +76,7 @@ func TestFaultsPassAHeldSegment(t *testing.T) {
 			set.child.Threads = 3
 			s := serveChild(t, set)
 			waits := []*uffdtest.Reply{s.Threads[1].Load(s.Addr(1500)), s.Threads[2].Load(s.Addr(1501))}
+			until(t, "the two do not touch their pages", func() bool { return s.pager.Stats().Faults == 2 })
 			for _, i := range []int{0, 1023, 2048, 2999} {
 				if got, want := s.Load(s.Addr(i)).Wait(t), uint64(s.want[i*page.Size]); got != want {
 					t.Errorf("page %d begins with %d, want %d", i, got, want)

@@ -29,10 +29,10 @@ type Catalog struct {
 	entering chan struct{} // has room for those who open an image: each takes two descriptors more
 
 	mu      sync.Mutex
-	held    map[string]*held // under mu: the newest of each name that somebody has open
-	files   int              // under mu: of all images that somebody has open, or is opening
-	opening map[string]bool  // under mu: images that somebody is opening
-	opened  sync.Cond        // of mu: somebody has ended doing so
+	held    map[string][]*held // under mu: those of each name that somebody has open, the newest last
+	files   int                // under mu: of all images that somebody has open, or is opening
+	opening map[string]bool    // under mu: names of which somebody opens an image
+	opened  sync.Cond          // of mu: somebody has ended doing so
 
 	listing sync.Mutex         // one listing at a time
 	known   map[string]summary // under listing: images as the last one found them
@@ -61,7 +61,7 @@ const mostEntering = 4
 // image's name is the last element of its path; the error is a *DuplicateError
 // where two have one name, else an *fs.PathError.
 func NewCatalog(paths ...string) (*Catalog, error) {
-	c := &Catalog{held: make(map[string]*held), opening: make(map[string]bool), entering: make(chan struct{}, mostEntering)}
+	c := &Catalog{held: make(map[string][]*held), opening: make(map[string]bool), entering: make(chan struct{}, mostEntering)}
 	c.opened.L = &c.mu
 	first := make(map[string]string)
 	for _, path := range paths {
@@ -156,10 +156,16 @@ func (r root) openDir(name string) (int, error) {
 }
 
 // acquire opens the image of that name for one more user, who gives it to
-// release. The error is a *wire.Error.
-func (c *Catalog) acquire(name string) (*held, error) {
+// release: the one with the digest wanted, if somebody has that open, be there another
+// one under the name by now. The error is a *wire.Error.
+func (c *Catalog) acquire(name string, digest []byte) (*held, error) {
 	if !validName(name) {
 		return nil, &wire.Error{Code: wire.CodeNoImage, Text: "not the name of an image"}
+	}
+	c.begin(name)
+	defer c.end(name)
+	if h := c.find(name, func(h *held) bool { return string(h.digest[:]) == string(digest) }); h != nil {
+		return h, nil
 	}
 	c.entering <- struct{}{}
 	defer func() { <-c.entering }()
@@ -192,6 +198,44 @@ func (c *Catalog) acquire(name string) (*held, error) {
 // errNoManifest is a directory that is no image, whatever its name: another root may have one.
 var errNoManifest = errors.New("it has no manifest")
 
+// begin waits until nobody else opens an image of that name: its files are to be opened, and
+// counted, once.
+func (c *Catalog) begin(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.opening[name] {
+		c.opened.Wait()
+	}
+	c.opening[name] = true
+}
+
+func (c *Catalog) end(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.opening, name)
+	c.opened.Broadcast()
+}
+
+// find gives the newest image of that name which others have open, is still as it was, and is
+// the one wanted; nil if there is none.
+func (c *Catalog) find(name string, wanted func(*held) bool) *held {
+	c.mu.Lock()
+	var found *held
+	for _, h := range slices.Backward(c.held[name]) {
+		if wanted(h) {
+			found = h
+			found.refs++
+			break
+		}
+	}
+	c.mu.Unlock()
+	if found != nil && !found.unchanged() {
+		c.release(found)
+		return nil
+	}
+	return found
+}
+
 // acquireAt gives the image in an open directory: the one that others have
 // open, if it is the same and still as it was. The error is errNoManifest or a *wire.Error.
 func (c *Catalog) acquireAt(name string, dir int) (*held, error) {
@@ -202,26 +246,9 @@ func (c *Catalog) acquireAt(name string, dir int) (*held, error) {
 	case err != nil:
 		return nil, damaged(name, image.ManifestObject, err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.opening[name] {
-		c.opened.Wait() // its files are to be opened, and counted, once
+	if h := c.find(name, func(h *held) bool { return h.id == id }); h != nil {
+		return h, nil
 	}
-	h := c.held[name]
-	if h == nil || h.id != id || !h.unchanged() {
-		if h, err = c.openAt(name, dir); err != nil {
-			return nil, err
-		}
-		c.held[name] = h
-	}
-	h.refs++
-	return h, nil
-}
-
-// openAt opens the image in an open directory. c.mu is held, but not meanwhile.
-func (c *Catalog) openAt(name string, dir int) (*held, error) {
-	c.opening[name] = true
-	c.mu.Unlock()
 	reserved := 0
 	h, err := open(name, dir, func(files int) error {
 		err := c.reserve(name, files)
@@ -231,12 +258,14 @@ func (c *Catalog) openAt(name string, dir int) (*held, error) {
 		return err
 	})
 	c.mu.Lock()
-	delete(c.opening, name)
-	c.opened.Broadcast()
+	defer c.mu.Unlock()
 	if err != nil {
 		c.files -= reserved
+		return nil, err
 	}
-	return h, err
+	h.refs++
+	c.held[name] = append(c.held[name], h)
+	return h, nil
 }
 
 // reserve counts files that are about to be opened, if there may be so many.
@@ -261,7 +290,8 @@ func (c *Catalog) release(h *held) {
 	if h.refs > 0 {
 		return
 	}
-	if c.held[h.name] == h {
+	c.held[h.name] = slices.DeleteFunc(c.held[h.name], func(o *held) bool { return o == h })
+	if len(c.held[h.name]) == 0 {
 		delete(c.held, h.name)
 	}
 	c.files -= len(h.objects)
@@ -350,5 +380,9 @@ func (c *Catalog) summarize(r root, name string) (s summary, found bool) {
 func (c *Catalog) inUse() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.held)
+	n := 0
+	for _, list := range c.held {
+		n += len(list)
+	}
+	return n
 }

@@ -200,7 +200,7 @@ func TestSameNameInTwoDirectories(t *testing.T) {
 		if got := c.Names(); !slices.Equal(got, names) {
 			t.Errorf("listed %q, want %q", got, names)
 		}
-		h, err := c.acquire("x")
+		h, err := c.acquire("x", nil)
 		if code != 0 {
 			wants(t, "open", err, code)
 			return
@@ -251,8 +251,37 @@ func TestImageIsReplaced(t *testing.T) {
 	same(t, "the old image", got, err, s.objects["pages.lz4"][:5<<20])
 	got, err = after.read("pages.lz4", 0, 1<<20, 0)
 	same(t, "the new image", got, err, objects["pages.lz4"])
-	if held := s.Stats().Held; held != 1 {
-		t.Errorf("%d images are counted as open, want 1 by name", held)
+	if held := s.Stats().Held; held != 2 {
+		t.Errorf("%d images are counted as open, want 2", held)
+	}
+	// Who says which one it wants has it while anybody has.
+	again := dial(t, addr)
+	again.greet(1)
+	wish := func(image uint32, digest [32]byte) [32]byte {
+		t.Helper()
+		again.id++
+		again.write(wire.Open{Image: image, Name: "one", Fields: wire.Fields(nil).Append(wire.TagDigest, digest[:])}.Append(nil, again.id))
+		o, err := wire.ParseOpened(again.next().Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.Digest
+	}
+	if wish(1, old.Digest) != old.Digest || wish(2, o.Digest) != o.Digest || wish(3, [32]byte{1}) != o.Digest {
+		t.Error("another image than the one that was wanted")
+	}
+	got, err = again.read("pages.lz4", 0, 5<<20, 0)
+	same(t, "the old image again", got, err, s.objects["pages.lz4"][:5<<20])
+	before.nc.Close()
+	again.nc.Close()
+	for limit := time.Now().Add(20 * time.Second); s.Stats().Held != 1 && time.Now().Before(limit); {
+		time.Sleep(time.Millisecond)
+	}
+	last := dial(t, addr)
+	last.greet(1)
+	again = last
+	if wish(1, old.Digest) != o.Digest {
+		t.Error("an image that nobody has open any more")
 	}
 }
 

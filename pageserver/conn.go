@@ -289,7 +289,8 @@ func (c *conn) open(m wire.Message) error {
 	case len(c.images) >= int(c.server.opts.Limits.Images):
 		return c.reject(m.ID, wire.CodeLimit, "%d images are open", len(c.images))
 	}
-	h, err := c.server.catalog.acquire(o.Name)
+	wanted, _ := o.Fields.Get(wire.TagDigest)
+	h, err := c.server.catalog.acquire(o.Name, wanted)
 	if err != nil {
 		c.server.log.Info("image not opened", "peer", c.nc.RemoteAddr().String(), "image", o.Name, "error", err)
 		e, _ := errors.AsType[*wire.Error](err) // it always is one

@@ -126,7 +126,7 @@ func TestLookoutExpects(t *testing.T) {
 	s := newSite(t, ServerOptions{})
 	c, peer := socketPair(t, s.Server)
 	c.client = new(client)
-	h, err := s.catalog.acquire("one")
+	h, err := s.catalog.acquire("one", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

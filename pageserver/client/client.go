@@ -139,7 +139,9 @@ func (c *Client) Digest() string {
 	return digestText(c.opened.Digest)
 }
 
-func digestText(d [32]byte) string { return "sha256:" + hex.EncodeToString(d[:]) }
+const digestPrefix = "sha256:"
+
+func digestText(d [32]byte) string { return digestPrefix + hex.EncodeToString(d[:]) }
 
 // accept looks whether the image that a server has opened is the one wanted.
 func (c *Client) accept(o *wire.Opened) error {
@@ -158,8 +160,18 @@ func (c *Client) accept(o *wire.Opened) error {
 	return nil
 }
 
-// opt is the digest that a server's image has to have; "" for any. The caller
-// holds mu.
+// wanted is the digest that a server's image has to have; nil for any.
+func (c *Client) wanted() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	digest, err := hex.DecodeString(strings.TrimPrefix(c.opt(), digestPrefix))
+	if err != nil || len(digest) == 0 {
+		return nil
+	}
+	return digest
+}
+
+// opt is the text of that digest; "" for any. The caller holds mu.
 func (c *Client) opt() string {
 	if c.opened != nil {
 		return digestText(c.opened.Digest)

@@ -87,7 +87,11 @@ func (k *conn) greeting(dst []byte) []byte {
 	dst = hello.Append(dst)
 	k.last++
 	k.began = time.Now()
-	return wire.Open{Image: imageID, Name: k.lane.client.addr.Image}.Append(dst, k.last)
+	open := wire.Open{Image: imageID, Name: k.lane.client.addr.Image}
+	if digest := k.lane.client.wanted(); digest != nil {
+		open.Fields = open.Fields.Append(wire.TagDigest, digest)
+	}
+	return open.Append(dst, k.last)
 }
 
 // openID is the id of the greeting's OPEN.

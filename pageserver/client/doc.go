@@ -25,10 +25,11 @@
 // says what makes no sense is closed. Its requests go to the next one as far
 // as they are not answered, on the same server or on another (servers.go):
 // all of them can be asked twice. A server that has another image under the
-// name is left alone. Only when no server can be had does a read fail, with an
-// *UnavailableError that names each server and what is wrong with it; whoever
-// reads tries again, and the servers are asked no more often than their
-// growing pauses allow.
+// name by now is asked for the one that was opened, and has that for as long as
+// some connection does; else it is left alone. Only when no server can be had does
+// a read fail, with an *UnavailableError that names each server and what is wrong
+// with it; whoever reads tries again, and the servers are asked no more often than
+// their growing pauses allow.
 //
 // A server knows nothing about what is right in an image. Bytes that turn out
 // to be damaged are told to Reject: the range is asked of another server, and
@@ -36,7 +37,7 @@
 //
 // # Locks
 //
-// lane.mu is taken before servers.mu; early.mu, ahead.mu and rejected.mu stand
+// lane.mu is taken before servers.mu and Client.mu; early.mu, ahead.mu and rejected.mu stand
 // alone; buffers.mu and intake.mu are taken last. No I/O happens under any of
 // them. A request belongs to its lane until it is done, and its buffer to the
 // reader of the connection that it is on: a reader that is given up closes that

@@ -222,6 +222,39 @@ func TestReplacedImage(t *testing.T) {
 	}
 }
 
+// An image that is replaced while its server runs is had on further connections, too, as long
+// as one has it.
+func TestReplacedImageThatIsOpen(t *testing.T) {
+	noLeaks(t)
+	root := t.TempDir()
+	want := content(4, 1<<20)
+	put(t, root, "img", storetest.Objects{"pages.lz4": want})
+	s := serve(t, root)
+	first := open(t, address("img", s.addr), client.Options{})
+	if err := os.Rename(filepath.Join(root, "img"), filepath.Join(root, "old")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, root, "img", storetest.Objects{"pages.lz4": content(5, 1<<20)})
+	pinned := open(t, address("img", s.addr), client.Options{Digest: first.Digest()})
+	for _, c := range []*client.Client{first, pinned} {
+		// In the lane that has no connection yet.
+		p := make([]byte, 1<<20)
+		if err := c.ReadRange(t.Context(), "pages.lz4", p, 0, image.Background); err != nil || !bytes.Equal(p, want) {
+			t.Errorf("in the background: %v, or other bytes", err)
+		}
+	}
+	if fresh := open(t, address("img", s.addr), client.Options{}); fresh.Digest() == first.Digest() {
+		t.Error("who wants no certain image has the old one")
+	} else if err := fresh.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []*client.Client{first, pinned} {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // impostor answers every connection with what a test wants, whatever is said.
 func impostor(t *testing.T, say func(conn net.Conn)) string {
 	t.Helper()

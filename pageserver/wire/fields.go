@@ -14,7 +14,8 @@ type Fields []byte
 // Tags of fields. Those from 0x100 on are capabilities: a client offers them in
 // its HELLO, and the server's HELLO has those that it grants.
 const (
-	TagAgent Tag = 0x01 // HELLO: the program that speaks, as text
+	TagAgent  Tag = 0x01 // HELLO: the program that speaks, as text
+	TagDigest Tag = 0x02 // OPEN: the image that is wanted, by its digest of 32 bytes
 
 	FirstCapability Tag = 0x100
 )

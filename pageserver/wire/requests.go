@@ -8,7 +8,7 @@ import "encoding/binary"
 type Open struct {
 	Image  uint32 // a number that no open image of the connection has
 	Name   string // at most MaxName bytes
-	Fields Fields
+	Fields Fields // TagDigest
 }
 
 // Append appends the message.

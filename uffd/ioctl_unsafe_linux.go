@@ -157,9 +157,9 @@ func (f *FD) CopyNow(dst uint64, src []byte, mode CopyMode) (n int64, err error)
 	return arg.done, nil
 }
 
-// Zero installs pages of zeros (UFFDIO_ZEROPAGE), which cost no memory before
-// they are written to: they are the kernel's one page of zeros. It wakes as
-// Copy does, and n and the errors are Copy's. Besides, EINVAL: hugetlb memory,
+// Zero installs pages of zeros (UFFDIO_ZEROPAGE). In private memory they cost
+// nothing before they are written to: they are the kernel's one page of zeros. In
+// shared memory each is a page of its own. It wakes as Copy does, and n and the errors are Copy's. Besides, EINVAL: hugetlb memory,
 // which has no such page.
 func (f *FD) Zero(start, length uint64, mode CopyMode) (n int64, err error) {
 	return f.fill("zero", ioctlZeropage, start, length, mode)

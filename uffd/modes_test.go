@@ -28,6 +28,43 @@ func TestZero(t *testing.T) {
 	}
 }
 
+// Pages of zeros take memory where that is shared.
+func TestZeroTakesMemory(t *testing.T) {
+	uffdtest.Need(t, "uffd", "MISSING_SHMEM")
+	const size = 16 << 12
+	fd, err := unix.MemfdCreate("zeros", unix.MFD_CLOEXEC)
+	if err == nil {
+		defer func() { _ = unix.Close(fd) }()
+		err = unix.Ftruncate(fd, size)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	f, err := uffd.Open(uffd.CloseOnExec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.Enable(uffd.FeatureMissingShmem); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Register(address(mem), size, uffd.ModeMissing); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.Zero(address(mem), size, 0); err != nil || n != size {
+		t.Fatalf("Zero = %d, %v", n, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Blocks*512 != size {
+		t.Errorf("shared memory has %d bytes for %d of zeros: %v", st.Blocks*512, size, err)
+	}
+}
+
 func TestUnregister(t *testing.T) {
 	uffdtest.Need(t, "uffd")
 	c := uffdtest.Start(t, uffdtest.Options{Pages: 4})

@@ -472,6 +472,9 @@ func TestPrevImage(t *testing.T) {
 	if _, err := NewFiles(filepath.Join(top, "set"), "../image"); err == nil || !strings.Contains(err.Error(), "--codec") {
 		t.Errorf("CRIU's files on an image of ours: %v", err)
 	}
+	if _, err := NewFiles(filepath.Join(top, "image"), ""); err == nil || !strings.Contains(err.Error(), "another directory") {
+		t.Errorf("CRIU's files over an image of ours: %v", err)
+	}
 }
 
 // A header that promises much makes nothing large of it.

@@ -42,6 +42,9 @@ func NewFiles(dir, prev string) (*Files, error) {
 	if f.dir, err = imgfile.Open(dir); err != nil {
 		return nil, err
 	}
+	if isImage(f.dir) {
+		return nil, fmt.Errorf("%s: %w", f.dir.Path(), errImageThere)
+	}
 	if err := f.linkTo(prev); err != nil {
 		return nil, err
 	}
@@ -50,6 +53,15 @@ func NewFiles(dir, prev string) (*Files, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// errImageThere is for one that a dump into its directory would damage: it has the files of a set, and sums of them.
+var errImageThere = errors.New("it is an image of lazyrestore, which nothing may change: name another directory")
+
+// isImage reports whether an image of ours is in the directory.
+func isImage(dir *imgfile.Dir) bool {
+	_, err := os.Lstat(dir.File(image.ManifestObject))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // errImageBelow is for an image of ours, whose lazy pages are in no file of CRIU's.
@@ -90,7 +102,7 @@ func (f *Files) buildOn(path string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(below.File(image.ManifestObject)); err == nil {
+	if isImage(below) {
 		return fmt.Errorf("%s: %w", below.Path(), errImageBelow)
 	}
 	set, err := pageset.OfFiles(below)

@@ -195,27 +195,6 @@ func TestRoundTrip(t *testing.T) {
 	same(t, got, load(t, dir))
 }
 
-// What restores leave in a set, and write anew into the image when they are of that, is not in the image: it
-// would be damaged by its own use.
-func TestWhatARestoreLeaves(t *testing.T) {
-	dir := madeSet(t)
-	want := load(t, dir)
-	for _, name := range []string{"stats-restore", "restore.log", "criu.pid", "lazy-pages.state", "lazy-pages.held", "lazy-pages.lock"} {
-		write(t, dir, name, "of a restore")
-	}
-	write(t, dir, "stats-dump", "of the dump")
-	want["stats-dump"] = []byte("of the dump")
-	mem, err := importSet(t, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := exportImage(t, mem)
-	if err != nil {
-		t.Fatal(err)
-	}
-	same(t, got, want)
-}
-
 // What an image has of a set is what imgfile says where it is.
 func TestLazyPagesAreWhereImgfileSays(t *testing.T) {
 	mem, err := importSet(t, madeSet(t))
@@ -354,6 +333,14 @@ func TestImportRefuses(t *testing.T) {
 		{"a lazy dump", func(dir string) {
 			add(t, dir, 1, imgfile.OfTask(7), 1, extent{0x10000, 2, imgfile.Lazy, false})
 		}, ErrUnfit},
+		{"a lazy dump below", func(dir string) {
+			below := filepath.Join(dir, "..", "below")
+			if err := errors.Join(os.Mkdir(below, 0o700), os.Symlink("../below", filepath.Join(dir, imgfile.ParentLink))); err != nil {
+				t.Fatal(err)
+			}
+			add(t, below, 1, imgfile.OfTask(7), 1, extent{0x10000, 2, lazy, false}, extent{0x12000, 2, imgfile.Lazy, false})
+			add(t, dir, 1, imgfile.OfTask(7), 1, extent{0x11000, 3, parent, false})
+		}, ErrUnfit},
 		{"a shared pages file", func(dir string) {
 			add(t, dir, 1, imgfile.OfTask(8), 1, extent{0x10000, 2, lazy, false})
 		}, ErrUnfit},
@@ -365,6 +352,14 @@ func TestImportRefuses(t *testing.T) {
 		{"an empty inventory", func(dir string) { cut(t, dir, "inventory.img", 0) }, imgfile.ErrDamaged},
 		{"no inventory", func(dir string) { cut(t, dir, "pstree.img", 30) }, fs.ErrNotExist},
 		{"a cut process tree", func(dir string) { cut(t, dir, "pstree.img", 20) }, imgfile.ErrDamaged},
+		{"a task twice", func(dir string) {
+			cut(t, dir, "pstree.img", 30)
+			b, err := os.ReadFile(filepath.Join(dir, "pstree.img"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, "pstree.img", string(b)+string(b[8:30]))
+		}, imgfile.ErrDamaged},
 		{"registers of another kind", func(dir string) { write(t, dir, "core-7.img", "registers") }, imgfile.ErrDamaged},
 		{"files of no kind", func(dir string) { write(t, dir, "files.img", "") }, imgfile.ErrDamaged},
 		{"two records for one", func(dir string) {
@@ -374,7 +369,10 @@ func TestImportRefuses(t *testing.T) {
 		{"a cut pagemap", func(dir string) { os.Truncate(filepath.Join(dir, "pagemap-7.img"), 20) }, imgfile.ErrDamaged},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := filepath.Join(t.TempDir(), "set")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
 			add(t, dir, 1, imgfile.OfTask(7), 1, extent{0x10000, 2, lazy, false})
 			c.spoil(dir)
 			if _, err := importSet(t, dir); !errors.Is(err, c.want) {

@@ -114,14 +114,15 @@ func (im *importer) memories() ([]source, error) {
 
 // memory imports the pagemap and the pages of one memory.
 func (im *importer) memory(ctx context.Context, m source) error {
-	for _, e := range m.pm.Entries {
-		if e.Flags == imgfile.Lazy {
-			return unfit(m.id.File(), "pages %v are in no file: it was dumped with --lazy-pages, and whoever did has them", e.Range)
-		}
-	}
 	from, err := im.set.Memory(ctx, m.id)
 	if err != nil {
 		return err
+	}
+	for _, e := range m.pm.Entries {
+		if have := from.Extent(e.Range); have != e.Range {
+			return unfit(m.id.File(), "pages from %s on are in no file: a set was dumped with --lazy-pages, and whoever did has them, "+
+				"or one that this builds on is an image of lazyrestore, of which export makes a set", have.End)
+		}
 	}
 	late, err := mayBeLate(im.dir, m.id)
 	if err != nil {

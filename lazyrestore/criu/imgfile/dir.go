@@ -155,7 +155,9 @@ func (d *Dir) Tasks() ([]Task, error) {
 	}
 	defer c.Close()
 	var tasks []Task
+	seen := map[int]bool{}
 	for {
+		at := r.off
 		var m pstree.PstreeEntry
 		if err := r.Decode(&m); errors.Is(err, io.EOF) {
 			return tasks, nil
@@ -163,6 +165,10 @@ func (d *Dir) Tasks() ([]Task, error) {
 			return nil, err
 		}
 		t := Task{Pid: int(m.GetPid()), Parent: int(m.GetPpid()), Group: int(m.GetPgid()), Session: int(m.GetSid())}
+		if seen[t.Pid] {
+			return nil, &DamagedError{File: r.name, Offset: at, Err: fmt.Errorf("task %d is in the tree twice", t.Pid)}
+		}
+		seen[t.Pid] = true
 		for _, id := range m.GetThreads() {
 			t.Threads = append(t.Threads, int(id))
 		}

@@ -54,7 +54,8 @@ func (p *pages) place(pid int, m *imgfile.Memory, r imgfile.Run) (page.Addr, err
 		return p.remote(pid, r.Range)
 	}
 	if r.File == imgfile.Elsewhere {
-		return 0, fmt.Errorf("pages %v are in no file of the set: whoever dumped it serves them (--page-server)", r.Range)
+		return 0, fmt.Errorf("pages %v are in no file of the set: whoever dumped it serves them (--page-server), "+
+			"or a set that this one builds on is an image of lazyrestore, of which export makes a set", r.Range)
 	}
 	return p.local(m.Files[r.File], r)
 }

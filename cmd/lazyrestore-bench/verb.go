@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/bench/harness"
@@ -105,7 +103,7 @@ func (v *benchVerb) run(args []string) error {
 	if v.JSON && v.samples {
 		return &cli.UsageError{Problem: "--json and --samples contradict each other", Hint: "the JSON object has all samples"}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := verb.UntilEnded()
 	defer stop()
 	work, err := v.work(ctx, args)
 	if err != nil {

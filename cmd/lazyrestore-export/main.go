@@ -4,11 +4,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/criucli"
@@ -54,7 +51,7 @@ func exportVerb(c *verb.Command) *cli.Command {
 }
 
 func (v *exporter) run(args []string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := verb.UntilEnded()
 	defer stop()
 	src, err := lazyrestore.OpenSource(ctx, args[0], lazyrestore.SourceOptions{}, v.Logger(v.Stderr))
 	if err != nil {

@@ -6,10 +6,8 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
-	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/criucli"
@@ -80,7 +78,7 @@ type result struct {
 }
 
 func (v *importer) run(args []string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := verb.UntilEnded()
 	defer stop()
 	var err error
 	if v.opts.Spec, err = chunk.ParseSpec(v.codec); err != nil {

@@ -9,9 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/criucli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
@@ -98,7 +96,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if done, err := o.Daemonize(args); done || err != nil {
 		return criucli.Exit(stderr, name, err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	ctx, stop := verb.UntilEnded()
 	defer stop()
 	lock, err := lockDir(ctx, o) // before the log, which may be that of who serves
 	if err != nil {

@@ -3,16 +3,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/criucli"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 )
 
 const name = "lazyrestore page-server"
@@ -107,7 +105,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	defer log.Close()
 	logger := o.NewLogger(log, "page-server")
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	ctx, stop := verb.UntilEnded()
 	defer stop()
 	if err := serve(ctx, o, logger); err != nil {
 		logger.Error("failed", "error", err)

@@ -117,7 +117,7 @@ func (v *serveVerb) run(dirs []string) error {
 	catalog.MaxFiles = images
 	// Before anything listens: who sees the server may end it.
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(signals, verb.NotIgnored(syscall.SIGTERM, syscall.SIGINT)...)
 	defer signal.Stop(signals)
 	server := pageserver.NewServer(catalog, v.opts)
 	listeners, err := v.listen()

@@ -2,14 +2,11 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
@@ -117,7 +114,7 @@ func (v *checkpointVerb) run(args []string) error {
 	v.opts.Progress = meter.report()
 
 	// An interrupted checkpoint leaves no image, and a process that runs.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := verb.UntilEnded()
 	defer stop()
 	v.opts.Source = v.remote.source()
 	result, err := checkpointProcess(ctx, pid, v.opts)

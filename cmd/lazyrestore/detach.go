@@ -58,7 +58,7 @@ func (v *restoreVerb) launch() error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// Until it reports, what ends this command ends the restore.
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	signal.Notify(signals, verb.NotIgnored(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)...)
 	err = pager.WithOwnSlack(cmd.Start)
 	write.Close()
 	if err != nil {

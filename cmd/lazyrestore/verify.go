@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
@@ -42,7 +38,7 @@ func (c *command) verify() *cli.Command {
 }
 
 func (v *verifyVerb) run(path string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := verb.UntilEnded()
 	defer stop()
 	src, err := v.openSource(ctx, path, &v.remote)
 	if err != nil {

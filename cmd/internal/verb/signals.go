@@ -1,0 +1,21 @@
+package verb
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+)
+
+// UntilEnded is a context that ends with the first signal that is to end the command.
+func UntilEnded() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), NotIgnored(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)...)
+}
+
+// NotIgnored are those of signals that the command was not started to ignore. nohup(1) has it ignore
+// SIGHUP, and a shell without job control SIGINT where it is to run in the background: the hang-up, and
+// the interrupt of whatever runs in the foreground, are not meant for it. To ask for such a signal would end that.
+func NotIgnored(signals ...os.Signal) []os.Signal {
+	return slices.DeleteFunc(signals, signal.Ignored)
+}

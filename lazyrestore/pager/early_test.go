@@ -390,3 +390,34 @@ func TestReadsByOne(t *testing.T) {
 		}
 	}
 }
+
+// What shared memory had grown by stays out of the books also where it has waited in limbo.
+func TestGrownSharedMemoryInLimbo(t *testing.T) {
+	shared := page.Mapping{Range: page.RangeOf(testBase, 8*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true}
+	other := page.Mapping{Range: page.RangeOf(testBase+1<<30, 4*page.Size), Image: testBase + 1<<30, PageSize: page.Size}
+	l, err := newLayout([]page.Mapping{shared, other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{}
+	m := w.add(3, 1, l)
+	from, to := page.RangeOf(testBase, 12*page.Size), testBase+page.Addr(2<<30) // by 4 pages
+	for _, e := range []event{
+		{kind: eventRemap, from: other.Range, to: shared.Start},
+		{kind: eventLeave, from: from, moves: true, tid: 1},
+		{kind: eventLeave, from: other.Range, moves: true, tid: 2},
+		{kind: eventLooked, sure: true},
+		{kind: eventRemap, from: from, to: to},
+		{kind: eventLeave, from: from, moves: true, tid: 1},
+		{kind: eventLeave, from: other.Range, moves: true, tid: 2},
+		{kind: eventLooked, sure: true},
+	} {
+		tell(t, w, m, e)
+	}
+	if at, ok := m.find(to); !ok || at.Image != shared.Image {
+		t.Fatalf("at %v there is %v, %v", to, at, ok)
+	}
+	if r := page.RangeOf(to+8*page.Size, 4*page.Size); overlaps(&m.registered, r) {
+		t.Errorf("%v is in the books", r)
+	}
+}

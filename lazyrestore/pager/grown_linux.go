@@ -3,6 +3,9 @@ package pager
 import (
 	"fmt"
 	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
@@ -11,9 +14,11 @@ import (
 
 // A mapping of shared memory that grows (mremap) shows more of its object. Nothing tells of that, and the layout has no
 // place for it, but what is missing there is no zero: zeros would be the object's, for all who map it, and
-// what the image has for them would never come. So as long as something of shared memory is away (away_linux.go), it is looked in
-// /proc/PID/maps what is at an address in no mapping where a fault comes from, and the layout has it from then on if it is that. Where
-// that cannot be seen, as of a forked child, whose pid is not known, the page is poisoned if it may be.
+// what the image has for them would never come. So as long as something of shared memory is away (away_linux.go), or is missing
+// elsewhere than where a mapping of it may grow to, it is looked in
+// /proc/PID/maps what is at an address in no mapping where a fault comes from, and the layout has it from then on if it is that. Of a
+// forked child, whose pid is not known, the thread that waits is looked at. Where
+// that cannot be seen the page is poisoned if it may be.
 
 // A stretch is a mapping of a process that the layout has not all of.
 type stretch struct {
@@ -40,7 +45,7 @@ func (l *layout) sharedBelow(a page.Addr) (page.Mapping, bool) {
 // the page is away. If not, ok is false: it is zero.
 func (r *reader) grown(f fault) (ok bool) {
 	s := f.s
-	if s.away.Empty() && !r.world.inherited || !s.shared {
+	if !s.shared || !r.world.inherited && s.away.Empty() && !(s.apart && (s.missesShared(r.table) || s.hasLost.Load())) {
 		return false
 	}
 	st, v := r.stretchAt(f)
@@ -54,7 +59,7 @@ func (r *reader) grown(f fault) (ok bool) {
 		return false
 	}
 	at := st.image + (f.addr - st.Start)
-	stored, waits := r.storesAway(f, st.object.Range, at)
+	stored, waits := r.owesAt(f, st.object.Range, at)
 	switch {
 	case waits:
 		return true
@@ -70,7 +75,7 @@ func (r *reader) grown(f fault) (ok bool) {
 	return true
 }
 
-// mayBeGrown poisons the page of f if it may be one of shared memory that is away, for all that the books say.
+// mayBeGrown poisons the page of f if it may be one of shared memory that is missing, for all that the books say.
 func (r *reader) mayBeGrown(f fault) bool {
 	s := f.s
 	m, ok := s.sharedBelow(f.addr)
@@ -78,7 +83,7 @@ func (r *reader) mayBeGrown(f fault) bool {
 		return false
 	}
 	at := m.ImageAddr(f.addr)
-	stored, waits := r.storesAway(f, ofObject(m, page.RangeOf(at, page.Size)), at)
+	stored, waits := r.owesAt(f, ofObject(m, page.RangeOf(at, page.Size)), at)
 	switch {
 	case waits:
 		return true
@@ -88,11 +93,15 @@ func (r *reader) mayBeGrown(f fault) bool {
 	return !s.parted(m, f.addr) && r.loseGrown(f, at)
 }
 
-// storesAway reports whether the page of f may be the one at the image address at, which is away if it lies within the
-// object. f waits where the index has to come first.
-func (r *reader) storesAway(f fault, object page.Range, at page.Addr) (stored, waits bool) {
+// owesAt reports whether the page of f may be the one at the image address at, which is away, or missing elsewhere, if it lies
+// within the object. f waits where the index has to come first.
+func (r *reader) owesAt(f fault, object page.Range, at page.Addr) (stored, waits bool) {
 	seg := r.SegmentAt(at)
-	if seg < 0 || !object.Contains(at) || r.world.removed.Contains(at) || !r.world.inherited && !f.s.away.Contains(at) {
+	if seg < 0 || !object.Contains(at) || r.world.removed.Contains(at) {
+		return false, false
+	}
+	away := r.world.inherited || f.s.away.Contains(at)
+	if !away && !f.s.holds(page.RangeOf(at, page.Size)) {
 		return false, false
 	}
 	sg := r.openNow(seg)
@@ -104,13 +113,23 @@ func (r *reader) storesAway(f fault, object page.Range, at page.Addr) (stored, w
 		return true, false
 	}
 	run, ok := r.Lookup(at)
-	return ok && run.Kind == image.Stored, false
+	if !ok || run.Kind != image.Stored {
+		return false, false
+	}
+	n := r.number(run, at)
+	return away || !f.s.done.get(n) || f.s.isLost(n), false // else it is in its object, where no fault comes from
 }
 
 // stretchAt looks what is at the address of f in the process; nil: that is not known. While
-// a change is still to be told, or there is no descriptor to look by, f is to wait, as v says.
+// a change is still to be told, or there is no descriptor to look by, f is to wait, as v says. A thread's id
+// may be that of another pid namespace, and so another's here, or of who reads or writes the memory of
+// another process: by it only what shows one of the objects is believed, and only of a thread that is not in such a call.
 func (r *reader) stretchAt(f fault) (st *stretch, v verdict) {
-	if f.s.pid == 0 {
+	pid := f.s.pid
+	if pid == 0 {
+		pid = int(f.tid)
+	}
+	if pid == 0 {
 		return nil, settled
 	}
 	for i := range r.stretches {
@@ -118,7 +137,7 @@ func (r *reader) stretchAt(f fault) (st *stretch, v verdict) {
 			return st, settled
 		}
 	}
-	vmas, err := proc.ReadMaps(f.s.pid)
+	vmas, err := proc.ReadMaps(pid)
 	switch {
 	case noRoom(err):
 		return nil, starved
@@ -138,6 +157,9 @@ func (r *reader) stretchAt(f fault) (st *stretch, v verdict) {
 			found.object, found.image = o, o.Start+page.Addr(here.Offset)
 		}
 	}
+	if f.s.pid == 0 && (found.object.Empty() || touchesOthers(pid)) {
+		return nil, settled
+	}
 	if len(r.stretches) == maxStretches {
 		r.stretches = r.stretches[:0]
 	}
@@ -145,14 +167,21 @@ func (r *reader) stretchAt(f fault) (st *stretch, v verdict) {
 	return &r.stretches[len(r.stretches)-1], settled
 }
 
+// touchesOthers reports whether the thread tid is in a call that reads or writes memory of other processes, or may be.
+func touchesOthers(tid int) bool {
+	line, err := readLine("/proc/" + strconv.Itoa(tid) + "/syscall")
+	c, asleep := parseCall(line)
+	return err != nil || !asleep || c.nr == unix.SYS_PROCESS_VM_READV || c.nr == unix.SYS_PROCESS_VM_WRITEV
+}
+
 // parted reports whether between below, the nearest below a of the layout, and a there is memory that the layout has no place for, so
-// that it ends before that: that is private, unless shared memory was emptied. What begins where it ends may be its own.
+// that it ends before that: that is private, unless shared memory was emptied or has moved away.
 func (m *model) parted(below page.Mapping, a page.Addr) bool {
 	if m.emptied {
 		return false
 	}
 	for r := range m.registered.Within(page.Range{Start: below.End, End: a}) {
-		if r.Start > below.End && !overlaps(&m.leaving, r) {
+		if !overlaps(&m.leaving, r) {
 			return true
 		}
 	}

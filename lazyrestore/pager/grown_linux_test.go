@@ -294,7 +294,7 @@ func TestHiddenSharedMemoryOfAnOrphan(t *testing.T) {
 	uffdtest.Need(t, "POISON")
 	log := &said{"mapped nowhere cannot be brought", make(chan struct{}, 1)}
 	s := serveChild(t, setting{
-		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, nameless: true,
 		pager: Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, nil))},
 	})
 	child, pid := s.Fork(t)
@@ -319,7 +319,7 @@ func TestHiddenSharedMemoryThatAnotherGaveUp(t *testing.T) {
 	uffdtest.Need(t, "POISON")
 	log := &said{`msg="let go"`, make(chan struct{}, 1)}
 	s := serveChild(t, setting{
-		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem},
+		child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, nameless: true,
 		pager: Options{Background: None, Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))},
 	})
 	child, pid := s.Fork(t)
@@ -382,40 +382,6 @@ func TestSharedMemoryGrowsWithoutDescriptors(t *testing.T) {
 	s.check(t, child)
 }
 
-// Of a forked child it cannot be seen what has grown: the page is lost to it, and to nobody else.
-func TestSharedMemoryGrowsUnseen(t *testing.T) {
-	uffdtest.Need(t, "POISON")
-	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}})
-	child, pid := s.Fork(t)
-	pid.Wait(t)
-	child.Munmap(s.Addr(32), 32*page.Size).Wait(t)
-	at := s.grow(t, child)
-	if got, err := child.Load(at + 40*page.Size).Result(); !uffdtest.Gone(err) {
-		t.Errorf("the child reads %d, %v, want its end by SIGBUS", got, err)
-	}
-	s.check(t, s.Thread)
-	s.Kill()
-	var lost *LostError
-	if err := s.wait(t); !errors.As(err, &lost) {
-		t.Errorf("Serve = %v, want a LostError", err)
-	}
-}
-
-// Nor is it zero where it has moved since.
-func TestGrownSharedMemoryMoves(t *testing.T) {
-	uffdtest.Need(t, "POISON")
-	s := serveChild(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}})
-	child, pid := s.Fork(t)
-	pid.Wait(t)
-	child.Munmap(s.Addr(32), 32*page.Size).Wait(t)
-	s.grow(t, child)
-	at := child.Mremap(s.Addr(0), 64*page.Size, 64*page.Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, s.Start+1<<30).Wait(t)
-	if got, err := child.Load(at + 40*page.Size).Result(); !uffdtest.Gone(err) {
-		t.Errorf("the child reads %d, %v, want its end by SIGBUS", got, err)
-	}
-	s.check(t, s.Thread)
-}
-
 // A successor knows what a mapping had grown by, and so what was removed of that.
 func TestGrownSharedMemoryAfterTakeOver(t *testing.T) {
 	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}}, false)
@@ -463,17 +429,19 @@ func TestPrivateMemoryIsRemovedAboveShared(t *testing.T) {
 		Range: page.RangeOf(testBase, 8*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true,
 		Object: page.Object{Range: page.RangeOf(page.ImageShared, 64*page.Size)},
 	}
-	private := page.Mapping{Range: page.RangeOf(shared.End+page.Size, page.Size), Image: shared.End + page.Size, PageSize: page.Size}
-	l, err := newLayout([]page.Mapping{shared, private})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{}
-	m := w.add(3, 0, l)
-	w.remove(m, event{kind: eventRemove, from: private.Range})
-	w.remove(m, event{kind: eventRemove, from: page.RangeOf(private.End, 4*page.Size)})
-	if !w.removed.Empty() {
-		t.Errorf("%v is taken for removed", slices.Collect(w.removed.All()))
+	for name, gap := range map[string]page.Addr{"further above": page.Size, "right above": 0} {
+		private := page.Mapping{Range: page.RangeOf(shared.End+gap, page.Size), Image: shared.End + gap, PageSize: page.Size}
+		l, err := newLayout([]page.Mapping{shared, private})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world{}
+		m := w.add(3, 0, l)
+		w.remove(m, event{kind: eventRemove, from: private.Range})
+		w.remove(m, event{kind: eventRemove, from: page.RangeOf(private.End, 4*page.Size)})
+		if !w.removed.Empty() {
+			t.Errorf("%s: %v is taken for removed", name, slices.Collect(w.removed.All()))
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type layout struct {
 	longest uint64
 	shared  bool // there is shared memory among it, or was
 	emptied bool // shared memory of it may be mapped still, and hold zeros
+	apart   bool // shared memory that has a place may be shown elsewhere when a mapping grows
 }
 
 // newLayout checks maps and makes a layout of them. Private memory must not
@@ -50,6 +51,8 @@ func newLayout(maps []page.Mapping) (layout, error) {
 		}
 		if a, b := l.byImage[i], l.byImage[i+1]; !b.Shared && a.ImageRange().End > b.Image {
 			return layout{}, fmt.Errorf("private mappings %v and %v hold the same image addresses", a.Range, b.Range)
+		} else {
+			l.apart = l.apart || b.Shared && a.Object == b.Object && a.Start-a.Image != b.Start-b.Image
 		}
 	}
 	return l, nil
@@ -237,5 +240,5 @@ func (l *layout) move(from, to page.Addr, n uint64) {
 }
 
 func (l *layout) clone() layout {
-	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest, l.shared, l.emptied}
+	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest, l.shared, l.emptied, l.apart}
 }

@@ -298,12 +298,17 @@ func (m *model) claim(i int, e event) {
 		return
 	}
 	v.moves, v.back = false, layout{}
+	m.apart = m.apart || m.shares(v.limbo())
 	for j := range m.vacant {
 		m.vacant[j].back.cut(e.into())
 	}
+	grown := m.sharedGrowth(v.limbo())
 	m.shift(v.limbo(), e.into())
 	m.registered.Add(e.into())
 	m.leaving.Remove(e.into())
+	for _, r := range grown { // stays out of the books, see remap
+		m.registered.Remove(r.Shift(e.to - v.limbo().Start))
+	}
 }
 
 // follow notes e, which is no vacancy's, for what would be without the calls that are in limbo.

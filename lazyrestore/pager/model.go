@@ -209,6 +209,7 @@ func (m *model) forget(r page.Range) []page.Mapping {
 // mapped where it was, if that is known.
 func (m *model) remap(from page.Range, to page.Addr, stays bool) {
 	dest := page.RangeOf(to, from.Len())
+	m.apart = m.apart || m.shares(from)
 	grown := m.sharedGrowth(from)
 	m.forget(dest)
 	var shared []page.Mapping

@@ -38,15 +38,16 @@ type served struct {
 
 // A setting is how a test wants its child and pager.
 type setting struct {
-	child  uffdtest.Options
-	writer image.WriterOptions
-	pager  Options
-	zero   func(page int) bool                     // pages that are zero in the image; none if nil
-	source func(*imagetest.Mem) image.Source       // what the pager reads from; the image itself if nil
-	damage func(m *imagetest.Mem, ix *image.Index) // done to the image before it is served
-	plain  bool                                    // it is one without checksums
-	above  bool                                    // the image has another object right above the shared memory
-	more   bool                                    // it has a private page, too, that nobody can touch: with shared memory
+	child    uffdtest.Options
+	writer   image.WriterOptions
+	pager    Options
+	zero     func(page int) bool                     // pages that are zero in the image; none if nil
+	source   func(*imagetest.Mem) image.Source       // what the pager reads from; the image itself if nil
+	damage   func(m *imagetest.Mem, ix *image.Index) // done to the image before it is served
+	plain    bool                                    // it is one without checksums
+	above    bool                                    // the image has another object right above the shared memory
+	more     bool                                    // it has a private page, too, that nobody can touch: with shared memory
+	nameless bool                                    // faults do not tell whose they are
 }
 
 // plainObject is what holds the pages of a plain image.
@@ -117,6 +118,9 @@ func serveChild(t testing.TB, set setting) *served {
 	t.Helper()
 	uffdtest.Need(t, "uffd")
 	set.child.Features |= events
+	if set.nameless {
+		set.child.Features &^= uffd.FeatureThreadID
+	}
 	if set.writer.Spec.Codec == chunk.None && set.writer.ChunkSize == 0 {
 		set.writer.Spec.Codec = chunk.LZ4
 	}

@@ -11,6 +11,9 @@ import (
 // task to task.
 const counterTime = time.Minute
 
+// lingerTime is how long it stays when nobody needs it any more.
+const lingerTime = time.Second
+
 // A counter is an event of the kernel's performance counters that belongs to a
 // task, which counts nothing. As long as there is one criu restore need not wait:
 // it stops the tasks that it has built at hardware breakpoints, which are such
@@ -59,6 +62,14 @@ func startCounter(pid int) *counter {
 
 // lasts reports whether c had not come to its end by itself, and has it last as long again.
 func (c *counter) lasts() bool { return c.limit.Reset(counterTime) }
+
+// linger has it end soon, if there is one, and not now, when the tasks raise their first faults: that takes as long as to
+// serve several. It costs nothing meanwhile, as the tasks have counters of their own, their breakpoints.
+func (c *counter) linger() {
+	if c != nil {
+		c.limit.Reset(lingerTime)
+	}
+}
 
 // stop ends it, if there is one; it may be called again.
 func (c *counter) stop() {

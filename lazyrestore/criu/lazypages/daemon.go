@@ -54,7 +54,7 @@ type daemon struct {
 	// listener is what criu restore connects to, -1 if that is done, and queue where it speaks, first the listener: if nobody
 	// has taken what is there when this daemon ends, both stay open in the keeper, see queued.
 	listener, queue int
-	// counter is there until criu restore has built the tree, or for a minute; nil if it was built before.
+	// counter is there until a second after criu restore has built the tree, or for a minute; nil if it was built before.
 	counter *counter
 }
 
@@ -143,7 +143,7 @@ func Serve(ctx context.Context, opts Options) (pager.Stats, error) {
 		return pager.Stats{}, err
 	}
 	defer d.set.close()
-	defer d.counter.stop()
+	defer func() { d.counter.stop() }() // there may be another by then
 	for pid, maps := range d.set.tasks {
 		if err := d.pager.Expect(pid, maps); err != nil {
 			return pager.Stats{}, errors.Join(err, d.pager.Discard())
@@ -293,7 +293,14 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	// A thread of its own: a word of criu restore wakes that, and nothing else.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer func() { d.counter.stop() }() // there may be another by then
+	built := false
+	defer func() {
+		if built {
+			d.counter.linger()
+		} else {
+			d.counter.stop() // there may be another by then
+		}
+	}()
 	w, err := newWaker(ctx)
 	if err != nil {
 		d.pager.Abandon()
@@ -302,7 +309,7 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	defer w.close()
 	conn, err := connect(w)
 	if err == nil {
-		err = d.gather(w, conn)
+		built, err = d.gather(w, conn)
 	}
 	switch {
 	case err != nil && ctx.Err() != nil: // the connection stays open, for a successor to go on
@@ -323,6 +330,14 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	}
 	if conn >= 0 {
 		_ = unix.Close(conn)
+	}
+	// All that can be is done by now: when the grace is over the tasks run, and a fault may wait for the processor on which
+	// this thread wakes.
+	if built {
+		if err := w.sleep(grace); err != nil {
+			return err
+		}
+		d.pager.Gathered() // from here on the state is the pager's, see done
 	}
 	return err
 }
@@ -350,33 +365,28 @@ func (d *daemon) finished(err error) (pager.Stats, error) {
 	return st, err
 }
 
-// gather takes the tasks of the tree until it is built.
-func (d *daemon) gather(w *waker, conn int) error {
+// gather takes the tasks of the tree until it is built, and writes down that it is. built reports whether it is, whatever the error.
+func (d *daemon) gather(w *waker, conn int) (built bool, err error) {
 	for len(d.state.Tasks)+len(d.state.Zombies) < len(d.set.tasks) {
 		if err := d.gatherOne(w, conn); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
-				return fmt.Errorf("criu restore closed the connection with %d of %d tasks there", len(d.state.Tasks)+len(d.state.Zombies), len(d.set.tasks))
+				return false, fmt.Errorf("criu restore closed the connection with %d of %d tasks there", len(d.state.Tasks)+len(d.state.Zombies), len(d.set.tasks))
 			}
-			return err
+			return false, err
 		}
 	}
 	word, err := w.peekPid(conn)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
-		return errors.New("criu restore closed the connection before the tree was built")
+		return false, errors.New("criu restore closed the connection before the tree was built")
 	case err != nil:
-		return err
+		return false, err
 	case word != finished:
-		return fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
+		return false, fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
 	}
 	d.log.Info("the tree is built", "tasks", len(d.state.Tasks))
-	if err := w.sleep(grace); err != nil {
-		return err
-	}
 	d.speaks(-1)
-	err = d.state.complete()
-	d.pager.Gathered() // from here on the state is the pager's, see done
-	return err
+	return true, d.state.complete()
 }
 
 // done notes that nothing is missing any more.

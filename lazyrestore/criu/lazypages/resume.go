@@ -42,7 +42,7 @@ func Resume(ctx context.Context, opts Options) (pager.Stats, error) {
 		return pager.Stats{}, err
 	}
 	defer d.set.close()
-	defer d.counter.stop()
+	defer func() { d.counter.stop() }() // there may be another by then
 	if left.Images != d.state.Images {
 		return pager.Stats{}, errors.Join(fmt.Errorf("%s: %w", left.path, errOther), d.pager.Discard())
 	}

@@ -90,7 +90,7 @@ type waker struct {
 }
 
 func newWaker(ctx context.Context) (*waker, error) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC) // blocking, or Go would have it polled
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}

@@ -46,6 +46,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 		return nil, explainFreeze(pid, err)
 	}
 	defer frozen.Release()
+	frozen.Ends = !opts.LeaveRunning
 	if err := owed.refresh(ctx); err != nil {
 		return nil, err
 	}

@@ -59,6 +59,7 @@ var refusals = []struct{ scene, names string }{
 	{"hugetlb-shared", `/anon_hugepage.*: shared huge pages`},
 	{"nameless", `descriptor 5 \(pipe:.*its path leads nowhere`},
 	{"hugetlb-file", `descriptor 3 \(/memfd:huge.*: shared huge pages, and files of hugetlbfs`},
+	{"message-queue", `descriptor 3 \(/subject-.*: message queues are not preserved`},
 	{"secret", `mapping .*secretmem.*: secret memory .*descriptor 3 .*: secret memory`},
 	{"two", `(?s)socket.*socket.*userfaultfd|userfaultfd.*socket.*socket`},
 }
@@ -116,6 +117,22 @@ func noImage(t testing.TB, dir, name string) {
 	if left = append(left, hidden...); len(left) > 0 {
 		t.Errorf("%v is left of it", left)
 	}
+}
+
+// A process that is to end while it holds a robust mutex in a file is refused, which the kernel
+// would change for that; one that runs on is not, nor one that holds none any more.
+func TestRefusesHeldMutex(t *testing.T) {
+	t.Parallel()
+	s := start(t, "held-mutex")
+	if err := s.refused(false); !contains(err.Error(), "/mutex: a thread holds a robust mutex in it") {
+		t.Errorf("refused with %q, want it to name the file", err)
+	}
+	s.checkpoint(lazyrestore.CheckpointOptions{LeaveRunning: true})
+	s.release()
+	s.ready(2)
+	s.cycle(plainest, filling)
+	s.release()
+	s.well()
 }
 
 // A pipe to the outside is refused beyond the standard streams.

@@ -45,6 +45,8 @@ type capture struct {
 	files   map[fileID]uint32 // index in st.Files
 	objects map[objectID]*object
 	order   []*object // of st.Shared
+
+	held []page.Addr // robust futexes that threads hold
 }
 
 // fileID is a mapped file. Several may have had one path, one after the other.

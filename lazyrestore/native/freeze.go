@@ -32,6 +32,8 @@ type Frozen struct {
 	// unqueued tells that a thread had a signal that is in no queue, which was full when it came.
 	unqueued bool
 	ended    bool
+
+	Ends bool // it is to be ended, not let run on; set before Capture
 }
 
 // Freeze stops all threads of process pid, for which it waits as long as the tracer does where
@@ -182,7 +184,13 @@ func (f *Frozen) look(ctx context.Context, owed *Owed) error {
 	if err := f.c.holders(); err != nil {
 		return err
 	}
-	return f.content.find()
+	if err := f.content.find(); err != nil {
+		return err
+	}
+	if f.Ends {
+		f.c.heldInFiles()
+	}
+	return nil
 }
 
 // Abandoned refuses a process that has memory registered for which no pager

@@ -17,8 +17,10 @@ import (
 // its files in memory.
 func (c *capture) inMemory(dev uint64, link string) (bool, error) {
 	kind, err := c.fileSystem(dev, link)
-	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC, err
+	return ofMemory(kind), err
 }
+
+func ofMemory(kind int64) bool { return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC }
 
 // fileSystem is the kind of a file system, as statfs(2) has it. Without it nobody knows
 // whether the files would be there after a restart: it is no kind of file system that is
@@ -46,8 +48,24 @@ func unreadable(kind int64) string {
 		return "shared huge pages, and files of hugetlbfs, are not preserved"
 	case unix.SECRETMEM_MAGIC:
 		return "secret memory (memfd_secret) cannot be read"
+	case mqueueMagic:
+		return "message queues are not preserved"
 	}
 	return ""
+}
+
+// mqueueMagic is MQUEUE_MAGIC, which <linux/magic.h> does not have.
+const mqueueMagic = 0x19800202
+
+// ofKernel reports whether the files of a file system are made by the kernel as they are
+// read: of one that is gone there is no content to keep.
+func ofKernel(kind int64) bool {
+	switch kind {
+	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC,
+		unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC:
+		return true
+	}
+	return false
 }
 
 // memoryFile takes the content of a file that has a name in a memory file

@@ -56,9 +56,7 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 		return o
 	}
 	o := &object{pid: c.pid, id: id, index: uint32(len(c.order)), path: link}
-	name = name[strings.LastIndexByte(name, '/')+1:]
-	name = strings.TrimSuffix(strings.TrimPrefix(name, "memfd:"), deletedSuffix)
-	s := SharedObject{Name: name, Size: uint64(st.Size)}
+	s := SharedObject{Name: objectName(name), Size: uint64(st.Size)}
 	if st.Mode&0o7777 != 0o777 || st.Uid != 0 || st.Gid != 0 {
 		// Seals depend on it: on a file that may be executed F_SEAL_EXEC is F_SEAL_WRITE too.
 		s.More.Mode, s.More.UID, s.More.GID = st.Mode, st.Uid, st.Gid
@@ -71,6 +69,16 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 	c.order = append(c.order, o)
 	c.st.Shared = append(c.st.Shared, s)
 	return o
+}
+
+// objectName is what a memory file is called, of which a name in /proc tells, or the last
+// part of the path that another file had.
+func objectName(name string) string {
+	name = strings.TrimSuffix(name, deletedSuffix)
+	if given, ok := strings.CutPrefix(name, "/memfd:"); ok {
+		return given // with what slashes it has
+	}
+	return name[strings.LastIndexByte(name, '/')+1:]
 }
 
 // open opens the object. Its path may be gone, though the process stands still: a pager
@@ -169,14 +177,21 @@ func (c *capture) describeDeleted(d *descriptor, o *Open) error {
 	if d.stat.Nlink > 0 && d.writes() {
 		c.refused.add(d.String(), "the file has lost this name, and has another: what is written to it would be two files' after a restore", "close it for the checkpoint")
 	}
+	kind, err := c.fileSystem(d.stat.Dev, d.self)
+	if err != nil {
+		return err
+	}
+	if ofKernel(kind) {
+		c.refused.add(d.String(), "it was a file of the kernel's own, which is gone", "close it for the checkpoint")
+		return nil
+	}
 	obj := c.object(objectID{d.stat.Dev, d.stat.Ino}, d.link, d.self, &d.stat)
 	obj.descriptors++
 	o.Shared = obj.index + 1
-	inMemory, err := c.inMemory(d.stat.Dev, d.self)
-	if err == nil && !inMemory {
+	if !ofMemory(kind) {
 		c.st.Shared[obj.index].More.Dir = filepath.Dir(d.link)
 	}
-	return err
+	return nil
 }
 
 // sharedObject makes an object's memory anew: with its content, where that has

@@ -397,6 +397,38 @@ static void hugetlb_file(int argc, char **argv)
 	stop();
 }
 
+/* Which has lost its name, as a file may that is preserved. */
+static void message_queue(int argc, char **argv)
+{
+	char name[32];
+	snprintf(name, sizeof name, "subject-%d", getpid());
+	MUST(syscall(SYS_mq_open, name, O_RDWR | O_CREAT | O_EXCL, 0600, NULL) == 3);
+	MUST(syscall(SYS_mq_unlink, name) == 0);
+	MUST(syscall(SYS_mq_timedsend, 3, "news", 4, 0, NULL) == 0);
+	stop();
+	char got[1 << 16];
+	MUST(syscall(SYS_mq_timedreceive, 3, got, sizeof got, NULL, NULL) == 4 && memcmp(got, "news", 4) == 0);
+}
+
+/* A robust mutex in a file, which is held. */
+static void held_mutex(int argc, char **argv)
+{
+	pthread_mutexattr_t attributes;
+	int fd = open("mutex", O_RDWR | O_CREAT | O_EXCL, 0600);
+	MUST(fd >= 0 && ftruncate(fd, PAGE) == 0);
+	pthread_mutex_t *mutex = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	MUST(mutex != MAP_FAILED && close(fd) == 0);
+	MUST(pthread_mutexattr_init(&attributes) == 0);
+	MUST(pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0);
+	MUST(pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0);
+	MUST(pthread_mutex_init(mutex, &attributes) == 0);
+	MUST(pthread_mutex_lock(mutex) == 0);
+	stop();
+	CHECK(pthread_mutex_unlock(mutex) == 0);
+	stop();
+	CHECK(pthread_mutex_trylock(mutex) == 0);
+}
+
 static void secret(int argc, char **argv)
 {
 	int fd = syscall(447 /* memfd_secret */, 0);
@@ -424,5 +456,5 @@ const struct scene refused_scenes[] = {
 	{"thread-namespace", thread_namespace}, {"thread-itself", thread_itself}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
-	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"hugetlb-file", hugetlb_file}, {"nameless", nameless}, {"secret", secret}, {"two", two}, {NULL, NULL},
+	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"hugetlb-file", hugetlb_file}, {"nameless", nameless}, {"secret", secret}, {"message-queue", message_queue}, {"held-mutex", held_mutex}, {"two", two}, {NULL, NULL},
 };

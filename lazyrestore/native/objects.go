@@ -146,12 +146,51 @@ func (o *object) read(r page.Range, buf []byte) error {
 			return err
 		}
 		if n == 0 {
-			clear(buf[off:])
-			break
+			return behindEnd(fd, r.Start+page.Addr(off), buf[off:])
 		}
 		off += n
 	}
 	return nil
+}
+
+// behindEnd reads what mappings show behind the end of a file, at, within its last page: nobody
+// has to keep it there, but the kernel does, for memory at least. Further on there is nothing.
+func behindEnd(fd int, at page.Addr, buf []byte) error {
+	n := min(int(at.Up()-at), len(buf))
+	clear(buf)
+	return inMapping(fd, unix.PROT_READ, at, n, func(addr uint64) error {
+		_, err := proc.ReadMemory(unix.Getpid(), addr, buf[:n])
+		return err
+	})
+}
+
+// putBehindEnd puts it back, where it is not zero.
+func putBehindEnd(fd int, at page.Addr, b []byte) error {
+	if allZero(b) {
+		return nil
+	}
+	return inMapping(fd, unix.PROT_READ|unix.PROT_WRITE, at, len(b), func(addr uint64) error {
+		_, err := proc.WriteMemory(unix.Getpid(), addr, b)
+		return err
+	})
+}
+
+// inMapping calls f with where n bytes of a file from at on, which lie in one page, are mapped,
+// if they can be.
+// They are got at by the kernel, which gives an error where a file has become shorter.
+func inMapping(fd, prot int, at page.Addr, n int, f func(addr uint64) error) error {
+	if n == 0 {
+		return nil
+	}
+	m, err := unix.MmapPtr(fd, int64(at.Down()), nil, page.Size, prot, unix.MAP_SHARED)
+	if errors.Is(err, unix.ENODEV) {
+		return nil // nobody can map it
+	}
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	defer func() { _ = unix.MunmapPtr(m, page.Size) }()
+	return f(uint64(uintptr(m)) + uint64(at-at.Down()))
 }
 
 // mapFile is a symbolic link that leads to the file of a mapping.
@@ -280,7 +319,18 @@ func (r *reopener) fillObject(fd int, s *SharedObject, id uint32) error {
 	if err := unix.Ftruncate(fd, int64(s.Size)); err != nil {
 		return fmt.Errorf("give %s its %d bytes: %w", s.Name, s.Size, err)
 	}
-	return r.eachEager(s, id, func(at, off, n int64) error { return r.copyEager(fd, s, at, off, n) })
+	return r.eachEager(s, id, func(at, off, n int64) error {
+		if err := r.copyEager(fd, s, at, off, n); err != nil || at+n != int64(s.Size) {
+			return err
+		}
+		tail := make([]byte, page.Addr(s.Size).Up()-page.Addr(s.Size))
+		if _, err := r.opts.Eager.ReadAt(tail, off+n); errors.Is(err, io.EOF) {
+			return damagedEager(io.ErrUnexpectedEOF)
+		} else if err != nil {
+			return fmt.Errorf("read the content of %s: %w", s.Name, err)
+		}
+		return putBehindEnd(fd, page.Addr(s.Size), tail)
+	})
 }
 
 // eachEager calls f for each run of an object's content that eager.raw has:

@@ -240,6 +240,9 @@ static void memory_file(int argc, char **argv)
 	fill(own, SIZE / 2, 51);
 	MUST(pwrite(fd, "tail", 4, SIZE + 96) == 4);
 	MUST(munmap(own, SIZE / 2) == 0);
+	char *last = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, SIZE);
+	MUST(last != MAP_FAILED);
+	fill(last + 104, PAGE - 104, 53); /* behind the end of the file */
 	MUST(lseek(fd, 12345, SEEK_SET) == 12345);
 	int again = dup(fd);
 	stop();
@@ -247,17 +250,18 @@ static void memory_file(int argc, char **argv)
 	CHECK(pread(fd, back, SIZE, 0) == SIZE && differs(back, SIZE, 51) == -1);
 	CHECK(differs(at, SIZE / 2, 51 + SIZE / 16) == -1);
 	CHECK(pread(fd, back, 8, SIZE + 96) == 4 && memcmp(back, "tail", 4) == 0);
+	CHECK(differs(last + 104, PAGE - 104, 53) == -1);
 	at[7] = 99;
 	CHECK(pread(fd, back, 1, SIZE / 2 + 7) == 1 && back[0] == 99);
 	struct stat st;
 	CHECK(fstat(fd, &st) == 0 && st.st_size == SIZE + 100);
 }
 
-/* A memory file whose descriptor is closed: it may come lazily. */
+/* A memory file whose descriptor is closed: it may come lazily, and has something behind its end. */
 static void memory_file_mapped(int argc, char **argv)
 {
 	int fd = memfd_create("mapped only", 0);
-	MUST(ftruncate(fd, 4 * SIZE) == 0);
+	MUST(ftruncate(fd, 4 * SIZE - 100) == 0);
 	char *a = mmap(NULL, 4 * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	char *b = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, SIZE);
 	MUST(a != MAP_FAILED && b != MAP_FAILED && close(fd) == 0);

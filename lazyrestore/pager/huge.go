@@ -129,17 +129,20 @@ func (w *worker) assemble(ctx context.Context, r page.Range, lane image.Lane) er
 func (w *worker) placeHuge(s *space, r page.Range, lose bool) (outcome, error) {
 	var places []page.Mapping
 	s.places(r, func(m page.Mapping) { places = append(places, m) })
+	dealt, mayCome := false, false // with one place of it; another may be made yet
 	for _, m := range places {
 		if m.Len() != r.Len() {
 			continue // part of it is gone: the kernel does not split huge pages
 		}
 		op := func(dst page.Addr, off, n int) (int64, error) {
+			w.look()
 			if lose {
 				return s.mem.Poison(uint64(dst), uint64(n), 0)
 			}
 			return s.mem.Copy(uint64(dst), w.big[off:off+n], 0)
 		}
 		out, err := apply(s.mem, m.Start, int(m.Len()), int(m.PageSize), op, func(_, n int, how outcome) {
+			dealt, mayCome = dealt || how != gone, mayCome || how == gone && w.mayCome
 			switch {
 			case how != there:
 			case lose:
@@ -151,6 +154,9 @@ func (w *worker) placeHuge(s *space, r page.Range, lose bool) (outcome, error) {
 		if out != there {
 			return out, err
 		}
+	}
+	if mayCome && !dealt {
+		return there, nil
 	}
 	shared := len(places) > 0 && places[0].Shared
 	w.segments(r, func(_ int, sg *segment) {

@@ -73,3 +73,44 @@ func TestHugePageLeavesItsFrameAlone(t *testing.T) {
 		}
 	}
 }
+
+// A huge page that had no place while mappings were made is still wanted when they have all been made by
+// the time that this is booked, as TestLastMappingIsMadeMeanwhile has it for others.
+func TestLastHugeMappingIsMadeMeanwhile(t *testing.T) {
+	const huge = 2 << 20
+	const at = testBase &^ (huge - 1)
+	whole := page.RangeOf(at, huge)
+	mem, _ := imagetest.Write(t, image.WriterOptions{ChunkSize: huge}, imagetest.Run{At: at, P: bytes.Repeat([]byte{0x22}, huge)})
+	l, err := newLayout([]page.Mapping{{Range: whole, Image: at, PageSize: huge}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, lose := range map[string]bool{"install": false, "poison": true} {
+		t.Run(name, func(t *testing.T) {
+			se := fakeSessionOf(t, mem, plainSource)
+			w := se.newWorker("test")
+			defer w.close()
+			m := &fakeMemory{pages: map[page.Addr]byte{}, lost: map[page.Addr]bool{}, refuse: func() error { return nil }}
+			books := &world{}
+			s := newSpace(se.pages, books.add(-1, 1, l.clone()), nil, m, nil)
+			s.mem = memoryBeingMade{m, se, whole}
+			se.open(0, nil)
+			se.spaces.Store(&[]*space{s})
+			if err := w.assemble(t.Context(), whole, image.Demand); err != nil {
+				t.Fatal(err)
+			}
+			se.forming.Store(true)
+			for range 2 {
+				if s.done.nextClear(0, huge>>page.Shift) == huge>>page.Shift {
+					t.Fatal("it is booked as one that is not wanted")
+				}
+				if out, err := w.placeHuge(s, whole, lose); out != there {
+					t.Fatal(out, err)
+				}
+			}
+			if n := len(m.pages) + len(m.lost); n != huge>>page.Shift {
+				t.Errorf("%d pages of %d are there or lost", n, huge>>page.Shift)
+			}
+		})
+	}
+}

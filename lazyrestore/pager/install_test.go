@@ -256,14 +256,15 @@ func TestInstallWhateverTheKernelSays(t *testing.T) {
 	})
 }
 
-// A memoryBeingMade is registered to its end, and said to be, right after a page was found not to be.
+// A memoryBeingMade is registered as a whole, and said to be, right after a page was found not to be.
 type memoryBeingMade struct {
 	*fakeMemory
-	se *session
+	se    *session
+	whole page.Range
 }
 
 func (m memoryBeingMade) Wake(start, n uint64) error {
-	m.vmas = append(m.vmas, page.RangeOf(testBase, 4*page.Size))
+	m.vmas = append(m.vmas, m.whole)
 	m.se.forming.Store(false)
 	return m.fakeMemory.Wake(start, n)
 }
@@ -288,7 +289,7 @@ func TestLastMappingIsMadeMeanwhile(t *testing.T) {
 				refuse: func() error { return nil },
 			}
 			s := fakeSpace(t, se, m)
-			s.mem = memoryBeingMade{m, se}
+			s.mem = memoryBeingMade{m, se, page.RangeOf(testBase, 4*page.Size)}
 			se.forming.Store(true)
 			for range 2 {
 				if err := do(s); err != nil {

@@ -214,17 +214,17 @@ type zapped struct {
 	at int64
 }
 
-// wasZapped reports whether the page of f, which has come, was zapped by a guard that was removed, or by a fork: it is
+// wasZapped reports whether the page of f, which has come, and was woken for wakes times, was zapped by a guard that was removed, or by a fork: it is
 // of private memory in which there were guards, by the mapping's flag (Linux 6.19, and whoever has it from there), or of a
 // forked child, and nothing is still to be told of a change. It is zero then, and no more in the model.
-func (r *reader) wasZapped(f fault) bool {
+func (r *reader) wasZapped(f fault, wakes int) bool {
 	s := f.s
 	m, ok := s.find(f.addr)
 	if !ok || m.Shared || m.PageSize != page.Size || s.u == nil {
 		return false
 	}
 	z := &r.zapped
-	if known := z.s == s && z.Contains(f.addr) && r.now()-z.at < zapTime; !known && (s.wakes != zapWakes || !r.findZapped(f)) {
+	if known := z.s == s && z.Contains(f.addr) && r.now()-z.at < zapTime; !known && (wakes != zapWakes || !r.findZapped(f)) {
 		return false
 	}
 	r.gate.shut()

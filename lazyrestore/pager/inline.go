@@ -19,6 +19,8 @@ const (
 	// stuckWakes is how often one fault may be answered by waking alone: the
 	// page should be there.
 	stuckWakes = 4096
+	// maxWoken is of how many pages it is known at a time how often they were woken for.
+	maxWoken = 1024
 )
 
 // serve serves the first fault of the queue, or hands it on.
@@ -259,13 +261,18 @@ func (r *reader) wake(f fault, n int) verdict {
 		v, _ := r.poisonAt(f)
 		return v
 	}
-	if s.lastWake != f.addr {
-		s.lastWake, s.wakes = f.addr, 0
+	if s.woken == nil {
+		s.woken = make(map[page.Addr]int)
 	}
-	if s.wakes++; s.wakes > 1 && r.wasZapped(f) {
+	if len(s.woken) == maxWoken {
+		clear(s.woken)
+	}
+	s.woken[f.addr]++ // for each: two threads may take turns with two such pages
+	wakes := s.woken[f.addr]
+	if wakes > 1 && r.wasZapped(f, wakes) {
 		return r.zero(f, page.Mapping{}, f.addr+page.Size)
 	}
-	if s.wakes <= stuckWakes {
+	if wakes <= stuckWakes {
 		_ = s.mem.Wake(uint64(f.addr), page.Size)
 		return settled
 	}

@@ -55,6 +55,35 @@ func TestPageThatComesBack(t *testing.T) {
 	}
 }
 
+// So are two, for which two threads take turns.
+func TestPagesThatComeBackInTurns(t *testing.T) {
+	se := fakeSession(t, 8, plainSource)
+	m := &fakeMemory{
+		vmas: []page.Range{page.RangeOf(testBase, 8*page.Size)}, pages: map[page.Addr]byte{}, lost: map[page.Addr]bool{},
+		refuse: func() error { return nil },
+	}
+	s := fakeSpace(t, se, m)
+	s.settle(0, 8)
+	r := &reader{worker: *se.newWorker("reader")}
+	defer r.close()
+	for range stuckWakes + 1 {
+		for _, n := range []int{3, 5} {
+			if v := r.wake(fault{s: s, addr: testBase + page.Addr(n)*page.Size}, n); v != settled {
+				t.Fatalf("the fault is %v", v)
+			}
+		}
+	}
+	if len(m.lost) != 2 {
+		t.Errorf("%d pages of 2 are poisoned", len(m.lost))
+	}
+	for n := range page.Addr(3 * maxWoken) {
+		r.wake(fault{s: s, addr: n * page.Size}, 0)
+	}
+	if len(s.woken) > maxWoken {
+		t.Errorf("%d pages are remembered", len(s.woken))
+	}
+}
+
 // A process whose source is away waits, for longer than any retry, and gets
 // the right bytes in the end.
 func TestLostSourceWaits(t *testing.T) {

@@ -40,15 +40,14 @@ type space struct {
 
 	// Of the reader.
 	ramp       ramp
-	earlyFirst [2]page.Range // see firstUnsettled
-	earlySince int64         // since when it is that; 0: all is settled
-	hidden     bool          // what calls its threads are in may not be read
-	sharedNext int           // no page of shared memory with a lower number is missing
-	sharedHere bool          // none is
-	away       page.Set      // image addresses of shared memory that was missing when the last mapping that showed it went
-	stays      bool          // it misses nothing but what is away
-	lastWake   page.Addr
-	wakes      int
+	earlyFirst [2]page.Range     // see firstUnsettled
+	earlySince int64             // since when it is that; 0: all is settled
+	hidden     bool              // what calls its threads are in may not be read
+	sharedNext int               // no page of shared memory with a lower number is missing
+	sharedHere bool              // none is
+	away       page.Set          // image addresses of shared memory that was missing when the last mapping that showed it went
+	stays      bool              // it misses nothing but what is away
+	woken      map[page.Addr]int // how often a fault on a page that is there was answered by waking alone
 }
 
 // newSpace begins to serve m, that of a child which parent has forked, or of

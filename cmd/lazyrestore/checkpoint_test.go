@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os/signal"
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
@@ -94,5 +97,27 @@ func TestCheckpointRefusedAsJSON(t *testing.T) {
 	}
 	if !strings.Contains(stderr.String(), "\n  descriptor 8 (/dev/kvm): a device\n") {
 		t.Errorf("message %q", &stderr)
+	}
+}
+
+// Whatever a terminal or a scheduler ends a checkpoint with, it is given up in order: with the
+// code of a failure, and no image that another one has to clear away.
+func TestCheckpointIsInterrupted(t *testing.T) {
+	real := checkpointProcess
+	t.Cleanup(func() { checkpointProcess = real })
+	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP} {
+		if signal.Ignored(sig) {
+			continue // as this test was started, the command goes on ignoring it
+		}
+		checkpointProcess = func(ctx context.Context, _ int, _ lazyrestore.CheckpointOptions) (*lazyrestore.CheckpointResult, error) {
+			if err := unix.Kill(unix.Getpid(), sig); err != nil {
+				return nil, err
+			}
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}
+		if code := run([]string{"checkpoint", "4711"}, &bytes.Buffer{}, &bytes.Buffer{}); code != verb.Failed {
+			t.Errorf("%v: exit code %d, want %d", sig, code, verb.Failed)
+		}
 	}
 }

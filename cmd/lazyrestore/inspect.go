@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,7 +62,9 @@ func (c *command) inspectImage(path string, r *remote) error {
 	if _, ours := found.Manifest.Objects[image.ProcessObject]; ours {
 		text, err := img.ReadObject(ctx, image.ProcessObject)
 		if err == nil {
-			found.State, err = native.DecodeState(text)
+			if found.State, err = native.DecodeState(text); err != nil && !errors.Is(err, image.ErrVersion) {
+				err = &image.DamagedError{Object: image.ProcessObject, Frame: image.NoFrame, Err: err}
+			}
 		}
 		if err != nil {
 			return verb.AboutImage(path, err)

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/store"
 )
 
 // An image that was made of CRIU's has no name of the process, and one that a
@@ -27,5 +30,38 @@ func TestInspectionOfProcess(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.in, got, tt.want)
 		}
+	}
+}
+
+// A state that makes no sense is damage, also where the sums say that it was written so.
+func TestInspectOfMadeUpState(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "img")
+	staging, err := store.CreateDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := image.NewWriter(staging, image.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := w.Object(image.ProcessObject)
+	if err == nil {
+		_, err = o.Write([]byte("LRPROC1\nmade up"))
+	}
+	if err == nil {
+		err = o.Close()
+	}
+	if err == nil {
+		_, err = w.Finish(t.Context(), image.Manifest{})
+	}
+	if err == nil {
+		err = staging.Commit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr strings.Builder
+	if code := run([]string{"inspect", dir}, &stdout, &stderr); code != verb.Damaged || !strings.Contains(stderr.String(), image.ProcessObject) {
+		t.Errorf("exit code %d, want %d: %s", code, verb.Damaged, &stderr)
 	}
 }

@@ -79,7 +79,7 @@ func (v *verifyVerb) report(path string, r image.Report) error {
 	if more := len(r.Problems) - shownProblems; more > 0 {
 		fmt.Fprintf(&b, "  and %d more, which --json lists\n", more)
 	}
-	io.WriteString(v.Stderr, b.String())
+	io.WriteString(v.Stderr, verb.Printable(b.String()))
 	return verb.Status(verb.Damaged)
 }
 

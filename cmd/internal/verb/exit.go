@@ -146,7 +146,7 @@ func (c *Command) Fail(verb string, err error) int {
 	return ExitCode(err)
 }
 
-// tell writes an error for people.
+// Tell writes an error for people.
 func Tell(w io.Writer, verb string, err error) {
 	f := DescribeFailure(err)
 	var ours *ForegroundError
@@ -168,9 +168,9 @@ func (f Failure) Write(w io.Writer, verb, suffix string) {
 		before, after, _ := strings.Cut(f.Error, reasons)
 		b.WriteString(before + "refused" + after + suffix + ":")
 		for _, r := range f.Reasons {
-			b.WriteString("\n  " + r.What + ": " + r.Why)
+			b.WriteString("\n  " + line(r.What) + ": " + line(r.Why))
 			if r.Help != "" {
-				b.WriteString("\n      " + r.Help)
+				b.WriteString("\n      " + line(r.Help))
 			}
 		}
 	}
@@ -178,14 +178,14 @@ func (f Failure) Write(w io.Writer, verb, suffix string) {
 	if f.Hint != "" {
 		b.WriteString("  " + f.Hint + "\n")
 	}
-	io.WriteString(w, b.String())
+	io.WriteString(w, Printable(b.String()))
 }
 
 // Print writes text to standard output, unless JSON is what goes there. A failure is that
 // of the verb, unless it has Acted.
 func (c *Command) Print(text string) {
 	if !c.JSON {
-		c.write(text)
+		c.write(Printable(text))
 	}
 }
 
@@ -206,7 +206,7 @@ func (c *Command) note(err error) {
 // Note writes a message for people to standard error, unless -q.
 func (c *Command) Note(text string) {
 	if !c.Quiet {
-		io.WriteString(c.Stderr, "lazyrestore: "+text+"\n")
+		io.WriteString(c.Stderr, Printable("lazyrestore: "+text+"\n"))
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 
 // UntilEnded is a context that ends with the first signal that is to end the command.
 func UntilEnded() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), NotIgnored(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)...)
+	return signal.NotifyContext(context.Background(), NotIgnored(syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)...)
 }
 
 // NotIgnored are those of signals that the command was not started to ignore. nohup(1) has it ignore

@@ -286,12 +286,15 @@ func TestTenCycles(t *testing.T) {
 
 // Shared memory that is missing is not taken for holes.
 func TestSharedMemoryThroughCycles(t *testing.T) {
-	for _, scene := range []string{"shared-anonymous", "memory-file-mapped"} {
+	for _, scene := range []string{"shared-anonymous", "memory-file-mapped", "no-exec"} {
 		t.Run(scene, func(t *testing.T) {
 			t.Parallel()
 			s := start(t, scene)
 			for range 4 {
 				s.cycle(plainest, lazily)
+				if r := s.proc.Result(); r.LazyBytes < 256<<10 {
+					t.Errorf("%d bytes lazy, %d eager, want the shared memory among the first", r.LazyBytes, r.EagerBytes)
+				}
 			}
 			s.release()
 			s.well()

@@ -63,7 +63,7 @@ func (c *capture) object(id objectID, name, link string, st *unix.Stat_t) *objec
 	}
 	if seals, ok := o.seals(); ok && seals != unix.F_SEAL_SEAL {
 		s.More.Seals = uint64(seals) + 1
-		o.pinned = seals != 0
+		o.pinned = seals&(unix.F_SEAL_WRITE|unix.F_SEAL_FUTURE_WRITE) != 0 // nobody could bring its pages later
 	}
 	c.objects[id] = o
 	c.order = append(c.order, o)

@@ -91,8 +91,8 @@ func (r *reopener) lock() error {
 	for i := range r.st.Locks {
 		l := &r.st.Locks[i]
 		fd := r.opens[l.Open]
-		if fd < 0 {
-			continue // refused already
+		if fd < 0 || r.st.aboutItself(&r.st.Opens[l.Open]) {
+			continue // refused already; or /dev/null in the place of a file that the process opens, and locks
 		}
 		var err error
 		switch l.Kind {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -152,6 +153,10 @@ func (r *restorer) open(ctx context.Context) error {
 	}
 	if err != nil {
 		return objectError(image.ProcessObject, err)
+	}
+	if size > image.MaxProcess { // the manifest, which is read meanwhile, has not told what it should be
+		err := fmt.Errorf("%d bytes long, which is beyond %d", size, image.MaxProcess)
+		return &image.DamagedError{Object: image.ProcessObject, Frame: image.NoFrame, Err: err}
 	}
 	state, err := image.ReadWhole(ctx, r.src, image.ProcessObject, 0, size)
 	if err != nil {

@@ -26,6 +26,11 @@ const formatName = "lazyrestore-image"
 // MaxManifest is the size in bytes up to which a manifest is read.
 const MaxManifest = 1 << 20
 
+// MaxProcess is the size in bytes up to which a ProcessObject is read, and written: it is held in
+// memory as a whole, and a file says for nothing that it has terabytes. Mostly it is less
+// than a MiB, but what is queued in pipes and sockets is in it too.
+const MaxProcess = 256 << 20
+
 // The objects of an image, but for the pages, whose name depends on the codec.
 const (
 	ManifestObject = "manifest.json" // what the image is; written last
@@ -218,6 +223,9 @@ func (m *Manifest) check() error {
 		}
 		if o.Size < 0 || o.Size > maxObject {
 			return fmt.Errorf("size of %s: %d", name, o.Size)
+		}
+		if name == ProcessObject && o.Size > MaxProcess {
+			return fmt.Errorf("size of %s: %d, which is beyond %d", name, o.Size, MaxProcess)
 		}
 		if name == PagesObject(codec) && o.SHA256 == "" {
 			continue

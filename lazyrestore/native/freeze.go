@@ -278,11 +278,17 @@ func (f *Frozen) Dump(ctx context.Context, w *image.Writer, opts DumpOptions) er
 			return err
 		}
 	}
+	state := st.Encode()
+	if len(state) > image.MaxProcess {
+		f.c.refused.add("what is queued in pipes and sockets", "there is more of it than an image takes: "+image.ProcessObject+" would have "+strconv.Itoa(len(state))+" bytes",
+			"have it read before the checkpoint")
+		return f.c.refused.err()
+	}
 	out, err := w.Object(image.ProcessObject)
 	if err != nil {
 		return err
 	}
-	if _, err := out.Write(st.Encode()); err != nil {
+	if _, err := out.Write(state); err != nil {
 		out.Close()
 		return err
 	}

@@ -97,6 +97,7 @@ func schedOf(a, ordinary *unix.SchedAttr) Sched {
 // ownScheduling is what the new process inherits from the calling thread.
 type ownScheduling struct {
 	policy     uint64
+	priority   uint64
 	nice       int64
 	ioPriority uint64
 	timerSlack uint64
@@ -106,7 +107,15 @@ type ownScheduling struct {
 // inherits looks at the calling thread.
 func (o *ownScheduling) inherits() {
 	if a, err := unix.SchedGetAttr(0, 0); err == nil {
-		o.policy, o.nice = uint64(a.Policy), int64(a.Nice)
+		o.policy, o.priority, o.nice = uint64(a.Policy), uint64(a.Priority), int64(a.Nice)
+		// See sched_fork in the kernel's kernel/sched/core.c.
+		switch realTime := a.Policy == unix.SCHED_FIFO || a.Policy == unix.SCHED_RR || a.Policy == unix.SCHED_DEADLINE; {
+		case a.Flags&unix.SCHED_FLAG_RESET_ON_FORK == 0:
+		case realTime:
+			o.policy, o.priority, o.nice = unix.SCHED_NORMAL, 0, 0
+		default:
+			o.nice = max(o.nice, 0)
+		}
 	}
 	if prio, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_GET, ioprioWhoProcess, 0, 0); errno == 0 {
 		o.ioPriority = uint64(prio)
@@ -155,7 +164,7 @@ func (b *builder) schedulingSteps(t *table, th *Thread) {
 		t.call("set the scheduling", unix.SYS_SCHED_SETATTR, 0, b.schedAttr(th), 0)
 		return
 	}
-	if th.Policy != own.policy {
+	if th.Policy != own.policy || th.Priority != own.priority {
 		addr, param := b.prog.alloc(8)
 		binary.NativeEndian.PutUint32(param, uint32(th.Priority))
 		t.call("set the scheduling policy", unix.SYS_SCHED_SETSCHEDULER, 0, th.Policy, addr)

@@ -35,6 +35,15 @@ func TestSharedMemoryGrowsOverWhatIsShownElsewhere(t *testing.T) {
 		s.checkAt(t, s.Thread, grown+32*page.Size, 32*page.Size, 32*page.Size)
 		s.checkAt(t, s.Thread, moved, 32*page.Size, 32*page.Size)
 	})
+	t.Run("removed where it has grown", func(t *testing.T) {
+		s, grown, moved := apart(t)
+		s.checkAt(t, s.Thread, moved, 32*page.Size, 8*page.Size) // it is there, and no fault tells of the growth
+		s.Madvise(grown+36*page.Size, 8*page.Size, unix.MADV_REMOVE).Wait(t)
+		zero(t, s.Thread, moved+4*page.Size, 8*page.Size)
+		zero(t, s.Thread, grown+36*page.Size, 8*page.Size)
+		s.checkAt(t, s.Thread, grown+44*page.Size, 44*page.Size, 20*page.Size)
+		s.checkAt(t, s.Thread, moved, 32*page.Size, 4*page.Size)
+	})
 	t.Run("by a forked child", func(t *testing.T) {
 		s := serveChild(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, pager: Options{Background: None}})
 		child, pid := s.Fork(t)

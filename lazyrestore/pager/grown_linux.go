@@ -279,3 +279,43 @@ func (r *reader) loseGrown(f fault, at page.Addr) bool {
 	r.finish(f, v)
 	return true
 }
+
+// removeGrown has all forget what was removed of shared memory by way of a mapping that has grown to there, of which the layout does
+// not know: it is zero wherever it is shown. The kernel tells of the removal before it does it, and of what changes the mapping, so that
+// it is seen what that shows.
+func (r *reader) removeGrown(s *space, from page.Range) {
+	if !s.shared || s.pid == 0 || !s.apart && !s.mayLoseShared() {
+		return
+	}
+	unknown := page.SetOf(from)
+	for i := s.search(from.Start); i < len(s.byProc) && s.byProc[i].Start < from.End; i++ {
+		unknown.Remove(s.byProc[i].Range)
+	}
+	if unknown.Empty() {
+		return
+	}
+	vmas, err := proc.ReadMaps(s.pid)
+	if err != nil || hasEnded(s.u) {
+		r.world.noteRemoved(s.model, from) // as of a forked child
+		return
+	}
+	var shown page.Set
+	for i := range vmas {
+		for _, o := range s.objects {
+			for part := range unknown.Within(vmas[i].Range) {
+				if isOf(&vmas[i], o) {
+					shown.Add(part.Shift(o.Start + page.Addr(vmas[i].Offset) - vmas[i].Start).Intersect(o.Range))
+				}
+			}
+		}
+	}
+	if shown.Empty() {
+		return
+	}
+	for at := range shown.All() {
+		r.world.removeShared(at)
+	}
+	if err := r.journal.compact(r.world); err != nil { // no event says it to a successor
+		r.log.Warn("the state cannot be written anew", "error", err)
+	}
+}

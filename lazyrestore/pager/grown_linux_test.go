@@ -128,7 +128,7 @@ func TestSharedObjectGrows(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := &world{}
-		m := w.add(3, 1, l)
+		m := w.add(3, 0, l)
 		w.remove(m, event{kind: eventRemove, from: page.RangeOf(a.Start+6*page.Size, 8*page.Size)})
 		if want := page.SetOf(page.RangeOf(a.Image+6*page.Size, 2*page.Size)); !slices.Equal(slices.Collect(w.removed.All()), slices.Collect(want.All())) {
 			t.Errorf("%v is taken for removed, want %v", slices.Collect(w.removed.All()), slices.Collect(want.All()))

@@ -258,32 +258,36 @@ func (w *world) remove(m *model, e event) {
 	if e.kept && m.shares(e.from) {
 		return // a range of one event lies in one mapping
 	}
-	w.noteRemoved(m, e)
+	if m.pid == 0 && !e.kept { // else it is seen (removeGrown)
+		w.noteRemoved(m, e.from)
+	}
 	whole, _ := m.wholePages(e.from)
 	for _, gone := range m.forget(whole) {
 		if !gone.Shared {
 			continue
 		}
 		m.emptied = true
-		w.removed.Add(gone.ImageRange())
-		for _, other := range w.spaces {
-			var also []page.Range
-			other.places(gone.ImageRange(), func(p page.Mapping) { also = append(also, p.Range) })
-			for _, r := range also {
-				other.forget(r)
-				other.emptied = true
-			}
+		w.removeShared(gone.ImageRange())
+	}
+}
+
+// removeShared makes the image range r, of shared memory, zero wherever it is mapped.
+func (w *world) removeShared(r page.Range) {
+	w.removed.Add(r)
+	for _, other := range w.spaces {
+		var also []page.Range
+		other.places(r, func(p page.Mapping) { also = append(also, p.Range) })
+		for _, r := range also {
+			other.forget(r)
+			other.emptied = true
 		}
 	}
 }
 
-// noteRemoved notes what may be removed where shared memory has grown to, of which the books do not know.
-func (w *world) noteRemoved(m *model, e event) {
-	if e.kept {
-		return
-	}
-	unknown := page.SetOf(e.from)
-	for r := range m.registered.Within(e.from) {
+// noteRemoved notes what may be removed, of from, where shared memory has grown to, of which the books do not know.
+func (w *world) noteRemoved(m *model, from page.Range) {
+	unknown := page.SetOf(from)
+	for r := range m.registered.Within(from) {
 		unknown.Remove(r)
 	}
 	for r := range unknown.All() {

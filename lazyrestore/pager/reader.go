@@ -292,6 +292,7 @@ func (r *reader) changed(s *space, m *uffd.Msg, seen seenCalls) error {
 				r.loseUnseen(s, part, fmt.Errorf("%v: %w", part, errPartRemoved))
 			}
 		}
+		r.removeGrown(s, e.from)
 	}
 	return r.change(s, e)
 }

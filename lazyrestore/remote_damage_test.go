@@ -117,9 +117,9 @@ func TestOneBitTurnsOver(t *testing.T) {
 			}
 			at := damage.at
 			if at == 0 {
-				at = unlike(b, len(b)/2)
+				at = unlike(b, len(b)/2) + markerBytes - 1
 			}
-			f := flipper{marker: b[at : at+markerBytes]}
+			f := flipper{marker: b[max(0, at+1-markerBytes) : at+1]}
 			root := t.TempDir()
 			s.publish(root, "img", newSite(t, root))
 			opts := filling
@@ -146,7 +146,7 @@ func unlike(b []byte, at int) int {
 	return at
 }
 
-// A flipper turns over the first bit of a marker, the first time that it comes.
+// A flipper turns over a bit of the last byte of a marker, the first time that it comes. It may come in parts.
 type flipper struct {
 	marker []byte
 	done   atomic.Bool
@@ -157,18 +157,21 @@ func (f *flipper) dial(ctx context.Context, server client.Server) (client.Conn, 
 	if err != nil {
 		return nil, err
 	}
-	return flipped{c, f}, nil
+	return &flipped{Conn: c, f: f}, nil
 }
 
 type flipped struct {
 	net.Conn
-	f *flipper
+	f    *flipper
+	last []byte // of what was read, less than a marker
 }
 
-func (c flipped) Read(p []byte) (int, error) {
+func (c *flipped) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if i := bytes.Index(p[:n], c.f.marker); i >= 0 && !c.f.done.Swap(true) {
-		p[i] ^= 1
+	all := append(c.last, p[:n]...)
+	if i := bytes.Index(all, c.f.marker); i >= 0 && !c.f.done.Swap(true) {
+		p[i+len(c.f.marker)-1-len(c.last)] ^= 1
 	}
+	c.last = bytes.Clone(all[max(0, len(all)-len(c.f.marker)+1):])
 	return n, err
 }

@@ -262,7 +262,7 @@ func TestKillAndResume(t *testing.T) {
 func TestKillTwice(t *testing.T) {
 	criutest.Need(t)
 	images := t.TempDir()
-	s := criutest.Start(t, "changes", 16)
+	s := criutest.Start(t, "changes-held", 16) // or all might be over before a kill
 	s.Dump(t, images)
 	d := start(t, images, "--background", "none")
 	s.Restore(t, images, "--lazy-pages")
@@ -271,6 +271,7 @@ func TestKillTwice(t *testing.T) {
 	d = start(t, images, "--background", "none", "--resume")
 	d.kill(t)
 	d = start(t, images, "--resume")
+	s.Tell(t, "check")
 	s.Wait(t)
 	d.wait(t)
 }

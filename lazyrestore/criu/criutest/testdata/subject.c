@@ -194,10 +194,13 @@ static void tree(void) {
 	check("private memory", cow, n, 2);
 }
 
-// changes does to its memory, while it is missing, all that a process may.
-static void changes(void) {
+// changes does to its memory, while it is missing, all that a process may. If held, it
+// touches the last of it when DIR/check comes.
+static void changes(int held) {
 	size_t n = mib << 20, q = n / 4;
 	char *a = map(n, MAP_PRIVATE), *b = map(n, MAP_PRIVATE), *c = map(n, MAP_PRIVATE);
+	char *last = held ? map(n, MAP_PRIVATE) : 0;
+	if (held) fill(last, n, 4);
 	fill(a, n, 1);
 	fill(b, n, 2);
 	fill(c, n, 3);
@@ -239,6 +242,9 @@ static void changes(void) {
 	check_from("memory", c + 2 * q, n - 2 * q, 3, 2 * q / PAGE);
 	join(early, "the early child");
 	join(late, "the late child");
+	if (!held) return;
+	await("check");
+	check("the last memory", last, n, 4);
 }
 
 // event does one thing to its memory when DIR/go comes, says so, and looks at
@@ -296,7 +302,8 @@ int main(int argc, char **argv) {
 	if (!strcmp(argv[1], "plain")) plain();
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "tree")) tree();
-	else if (!strcmp(argv[1], "changes")) changes();
+	else if (!strcmp(argv[1], "changes")) changes(0);
+	else if (!strcmp(argv[1], "changes-held")) changes(1);
 	else event(argv[1]);
 	return 0;
 }

@@ -422,7 +422,7 @@ func greet(t *testing.T, nc net.Conn) {
 // connection is: it ends for silence.
 func TestHalfAMessageOfABusyClient(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, ServerOptions{IdleTime: 400 * time.Millisecond, WriteTime: time.Hour})
+	s := newSite(t, ServerOptions{IdleTime: 2 * time.Second, WriteTime: time.Hour})
 	p := smallBuffers(t, s.listenTCP(t))
 	p.greet(1)
 	p.mustOpen()

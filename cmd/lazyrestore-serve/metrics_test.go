@@ -107,7 +107,7 @@ func TestPrometheus(t *testing.T) {
 	s := used(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf("scrape_configs:\n- job_name: lazyrestore\n  scrape_interval: 200ms\n  scrape_timeout: 200ms\n  static_configs:\n  - targets: [%q]\n",
+	text := fmt.Sprintf("scrape_configs:\n- job_name: lazyrestore\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  static_configs:\n  - targets: [%q]\n",
 		strings.TrimSuffix(strings.TrimPrefix(s.Metrics, "http://"), "/metrics"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func TestPrometheus(t *testing.T) {
 		_ = prometheus.Wait()
 	}()
 	query := "http://" + address + "/api/v1/query?query=" + url.QueryEscape(`lazyrestore_server_read_duration_seconds_count{lane="demand"}`)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for {
 		got, err := sample(ctx, query)

@@ -72,7 +72,13 @@ func TestEnteredKeeper(t *testing.T) {
 		t.Fatalf("the command has children %v, want its keeper", list)
 	}
 	awaitKeeper(t, list[0])
-	ours, theirs := descriptors(t, strconv.Itoa(cmd.Process.Pid)), descriptors(t, list[0])
+	var ours, theirs []byte // which are those of one moment once the command does nothing but wait
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		ours, theirs = descriptors(t, strconv.Itoa(cmd.Process.Pid)), descriptors(t, list[0])
+		if bytes.Contains(ours, []byte("socket:")) && bytes.Equal(ours, theirs) {
+			break
+		}
+	}
 	if !bytes.Contains(ours, []byte("socket:")) || !bytes.Equal(ours, theirs) {
 		t.Errorf("the command has open:\n%s\nits keeper:\n%s", ours, theirs)
 	}

@@ -247,8 +247,13 @@ func TestTakenID(t *testing.T) {
 	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
-	tids, err := proc.ReadTasks(os.Getpid())
+	threads, err := proc.NewTracer() // a thread that stays
 	if err != nil {
+		t.Fatal(err)
+	}
+	defer threads.Close()
+	var tid int
+	if err := threads.Do(func() error { tid = unix.Gettid(); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	me := regexp.QuoteMeta(named(os.Getpid()))
@@ -258,7 +263,7 @@ func TestTakenID(t *testing.T) {
 		why, help string
 	}{
 		{"a process", os.Getpid(), `^another process has it \(.+\)$`, "wait until"},
-		{"a thread", tids[len(tids)-1], "^a thread of process " + me + " has it$", "wait until"},
+		{"a thread", tid, "^a thread of process " + me + " has it$", "wait until"},
 		{"a zombie", cmd.Process.Pid, "has ended, but process " + me + ", its parent, has not waited", "have the parent wait"},
 		{"nobody any more", 1<<22 + 1, "^another process has it$", "wait until"},
 	}

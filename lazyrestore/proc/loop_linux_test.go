@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -98,10 +100,18 @@ func TestCloneExec(t *testing.T) {
 	}
 }
 
-// freePID is an id that no process has just now.
+// freePID is an id that no process has just now, nor is soon given: they are given in turn.
 func freePID(t *testing.T) int {
 	t.Helper()
-	for pid := 30000; pid < 32000; pid++ {
+	text, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid := limit - 1; pid > limit-2000; pid-- {
 		if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 			return pid
 		}

@@ -96,6 +96,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if done, err := o.Daemonize(args); done || err != nil {
 		return criucli.Exit(stderr, name, err)
 	}
+	verb.OutliveReaders()
 	ctx, stop := verb.UntilEnded()
 	defer stop()
 	lock, err := lockDir(ctx, o) // before the log, which may be that of who serves

@@ -105,6 +105,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	defer log.Close()
 	logger := o.NewLogger(log, "page-server")
+	verb.OutliveReaders()
 	ctx, stop := verb.UntilEnded()
 	defer stop()
 	if err := serve(ctx, o, logger); err != nil {

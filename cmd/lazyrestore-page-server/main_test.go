@@ -80,7 +80,9 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 	defer r.Close()
 	p := &process{cmd: cmd, done: make(chan error, 1)}
 	cmd.ExtraFiles = []*os.File{w}
-	cmd.Stderr = &p.err
+	if cmd.Stderr == nil {
+		cmd.Stderr = &p.err
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -115,6 +115,7 @@ func (v *serveVerb) run(dirs []string) error {
 		return err
 	}
 	catalog.MaxFiles = images
+	verb.OutliveReaders()
 	// Before anything listens: who sees the server may end it.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, verb.NotIgnored(syscall.SIGTERM, syscall.SIGINT)...)

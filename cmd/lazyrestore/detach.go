@@ -133,6 +133,7 @@ func (v *restoreVerb) daemon() error {
 	defer stop()
 
 	s, err := v.start(ctx, nil)
+	verb.OutliveReaders()
 	report := detachedReport{ExitCode: verb.ExitCode(err)}
 	if err != nil {
 		f := verb.DescribeFailure(err)

@@ -50,6 +50,7 @@ func (v *restoreVerb) foreground() error {
 		return err
 	}
 	started <- s
+	verb.OutliveReaders() // not before: it takes time, and until here nobody is left waiting
 	v.warn(s.Result())
 	if jsonFile != nil {
 		v.noteError(verb.WriteJSON(jsonFile, s.Result()))

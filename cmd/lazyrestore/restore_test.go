@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,6 +87,34 @@ func TestForegroundEndsAsTheProcess(t *testing.T) {
 	}
 }
 
+// Who reads the messages of a restore may end first: the process that runs still needs it.
+func TestForegroundOutlivesItsReader(t *testing.T) {
+	fakeRestore(t, "exit 3")
+	r, w, err := os.Pipe()
+	if err == nil {
+		err = r.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	saved, err := unix.FcntlInt(2, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(saved)
+	if err := unix.Dup3(int(w.Fd()), 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	code := run([]string{"restore", "img"}, io.Discard, os.Stderr)
+	if err := unix.Dup3(saved, 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	if code != 3 {
+		t.Errorf("exit code %d, want 3", code)
+	}
+}
+
 func TestForegroundPassesSignalsOn(t *testing.T) {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP, unix.SIGINT, unix.SIGXCPU} {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
@@ -94,7 +123,8 @@ func TestForegroundPassesSignalsOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			name := strings.TrimPrefix(unix.SignalName(sig), "SIG")
-			fakeRestore(t, "trap 'exit 42' "+name+"; echo >"+ready+"; while :; do read x <"+ready+"; done")
+			// No wait without end: a signal that comes just before one begins is looked at behind it.
+			fakeRestore(t, "trap 'exit 42' "+name+"; echo >"+ready+"; while :; do sleep 0.01; done")
 			done := make(chan int)
 			go func() { done <- run([]string{"restore", "-q", "img"}, &bytes.Buffer{}, &bytes.Buffer{}) }()
 			if _, err := os.ReadFile(ready); err != nil {

@@ -19,3 +19,7 @@ func UntilEnded() (context.Context, context.CancelFunc) {
 func NotIgnored(signals ...os.Signal) []os.Signal {
 	return slices.DeleteFunc(signals, signal.Ignored)
 }
+
+// OutliveReaders has a write to standard output or standard error that nobody reads any more fail, where else it
+// ends the command (os/signal has it under SIGPIPE): whoever waits for memory does not depend on who reads messages.
+func OutliveReaders() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

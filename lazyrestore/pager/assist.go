@@ -33,6 +33,7 @@ const (
 
 // makeRests makes room for some rests.
 func (r *reader) makeRests() {
+	_, r.dear = r.img.Source().(image.Prompt)
 	r.rests = make([]rest, min(max(restBytes/r.ChunkSize(), minRests), maxRests))
 	for i := range r.rests {
 		r.rests[i] = rest{frames: r.newFrames(), frame: -1}
@@ -52,15 +53,36 @@ func (r *reader) dropRests(s *space) {
 }
 
 // freeRest is the oldest rest. What it still has to install is left to the
-// background, or to the next fault.
+// background, or to the next fault, unless it would have to come over a network again.
 func (r *reader) freeRest() *rest {
 	r.latest = (r.latest + 1) % len(r.rests)
 	e := &r.rests[r.latest]
-	if e.s != nil {
+	if e.s != nil && !(r.dear && r.finishRest(e)) {
 		e.s.order.giveBack(e.frame)
 	}
 	e.s, e.frame, e.plain, e.again = nil, -1, nil, false
 	return e
+}
+
+// finishRest installs what is left of e, and reports whether that could be done now.
+func (r *reader) finishRest(e *rest) bool {
+	if e.plain == nil || e.s.ended.Load() {
+		return false
+	}
+	base, end := r.frameNumbers(e.frame)
+	for e.next < end {
+		to := min(end, e.next+oneCopy>>page.Shift)
+		switch out, err := r.install(e.s, e.plain, base, e.next, to); out {
+		case there:
+		case again, full:
+			return false
+		default:
+			r.judge(e.s, out, err)
+			return false
+		}
+		e.next = to
+	}
+	return true
 }
 
 // decoded is the plain data of a chunk that is at hand, in a span that begins

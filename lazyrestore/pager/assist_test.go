@@ -95,3 +95,53 @@ func TestAnotherPage(t *testing.T) {
 		}
 	}
 }
+
+// A promptly is a source that gives within moments what is far away.
+type promptly struct {
+	*imagetest.Mem
+	reads map[int64]int // of pages.lz4, by offset
+}
+
+func (p promptly) ReadNow(string, []byte, int64) (bool, error) { return false, nil }
+
+func (p promptly) ReadSoon(object string, b []byte, off int64) (bool, error) {
+	p.reads[off]++
+	return p.Mem.ReadNow(object, b, off)
+}
+
+// What has come over a network for one page does not come again for the others of its chunk,
+// however soon the reader needs its room: not where it is in memory, which costs less than to
+// install pages that nobody may want.
+func TestRestsOfANetwork(t *testing.T) {
+	const chunks, each = 2*maxRests + 3, 4
+	src := promptly{reads: map[int64]int{}}
+	se := fakeSession(t, chunks*each, func(m *imagetest.Mem) image.Source { src.Mem = m; return src })
+	s := fakeSpace(t, se, &fakeMemory{})
+	r := &reader{worker: *se.newWorker("reader")}
+	defer r.close()
+	r.makeRests()
+	defer r.dropRests(nil)
+	for i := range chunks * each {
+		r.pace.since, r.pace.last = r.now(), r.now()
+		at := testBase + page.Addr(i*11%chunks*each+i/chunks)<<page.Shift
+		run, ok := r.Lookup(at)
+		if !ok {
+			t.Fatal("no such page")
+		}
+		n := r.number(run, at)
+		if s.done.get(n) {
+			continue
+		}
+		if v := r.stored(fault{s: s, addr: at}, run, n); v != settled || !s.done.get(n) {
+			t.Fatalf("fault %d: %v", i, v)
+		}
+	}
+	for off, n := range src.reads {
+		if n != 1 {
+			t.Errorf("the chunk at %d has come %d times", off, n)
+		}
+	}
+	if len(src.reads) != chunks {
+		t.Errorf("%d chunks have come, want %d", len(src.reads), chunks)
+	}
+}

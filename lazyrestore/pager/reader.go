@@ -39,7 +39,8 @@ type reader struct {
 	head      int
 	held      []*offer // spans that the background has decoded
 	rests     []rest
-	latest    int // of rests
+	latest    int  // of rests
+	dear      bool // what they hold has come over a network
 	restTurn  bool
 	parked    []fault // on frames that the background is fetching
 	later     []fault // those that memory was short for, or descriptors

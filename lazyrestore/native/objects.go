@@ -247,17 +247,23 @@ func (r *reopener) sharedObject(s *SharedObject, id uint32) (int, error) {
 	if err := r.fillObject(fd, s, id); err != nil {
 		return -1, err
 	}
+	return fd, nil
+}
+
+// ownedAndSealed gives an object its owner, mode and seals, once it has been opened by all
+// descriptions: its mode may forbid that to who made it.
+func (r *reopener) ownedAndSealed(fd int, s *SharedObject) error {
 	if m := &s.More; m.Mode != 0 {
 		if err := r.giveAway(fd, m); err != nil {
-			return -1, fmt.Errorf("the memory of %s: %w", s.Name, err)
+			return fmt.Errorf("the memory of %s: %w", s.Name, err)
 		}
 	}
-	if seals := s.More.seals(); seals != 0 && !s.More.sealsLate() {
+	if seals := s.More.seals(); seals != 0 && !s.More.sealsLate() { // behind the mode, on which they depend
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-			return -1, fmt.Errorf("seal the memory of %s: %w", s.Name, err)
+			return fmt.Errorf("seal the memory of %s: %w", s.Name, err)
 		}
 	}
-	return fd, nil
+	return nil
 }
 
 // newObject makes an empty file without a name: on the disk it was on, if that

@@ -89,6 +89,14 @@ func (r *reopener) all(ctx context.Context) error {
 			return err
 		}
 	}
+	for i, fd := range r.shared {
+		if fd < 0 {
+			continue
+		}
+		if err := r.ownedAndSealed(fd, &r.st.Shared[i]); err != nil {
+			return err
+		}
+	}
 	r.spareEnds()
 	if err := r.lock(); err != nil {
 		return err

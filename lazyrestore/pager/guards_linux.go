@@ -201,7 +201,8 @@ func (r *reader) forgetGuarded(s *space) error {
 
 const (
 	// zapWakes is how often a fault on a page of private memory that is there is answered by waking
-	// alone before it is looked whether it was guarded meanwhile.
+	// alone before it is looked whether it was guarded meanwhile. It is looked again each time that this has doubled: where many
+	// threads have waited for the page it was there, and may be guarded later.
 	zapWakes = 16
 	// zapTime is for how long it is then known of all the mapping.
 	zapTime = int64(100 * time.Millisecond)
@@ -224,7 +225,7 @@ func (r *reader) wasZapped(f fault, wakes int) bool {
 		return false
 	}
 	z := &r.zapped
-	if known := z.s == s && z.Contains(f.addr) && r.now()-z.at < zapTime; !known && (wakes != zapWakes || !r.findZapped(f)) {
+	if known := z.s == s && z.Contains(f.addr) && r.now()-z.at < zapTime; !known && (!looksForZaps(wakes) || !r.findZapped(f)) {
 		return false
 	}
 	r.gate.shut()
@@ -238,6 +239,9 @@ func (r *reader) wasZapped(f fault, wakes int) bool {
 	}
 	return true
 }
+
+// looksForZaps reports whether it is looked for a zap when a page was woken for so many times.
+func looksForZaps(wakes int) bool { return wakes >= zapWakes && wakes&(wakes-1) == 0 }
 
 // findZapped looks for the mapping of f, and whether it is of that process: its pid may be another's. That of a forked
 // child is not known, nor so whether a fork wipes it. But private memory that misses what had come has no

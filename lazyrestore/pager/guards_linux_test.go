@@ -1,6 +1,7 @@
 package pager
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"testing"
@@ -109,6 +110,58 @@ func TestGuardsOverWhatHasComeToAChild(t *testing.T) {
 	zero(t, th, s.Addr(5), 8*page.Size)
 	s.checkAt(t, s.Thread, s.Start, 0, 64*page.Size)
 	th.Exit(0)
+}
+
+// So it is where many threads had waited for the page, which was there each time that it was looked for a guard.
+func TestGuardOverWhatManyHaveWaitedFor(t *testing.T) {
+	uffdtest.Need(t, "uffd")
+	c := uffdtest.Start(t, uffdtest.Options{Pages: 16, Features: events})
+	l, err := newLayout([]page.Mapping{{Range: page.RangeOf(page.Addr(c.Start), c.Length), Image: page.Addr(c.Start), PageSize: page.Size}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	books := &world{}
+	se := fakeSessionAt(t, page.Addr(c.Start), 16, plainSource)
+	s := newSpace(se.pages, books.add(c.FD.Fd(), c.Pid, l), c.FD, c.FD, nil)
+	defer s.guards.close()
+	se.spaces.Store(&[]*space{s})
+	j, err := newJournal(books)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	r := &reader{worker: *se.newWorker("reader"), world: books, journal: j, zeros: make([]byte, maxZero)}
+	defer r.close()
+	content := bytes.Repeat([]byte{7}, 16*page.Size)
+	if out, err := r.install(s, content, 0, 0, 16); out != there {
+		t.Fatal(out, err)
+	}
+	f := fault{s: s, addr: page.Addr(c.Addr(5))}
+	for range 2*zapWakes - 1 {
+		if v := r.wake(f, 5); v != settled {
+			t.Fatalf("one of many is %v", v)
+		}
+	}
+	if _, ok := s.find(f.addr); !ok {
+		t.Fatal("a page that is there is taken for a guard's")
+	}
+	guardAt(t, c.Threads[0], c.Addr(5), page.Size)
+	c.Threads[0].Madvise(c.Addr(5), page.Size, madvGuardRemove).Wait(t)
+	touch := c.Threads[0].Load(c.Addr(5))
+	for !touch.Ready(0) {
+		if _, ok := s.find(f.addr); !ok {
+			break // and zero from now on
+		}
+		if v := r.wake(f, 5); v != settled {
+			t.Fatalf("the one that was guarded is %v", v)
+		}
+	}
+	if got, err := touch.Result(); got != 0 || err != nil {
+		t.Errorf("what was guarded is %d, %v, want 0", got, err)
+	}
+	if err := se.lost.err(); err != nil {
+		t.Error(err)
+	}
 }
 
 // By the guards of another process memory would be lost: a pid may be another's by now.

@@ -264,11 +264,11 @@ func (r *reader) wake(f fault, n int) verdict {
 	if s.woken == nil {
 		s.woken = make(map[page.Addr]int)
 	}
-	if len(s.woken) == maxWoken {
+	wakes := s.woken[f.addr] + 1 // of each: two threads may take turns with two such pages
+	if wakes == 1 && len(s.woken) == maxWoken {
 		clear(s.woken)
 	}
-	s.woken[f.addr]++ // for each: two threads may take turns with two such pages
-	wakes := s.woken[f.addr]
+	s.woken[f.addr] = wakes
 	if wakes > 1 && r.wasZapped(f, wakes) {
 		return r.zero(f, page.Mapping{}, f.addr+page.Size)
 	}

@@ -188,7 +188,7 @@ func TestRefusesDescriptor(t *testing.T) {
 	}{
 		{"breaking-lease", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Locks: []string{"1: LEASE  BREAKING  READ 1 fe:00:2 0 EOF"}}}, "file lock"},
 		{"unknown-line", descriptor{link: "/dev/null", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)}, info: proc.FDInfo{Unknown: []string{"news: 1"}}}, "news: 1"},
-		{"gone-path", descriptor{link: "/nowhere/file", stat: file}, "leads nowhere"},
+		{"gone-path", descriptor{link: "/nowhere/file", self: "/proc/self/exe", stat: file}, "leads nowhere"},
 		{"device", descriptor{link: "/dev/fb0", stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(29, 0)}}, "state of this device"},
 		{"fifo", descriptor{link: "/nowhere/fifo", stat: unix.Stat_t{Mode: unix.S_IFIFO}}, "removed or replaced"},
 		{"epoll-target", descriptor{link: "anon_inode:[eventpoll]", stat: anon, info: proc.FDInfo{Epoll: []proc.EpollTarget{{FD: 8, Inode: 5}}}}, "no descriptor refers to it now"},

@@ -132,8 +132,8 @@ func (v *restoreVerb) daemon() error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 
-	s, err := v.start(ctx, nil)
 	verb.OutliveReaders()
+	s, err := v.start(ctx, nil)
 	report := detachedReport{ExitCode: verb.ExitCode(err)}
 	if err != nil {
 		f := verb.DescribeFailure(err)

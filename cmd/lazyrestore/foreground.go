@@ -38,6 +38,7 @@ func (v *restoreVerb) foreground() error {
 	defer stop()
 	go pass(signals, started, ended, cancel)
 
+	verb.OutliveReaders() // before the process runs, which may be before start says so
 	meter := newMeter(v.Stderr, v.foregroundProgress())
 	s, err := v.start(ctx, meter.report())
 	if err != nil {
@@ -50,7 +51,6 @@ func (v *restoreVerb) foreground() error {
 		return err
 	}
 	started <- s
-	verb.OutliveReaders() // not before: it takes time, and until here nobody is left waiting
 	v.warn(s.Result())
 	if jsonFile != nil {
 		v.noteError(verb.WriteJSON(jsonFile, s.Result()))

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,7 +53,13 @@ func fakeRestore(t *testing.T, script string) (opts *lazyrestore.RestoreOptions)
 	t.Helper()
 	opts = new(lazyrestore.RestoreOptions)
 	real := restoreImage
-	t.Cleanup(func() { restoreImage = real })
+	t.Cleanup(func() {
+		restoreImage = real
+		// What other tests start is not to inherit that SIGPIPE is ignored.
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, unix.SIGPIPE)
+		signal.Stop(c)
+	})
 	restoreImage = func(_ context.Context, _ string, o lazyrestore.RestoreOptions) (process, error) {
 		*opts = o
 		p := &fakeProcess{cmd: exec.Command("sh", "-c", script), resident: make(chan struct{})}
@@ -90,6 +98,12 @@ func TestForegroundEndsAsTheProcess(t *testing.T) {
 // Who reads the messages of a restore may end first: the process that runs still needs it.
 func TestForegroundOutlivesItsReader(t *testing.T) {
 	fakeRestore(t, "exit 3")
+	start := restoreImage
+	restoreImage = func(ctx context.Context, path string, o lazyrestore.RestoreOptions) (process, error) {
+		p, err := start(ctx, path, o)
+		fmt.Fprintln(os.Stderr, "a warning about a process that runs already")
+		return p, err
+	}
 	r, w, err := os.Pipe()
 	if err == nil {
 		err = r.Close()

@@ -24,13 +24,15 @@ func ofMemory(kind int64) bool { return kind == unix.TMPFS_MAGIC || kind == unix
 
 // fileSystem is the kind of a file system, as statfs(2) has it. Without it nobody knows
 // whether the files would be there after a restart: it is no kind of file system that is
-// not told, as where a pager has joined the mapping that link is of (fromProc).
+// not told, as where a pager has joined the mapping that link is of (fromProc). Only one that
+// has no such call, as a program's by way of FUSE, is none of those that matter.
 func (c *capture) fileSystem(dev uint64, link string) (int64, error) {
 	if kind, known := c.systems[dev]; known {
 		return kind, nil
 	}
 	var fs unix.Statfs_t
-	if err := unix.Statfs(link, &fs); err != nil {
+	err := unix.Statfs(link, &fs)
+	if err != nil && !errors.Is(err, unix.ENOSYS) {
 		return 0, fmt.Errorf("look at the file system of %s: %w", link, err)
 	}
 	if c.systems == nil {

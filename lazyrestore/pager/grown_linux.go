@@ -175,17 +175,18 @@ func touchesOthers(tid int) bool {
 }
 
 // parted reports whether between below, the nearest below a of the layout, and a there is memory that the layout has no place for, so
-// that it ends before that: that is private, unless shared memory was emptied or has moved away.
+// that it ends before that: that is private, unless it is shared memory that was emptied, or has moved away.
 func (m *model) parted(below page.Mapping, a page.Addr) bool {
-	if m.emptied {
-		return false
-	}
+	var private page.Set
 	for r := range m.registered.Within(page.Range{Start: below.End, End: a}) {
 		if !overlaps(&m.leaving, r) {
-			return true
+			private.Add(r)
 		}
 	}
-	return false
+	for r := range m.emptied.Within(page.Range{Start: below.End, End: a}) {
+		private.Remove(r)
+	}
+	return !private.Empty()
 }
 
 // extend has the layout know what st shows up to the page of f, and as far above it as all is stored: a fault there says that

@@ -15,7 +15,6 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
-	"github.com/lazyrestore/lazyrestore/uffd"
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
 
@@ -396,53 +395,6 @@ func TestGrownSharedMemoryAfterTakeOver(t *testing.T) {
 	zero(t, v.Thread, v.Addr(50), 4*page.Size)
 	zero(t, child, v.Addr(50), 4*page.Size)
 	v.checkAt(t, v.Thread, v.Addr(54), 54*page.Size, 10*page.Size)
-}
-
-// What private memory has grown by, of which the image knows nothing, is zero also above shared memory, and also for a forked child.
-func TestPrivateMemoryGrowsAboveShared(t *testing.T) {
-	s, sibling := growable(t)
-	defer sibling.Exit(0)
-	const n = 4 * page.Size
-	from := s.Start + 1<<30
-	s.Mmap(from, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED).Wait(t)
-	<-s.pager.Serving()
-	if _, err := s.pager.attached.fds[0].Register(from, n, uffd.ModeMissing); err != nil {
-		t.Fatal(err)
-	}
-	s.Mremap(from, n, n, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, s.Addr(40)).Wait(t)
-	s.Mremap(s.Addr(40), n, 2*n, 0, 0).Wait(t)
-	child, pid := s.Fork(t)
-	pid.Wait(t)
-	for name, th := range map[string]*uffdtest.Thread{"process": s.Thread, "child": child} {
-		if got, err := th.Load(s.Addr(46)).Result(); got != 0 || err != nil {
-			t.Errorf("%s: it holds %d, %v, want 0", name, got, err)
-		}
-	}
-	s.checkAt(t, s.Thread, s.Start, 0, 32*page.Size)
-	s.check(t, sibling)
-	child.Exit(0)
-}
-
-// What is removed of it is nothing of the shared memory.
-func TestPrivateMemoryIsRemovedAboveShared(t *testing.T) {
-	shared := page.Mapping{
-		Range: page.RangeOf(testBase, 8*page.Size), Image: page.ImageShared, PageSize: page.Size, Shared: true,
-		Object: page.Object{Range: page.RangeOf(page.ImageShared, 64*page.Size)},
-	}
-	for name, gap := range map[string]page.Addr{"further above": page.Size, "right above": 0} {
-		private := page.Mapping{Range: page.RangeOf(shared.End+gap, page.Size), Image: shared.End + gap, PageSize: page.Size}
-		l, err := newLayout([]page.Mapping{shared, private})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &world{}
-		m := w.add(3, 0, l)
-		w.remove(m, event{kind: eventRemove, from: private.Range})
-		w.remove(m, event{kind: eventRemove, from: page.RangeOf(private.End, 4*page.Size)})
-		if !w.removed.Empty() {
-			t.Errorf("%s: %v is taken for removed", name, slices.Collect(w.removed.All()))
-		}
-	}
 }
 
 // Shared memory that was removed is zero also for a successor that knows nothing of the removal.

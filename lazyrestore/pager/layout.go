@@ -25,7 +25,6 @@ type layout struct {
 	// covers it can begin.
 	longest uint64
 	shared  bool // there is shared memory among it, or was
-	emptied bool // shared memory of it may be mapped still, and hold zeros
 	apart   bool // shared memory that has a place may be shown elsewhere when a mapping grows
 }
 
@@ -112,13 +111,6 @@ func (l *layout) gap(a page.Addr, r page.Range) page.Range {
 		r.Start = max(r.Start, l.byProc[i-1].End)
 	}
 	return r
-}
-
-// mayShare reports whether there may be shared memory at a, which no mapping holds: what
-// was emptied, or what a mapping has grown by.
-func (l *layout) mayShare(a page.Addr) bool {
-	i := l.search(a)
-	return l.emptied || i > 0 && l.byProc[i-1].Shared
 }
 
 // places calls f with each mapping, cut to what lies in the image range r.
@@ -240,5 +232,5 @@ func (l *layout) move(from, to page.Addr, n uint64) {
 }
 
 func (l *layout) clone() layout {
-	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest, l.shared, l.emptied, l.apart}
+	return layout{slices.Clone(l.byProc), slices.Clone(l.byImage), l.longest, l.shared, l.apart}
 }

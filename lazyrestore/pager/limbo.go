@@ -269,7 +269,7 @@ func (m *model) empty(l leave) {
 func (m *model) shift(from, to page.Range) {
 	m.forget(to)
 	m.move(from.Start, to.Start, from.Len())
-	for _, s := range []*page.Set{&m.registered, &m.leaving} {
+	for _, s := range []*page.Set{&m.registered, &m.leaving, &m.emptied} {
 		var moved []page.Range
 		for r := range s.Within(from) {
 			moved = append(moved, r.Shift(to.Start-from.Start))
@@ -286,6 +286,7 @@ func (m *model) drop(r page.Range) {
 	m.forget(r)
 	m.registered.Remove(r)
 	m.leaving.Remove(r)
+	m.emptied.Remove(r)
 }
 
 // claim applies e, which tells of the vacancy i.
@@ -303,6 +304,7 @@ func (m *model) claim(i int, e event) {
 		m.vacant[j].back.cut(e.into())
 	}
 	grown := m.sharedGrowth(v.limbo())
+	m.moveEmptied(v.limbo(), e.to)
 	m.shift(v.limbo(), e.into())
 	m.registered.Add(e.into())
 	m.leaving.Remove(e.into())

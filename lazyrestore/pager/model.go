@@ -47,6 +47,7 @@ type model struct {
 	layout
 	registered page.Set  // where faults may come from, as far as is known
 	leaving    page.Set  // of that: what has moved away, and is not said to be unmapped yet
+	emptied    page.Set  // of that: where shared memory may be mapped that holds zeros, and is in the layout no more
 	held       []event   // that are early, as they were told
 	moving     bool      // the process has moved memory
 	taken      bool      // who had the uffd before may have it still; a successor's always is
@@ -187,7 +188,7 @@ func (w *world) changeMemory(m *model, e event) {
 func (m *model) fork(id uint32, fd int) *model {
 	return &model{
 		id: id, fd: fd, layout: m.layout.clone(),
-		registered: m.registered.Clone(), leaving: m.leaving.Clone(), held: slices.Clone(m.held),
+		registered: m.registered.Clone(), leaving: m.leaving.Clone(), emptied: m.emptied.Clone(), held: slices.Clone(m.held),
 		moving: m.moving, vacant: cloneVacant(m.vacant),
 	}
 }
@@ -211,6 +212,7 @@ func (m *model) remap(from page.Range, to page.Addr, stays bool) {
 	dest := page.RangeOf(to, from.Len())
 	m.apart = m.apart || m.shares(from)
 	grown := m.sharedGrowth(from)
+	m.moveEmptied(from, to)
 	m.forget(dest)
 	var shared []page.Mapping
 	for i := m.search(from.Start); stays && i < len(m.byProc) && m.byProc[i].Start < from.End; i++ {
@@ -232,6 +234,23 @@ func (m *model) remap(from page.Range, to page.Addr, stays bool) {
 	for _, r := range grown {
 		m.registered.Remove(r)
 		m.registered.Remove(r.Shift(to - from.Start))
+	}
+}
+
+// moveEmptied notes where what was emptied of from moves. What the books do not know there may be what that has grown by.
+func (m *model) moveEmptied(from page.Range, to page.Addr) {
+	if m.emptied.Empty() {
+		return
+	}
+	moved := page.SetOf(from)
+	for known := range m.registered.Within(from) {
+		moved.Remove(known)
+	}
+	for r := range m.emptied.Within(from) {
+		moved.Add(r)
+	}
+	for r := range moved.All() {
+		m.emptied.Add(r.Shift(to - from.Start))
 	}
 }
 
@@ -266,7 +285,7 @@ func (w *world) remove(m *model, e event) {
 		if !gone.Shared {
 			continue
 		}
-		m.emptied = true
+		m.emptied.Add(gone.Range)
 		w.removeShared(gone.ImageRange())
 	}
 }
@@ -279,7 +298,7 @@ func (w *world) removeShared(r page.Range) {
 		other.places(r, func(p page.Mapping) { also = append(also, p.Range) })
 		for _, r := range also {
 			other.forget(r)
-			other.emptied = true
+			other.emptied.Add(r)
 		}
 	}
 }
@@ -305,6 +324,13 @@ func (l *layout) shares(r page.Range) bool {
 		}
 	}
 	return false
+}
+
+// mayShare reports whether there may be shared memory at a, which no mapping of the layout holds: what
+// was emptied, or what a mapping has grown by.
+func (m *model) mayShare(a page.Addr) bool {
+	i := m.search(a)
+	return !m.emptied.Empty() || i > 0 && m.byProc[i-1].Shared
 }
 
 // sharesAny reports whether there may be shared memory that the image fills.

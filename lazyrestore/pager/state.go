@@ -282,7 +282,9 @@ func parseSpace(b []byte) (m *model, rest []byte, err error) {
 	if m.layout, err = newLayout(list); err != nil {
 		return nil, nil, fmt.Errorf("%w: space %d: %w", errState, m.id, err)
 	}
-	m.emptied = m.shared // for all that the snapshot says
+	if m.shared { // for all that the snapshot says
+		m.emptied = page.SetOf(page.Range{End: ^page.Addr(page.Size - 1)})
+	}
 	for i := range registered + leaving {
 		r := page.Range{Start: page.Addr(order64.Uint64(b)), End: page.Addr(order64.Uint64(b[8:]))}
 		if r.Empty() {

@@ -16,14 +16,24 @@ import (
 	"github.com/lazyrestore/lazyrestore/pageserver/client"
 )
 
-// A server is found out whose image is damaged, and another one asked.
+// Servers are found out whose image is damaged, and others asked, until one has it whole.
 func TestDamagedServer(t *testing.T) {
 	t.Parallel()
 	for _, damage := range []struct {
 		object string
 		from   int
-	}{{"process.bin", 0}, {"process.bin", 40}, {"eager.raw", 40}, {"pages.idx", 40}, {"pages.lz4", 40}, {"manifest.json", 40}} {
-		t.Run(fmt.Sprint(damage.object, " from ", damage.from), func(t *testing.T) {
+		places int
+		of     int // servers
+	}{
+		{"process.bin", 0, 5, 1},
+		{"process.bin", 40, 5, 1},
+		{"eager.raw", 40, 5, 1},
+		{"pages.idx", 40, 5, 1},
+		{"pages.lz4", 40, 5, 1},
+		{"pages.lz4", 40, 1, 8}, // more than there are tries with one server
+		{"manifest.json", 40, 5, 1},
+	} {
+		t.Run(fmt.Sprint(damage.object, " from ", damage.from, " of ", damage.of, " servers"), func(t *testing.T) {
 			t.Parallel()
 			s := start(t, "look")
 			s.checkpoint(plainest)
@@ -36,13 +46,17 @@ func TestDamagedServer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for i := damage.from; i < len(b); i += 1 + len(b)/5 {
+			for i := damage.from; i < len(b); i += 1 + len(b)/damage.places {
 				b[i] ^= 4
 			}
 			if err := os.WriteFile(file, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s.publish(good, "img", newSite(t, bad), newSite(t, good))
+			var sites []*site
+			for range damage.of {
+				sites = append(sites, newSite(t, bad))
+			}
+			s.publish(good, "img", append(sites, newSite(t, good))...)
 			s.restore(filling)
 			s.release()
 			s.well()

@@ -361,10 +361,11 @@ func (f *flaky) ReadRange(ctx context.Context, object string, p []byte, off int6
 	return f.lost
 }
 
-func (f *flaky) Reject(object string, off, n int64, err error) {
+func (f *flaky) Reject(object string, off, n int64, err error) (again bool) {
 	if object == image.ManifestObject && off == 0 && errors.Is(err, image.ErrDamaged) {
 		f.rejected++
 	}
+	return true
 }
 
 // A manifest that was damaged on its way is not believed, pinned or not, and read anew.

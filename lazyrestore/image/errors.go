@@ -26,6 +26,7 @@ type DamagedError struct {
 	Frame  int        // of the pages object, or NoFrame
 	Range  page.Range // of image addresses that cannot be had; empty where that is not known
 	Err    error      // what is wrong
+	Again  bool       // the source was told, and may give other bytes to the next read (Rejecter)
 }
 
 // Error names the object and the place in it.

@@ -202,9 +202,16 @@ func (im *Image) CheckObject(name string, b []byte) error {
 	return nil
 }
 
-// reject tells the source, if it wants to know, that it gave damaged bytes.
+// reject tells the source, if it wants to know, that it gave damaged bytes, and notes in
+// err, a DamagedError, whether it may give others.
 func (im *Image) reject(object string, off, n int64, err error) {
-	if r, ok := im.src.(Rejecter); ok {
-		r.Reject(object, off, n, err)
+	r, ok := im.src.(Rejecter)
+	if !ok {
+		return
+	}
+	again := r.Reject(object, off, n, err)
+	var d *DamagedError
+	if errors.As(err, &d) {
+		d.Again = again
 	}
 }

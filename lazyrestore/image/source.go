@@ -37,9 +37,12 @@ type Source interface {
 }
 
 // A Rejecter is a Source that wants to be told when bytes it gave turn out to
-// be damaged, so that a cache drops them or another server is tried.
+// be damaged, so that a cache drops them or another server is tried. Reject
+// reports whether another read may give other ones: a Source that has more than one
+// place to read from asks each, and where all have given damaged ones its reads fail
+// for a while, with an error that is not ErrDamaged.
 type Rejecter interface {
-	Reject(object string, off, n int64, err error)
+	Reject(object string, off, n int64, err error) (again bool)
 }
 
 // A Digester is a Source that knows the digest of the image before its manifest is

@@ -204,7 +204,7 @@ func (w *filler) fillSpan(ctx context.Context, first, n int) {
 	}
 	defer w.watch.filled(first, n, len(plain))
 	w.stats.fetched.Add(uint64(len(plain)))
-	w.stats.outage.over(w.log)
+	w.outage.over(w.log)
 	o.plain, o.first, o.n, o.next = plain, first, n, w.from(first)
 	if !w.giveWay() {
 		w.fillSpaces(ctx, plain, first, n)

@@ -19,7 +19,7 @@
 //     frame in memory, the reader fetches, checks, decodes and installs it at
 //     once: the page that is waited for, then the rest of the chunk.
 //  4. Else the fault joins the flight of that frame (demand.go): one fetch
-//     for all who wait, by a worker that has patience (fetch.go).
+//     for all who wait, by a worker that has patience (fetch.go, retries.go).
 //  5. Meanwhile background workers (background.go) fetch everything else,
 //     what lies near the latest faults first (order.go). While faults come
 //     they only decode, and the reader installs what they offer when no fault

@@ -40,7 +40,8 @@ func (p *Pager) load(ctx context.Context) error {
 			<-watched
 		}
 	}()
-	err := p.patiently(inner, p.Prepare)
+	rt := p.retries()
+	err := rt.patiently(inner, func() error { return p.Prepare(inner) })
 	if err != nil && errors.Is(context.Cause(inner), errEnded) {
 		return errEnded
 	}

@@ -2,18 +2,12 @@ package pager
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
 
 const (
-	firstBackoff = 5 * time.Millisecond
-	lastBackoff  = time.Second
-	// damagedTries is how often in a row a damaged frame is read: the source
-	// has been told, and may have another copy.
-	damagedTries = 3
 	// memoryBackoff is the longest wait between tries when memory is short.
 	memoryBackoff = 100 * time.Millisecond
 	// copyPause is how long to wait for the reader when the address space is
@@ -28,61 +22,12 @@ func (w *worker) fetch(ctx context.Context, frame int, lane image.Lane) ([]byte,
 
 // fetchBy is fetch with a reader of frames, whose the data is.
 func (w *worker) fetchBy(ctx context.Context, frames *image.FrameReader, frame int, lane image.Lane) (plain []byte, err error) {
-	err = w.patiently(ctx, "frame", frame, func() (err error) {
+	err = w.patiently(ctx, func() (err error) {
 		plain, err = frames.Read(ctx, frame, lane)
 		return err
 	})
 	w.stats.fetched.Add(uint64(len(plain)))
 	return plain, err
-}
-
-// patiently has read, which reads the what of number n, done again and again,
-// with growing pauses, until that is hopeless: it is damaged several times in a
-// row, or any other error for as long as Options.Retry where Options.OnLost is
-// not to wait. The error is then the last one; it is the context's if that
-// ended first.
-func (se *session) patiently(ctx context.Context, what string, n int, read func() error) error {
-	deadline := time.Now().Add(se.retry)
-	pause := firstBackoff
-	damaged := 0 // tries in a row
-	for try := 1; ; try++ {
-		err := read()
-		if err == nil {
-			se.stats.outage.over(se.log)
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		se.log.Debug("read failed", what, n, "try", try, "error", err)
-		if errors.Is(err, image.ErrDamaged) {
-			if damaged++; damaged >= damagedTries {
-				return err
-			}
-		} else {
-			damaged = 0
-			if se.onLost != Wait && time.Now().Add(pause).After(deadline) {
-				return err
-			}
-			se.stats.outage.failed(se.log, err)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-		pause = min(2*pause, lastBackoff)
-	}
-}
-
-// sleep waits for d, or until ctx is done and then gives its error.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // put runs do, an install of the pages numbered from i up to j into s, in

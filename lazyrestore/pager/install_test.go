@@ -122,9 +122,11 @@ func fakeSessionIn(t testing.TB, img *image.Image) *session {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(kickFD) })
+	stats := &counters{}
 	se := &session{
-		img: img, pages: table, stats: &counters{}, log: slog.New(slog.DiscardHandler), retry: time.Minute, onLost: Poison,
-		lost: &lostErrors{first: make(chan struct{})}, start: time.Now(), kickFD: kickFD,
+		img: img, pages: table, stats: stats,
+		retries: retries{retry: time.Minute, onLost: Poison, outage: &stats.outage, log: slog.New(slog.DiscardHandler)},
+		lost:    &lostErrors{first: make(chan struct{})}, start: time.Now(), kickFD: kickFD,
 	}
 	se.spaces.Store(new([]*space))
 	for i := range table.Segments() {

@@ -2,7 +2,6 @@ package pager
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -105,40 +104,6 @@ func (r *reader) poisonAt(f fault) (v verdict, did bool) {
 		return settled, false
 	default:
 		return r.judge(f.s, out, err), false
-	}
-}
-
-// patiently does what fetch does for frames for all else that has to be read:
-// it tries again until do is done, or damage found, or it is hopeless.
-func (p *Pager) patiently(ctx context.Context, do func(context.Context) error) error {
-	_, elsewhere := p.img.Source().(image.Rejecter) // told of damage, it may have it whole elsewhere
-	deadline := time.Now().Add(p.opts.Retry)
-	pause := firstBackoff
-	damaged := 0 // tries in a row
-	for {
-		err := do(ctx)
-		if err == nil {
-			p.stats.outage.over(p.opts.Logger)
-			return nil
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		if errors.Is(err, image.ErrDamaged) {
-			if damaged++; damaged >= damagedTries || !elsewhere {
-				return err
-			}
-		} else {
-			damaged = 0
-			if p.opts.OnLost != Wait && time.Now().Add(pause).After(deadline) {
-				return err
-			}
-			p.stats.outage.failed(p.opts.Logger, err)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-		pause = min(2*pause, lastBackoff)
 	}
 }
 

@@ -181,7 +181,7 @@ func (se *session) loadSegment(ctx context.Context, i int, lane image.Lane) erro
 		return nil
 	}
 	buf := se.pages.mem.alloc(se.pages.SegmentBytes(i))
-	return se.patiently(ctx, "index segment", i, func() error { return se.pages.Load(ctx, i, buf, lane) })
+	return se.patiently(ctx, func() error { return se.pages.Load(ctx, i, buf, lane) })
 }
 
 // wantRest has loadRest begin.

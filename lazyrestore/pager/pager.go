@@ -51,7 +51,8 @@ type Options struct {
 	// are processors if zero.
 	Workers int
 	// OnLost is what becomes of the process when a read fails and fails. A
-	// frame that is damaged each time never gets better: there Wait poisons.
+	// frame that is damaged, of a source that gives no other bytes, never gets
+	// better: there Wait poisons.
 	OnLost OnLost
 	// Retry is how long a read that fails is tried again before its pages are
 	// given up, with Kill and Poison; DefaultRetry if zero.
@@ -284,7 +285,7 @@ func (p *Pager) begin(start time.Time) (*session, error) {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
 	se := &session{
-		img: p.img, pages: p.table, stats: &p.stats, log: p.opts.Logger, retry: p.opts.Retry, onLost: p.opts.OnLost,
+		img: p.img, pages: p.table, stats: &p.stats, retries: p.retries(),
 		target: p.attached.target, start: start, kickFD: kickFD, lost: &p.lost,
 		background: p.opts.Background == Full,
 		trace:      p.opts.Trace,

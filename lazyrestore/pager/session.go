@@ -1,7 +1,6 @@
 package pager
 
 import (
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,12 +15,10 @@ import (
 // A session is one call of Serve: what the reader, the demand workers and the
 // background workers share.
 type session struct {
-	img    *image.Image
-	pages  *table
-	stats  *counters
-	log    *slog.Logger
-	retry  time.Duration
-	onLost OnLost
+	img   *image.Image
+	pages *table
+	stats *counters
+	retries
 	target Target
 	lost   *lostErrors
 

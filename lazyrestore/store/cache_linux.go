@@ -234,8 +234,8 @@ func (c *Cache) ReadSoon(object string, p []byte, off int64) (bool, error) {
 }
 
 // Reject is image.Rejecter's: the range is fetched anew. The source is told, if
-// that gave it.
-func (c *Cache) Reject(object string, off, n int64, err error) {
+// that gave it, and says whether it may give another one.
+func (c *Cache) Reject(object string, off, n int64, err error) (again bool) {
 	c.mu.Lock()
 	o := c.objects[object]
 	c.mu.Unlock()
@@ -244,9 +244,11 @@ func (c *Cache) Reject(object string, off, n int64, err error) {
 		fetched = o.forget(off, n)
 	}
 	c.log.Warn("damaged bytes", "object", object, "offset", off, "of the cache", !fetched, "error", err)
-	if under, ok := c.under.(image.Rejecter); ok && fetched {
-		under.Reject(object, off, n, err)
+	if !fetched {
+		return true
 	}
+	under, ok := c.under.(image.Rejecter)
+	return ok && under.Reject(object, off, n, err)
 }
 
 // Hits is how many bytes were read that were here.

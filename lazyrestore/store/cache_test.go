@@ -36,7 +36,10 @@ func (c *counted) ReadRange(ctx context.Context, object string, p []byte, off in
 	return err
 }
 
-func (c *counted) Reject(string, int64, int64, error) { c.rejected.Add(1) }
+func (c *counted) Reject(string, int64, int64, error) (again bool) {
+	c.rejected.Add(1)
+	return false
+}
 
 func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
 
@@ -173,7 +176,9 @@ func TestCacheReject(t *testing.T) {
 	if read() {
 		t.Fatal("the damage is not there")
 	}
-	c.Reject("pages.lz4", 90_000, 20_000, errors.New("checksum"))
+	if !c.Reject("pages.lz4", 90_000, 20_000, errors.New("checksum")) {
+		t.Error("damage of the cache's own is said to be the source's")
+	}
 	if under.rejected.Load() != 0 {
 		t.Error("the source was told of the cache's own damage")
 	}
@@ -186,7 +191,9 @@ func TestCacheReject(t *testing.T) {
 		t.Fatal(err)
 	}
 	under.damage.Store(false)
-	c.Reject("pages.lz4", 0, 20_000, errors.New("checksum"))
+	if c.Reject("pages.lz4", 0, 20_000, errors.New("checksum")) {
+		t.Error("what the source gives no better is said to be worth another read")
+	}
 	if under.rejected.Load() != 1 {
 		t.Errorf("the source was told %d times of what it gave", under.rejected.Load())
 	}

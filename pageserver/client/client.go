@@ -289,7 +289,7 @@ var (
 	ErrOtherImage = errors.New("the server has another image under this name")
 	ErrSilent     = errors.New("the server is silent")
 	ErrClosed     = errors.New("the client is closed")
-	ErrDamaging   = errors.New("every server gives damaged bytes")
+	ErrDamaging   = errors.New("every server that answers gives damaged bytes")
 )
 
 // An UnavailableError says why no server gives the image.

@@ -27,8 +27,8 @@ type origin struct {
 	server *server
 }
 
-// rejected is what was found damaged. A range that was, is asked for again
-// less and less often once every server has had its chance.
+// rejected is what was found damaged. A range that was is asked for again at once as
+// long as there is a server which has not had its chance, and then less and less often.
 type rejected struct {
 	mu      sync.Mutex
 	origins [keptOrigins]origin // guarded by mu: a ring
@@ -38,12 +38,14 @@ type rejected struct {
 
 // A hold is a range that was found damaged.
 type hold struct {
-	off   int64
-	n     int64
-	times int       // it was rejected
-	until time.Time // not to be asked for before
-	last  time.Time // when it was rejected last
-	err   error
+	off    int64
+	n      int64
+	by     []*server // who has given it damaged, in this round of them
+	rounds int       // after which no server was left
+	times  int       // it was rejected
+	until  time.Time // not to be asked for before
+	last   time.Time // when it was rejected last
+	err    error
 }
 
 // note remembers who gave the range of r, or each part of it.
@@ -78,8 +80,9 @@ func (rj *rejected) origin(object string, off, n int64) *server {
 	return nil
 }
 
-// damaged notes that the range was damaged, of however many servers.
-func (rj *rejected) damaged(object string, off, n int64, servers int, err error) {
+// damaged notes that s, which is nil if that is forgotten, has given the range damaged.
+// Where all that are up have by now, the range is held.
+func (rj *rejected) damaged(object string, off, n int64, s *server, up []*server, err error) {
 	rj.mu.Lock()
 	defer rj.mu.Unlock()
 	if rj.holds == nil {
@@ -99,8 +102,14 @@ func (rj *rejected) damaged(object string, off, n int64, servers int, err error)
 	}
 	h.times++
 	h.last, h.err = now, err
-	if rounds := h.times / servers; h.times%servers == 0 {
-		h.until = now.Add(min(firstHold<<min(rounds-1, 20), lastHold))
+	if s != nil && !slices.Contains(h.by, s) {
+		h.by = append(h.by, s)
+	}
+	left := slices.ContainsFunc(up, func(o *server) bool { return !slices.Contains(h.by, o) })
+	if s == nil || !left {
+		h.until = now.Add(min(firstHold<<min(h.rounds, 20), lastHold))
+		h.by = nil
+		h.rounds++
 	}
 }
 
@@ -134,19 +143,20 @@ func (rj *rejected) check(addr Address, object string, off int64, n int) error {
 var errDamaging = errors.New("it gave damaged bytes")
 
 // Reject is image.Rejecter's: the range is fetched anew, from another server
-// if there is one, and the server that gave it is left.
-func (c *Client) Reject(object string, off, n int64, err error) {
+// if there is one, and the server that gave it is left. Once all that answer have given it
+// damaged it cannot be had for a while, and the error is ErrDamaging.
+func (c *Client) Reject(object string, off, n int64, err error) (again bool) {
 	s := c.reject.origin(object, off, n)
 	c.early.drop(object)
 	c.ahead.drop(object, off, n)
-	c.reject.damaged(object, off, n, len(c.servers.list), err)
+	c.reject.damaged(object, off, n, s, c.servers.up(), err)
 	if s == nil {
-		return
+		return true
 	}
 	better := c.servers.damaging(s)
 	c.opts.Logger.Warn("a page server gave damaged bytes", "server", s.String(), "object", object, "offset", off, "error", err)
 	if !better {
-		return
+		return true
 	}
 	c.prompt.busy.Lock()
 	if c.prompt.server == s {
@@ -161,6 +171,7 @@ func (c *Client) Reject(object string, off, n int64, err error) {
 			k.close(errDamaging)
 		}
 	}
+	return true
 }
 
 func (rj *rejected) noteAll(blocks []*block) {

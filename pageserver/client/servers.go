@@ -130,6 +130,13 @@ func (ss *servers) damaging(s *server) bool {
 	return len(ss.list) > 1
 }
 
+// up is the servers that have not failed, or have answered since.
+func (ss *servers) up() []*server {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(ss.list), func(s *server) bool { return s.failures > 0 })
+}
+
 var errNotTried = errors.New("it was not tried again yet")
 
 // unavailable is the error that none can be had.

@@ -129,11 +129,12 @@ func (m *Mem) Size(ctx context.Context, object string) (int64, error) {
 	return int64(len(b)), nil
 }
 
-// Reject is image.Rejecter's: it is only noted.
-func (m *Mem) Reject(object string, off, n int64, err error) {
+// Reject is image.Rejecter's: it is only noted, for there are no other bytes.
+func (m *Mem) Reject(object string, off, n int64, err error) (again bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rejected = append(m.rejected, fmt.Sprintf("%s %d+%d: %v", object, off, n, err))
+	return false
 }
 
 // Rejected is what Reject was told so far.

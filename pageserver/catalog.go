@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -93,15 +92,15 @@ func look(path string) (root, []string, error) {
 	}
 	if _, err := os.Lstat(filepath.Join(abs, image.ManifestObject)); err == nil {
 		name := filepath.Base(abs)
-		if !validName(name) {
-			return root{}, nil, &fs.PathError{Op: "serve", Path: path, Err: fmt.Errorf("%q cannot be the name of an image: it begins with a dot or is too long", name)}
+		if !wire.ValidName(name) {
+			return root{}, nil, &fs.PathError{Op: "serve", Path: path, Err: fmt.Errorf("%q cannot be the name of an image: it begins with a dot, has spaces or control characters, or is too long", name)}
 		}
 		return root{path: abs, name: name}, []string{name}, nil
 	}
 	r := root{path: abs}
 	var names []string
 	for _, e := range entries {
-		if name := e.Name(); validName(name) {
+		if name := e.Name(); wire.ValidName(name) {
 			if _, err := os.Lstat(filepath.Join(abs, name, image.ManifestObject)); err == nil {
 				names = append(names, name)
 			}
@@ -116,12 +115,6 @@ func (r root) imagePath(name string) string {
 		return r.path
 	}
 	return filepath.Join(r.path, name)
-}
-
-// validName reports whether name may be that of an image: a name within a
-// directory, and not one of those under which images are written.
-func validName(name string) bool {
-	return name != "" && len(name) <= wire.MaxName && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
 }
 
 // Without symbolic links in the way that would lead out of the directory.
@@ -159,7 +152,7 @@ func (r root) openDir(name string) (int, error) {
 // release: the one with the digest wanted, if somebody has that open, be there another
 // one under the name by now. The error is a *wire.Error.
 func (c *Catalog) acquire(name string, digest []byte) (*held, error) {
-	if !validName(name) {
+	if !wire.ValidName(name) {
 		return nil, &wire.Error{Code: wire.CodeNoImage, Text: "not the name of an image"}
 	}
 	c.begin(name)
@@ -277,7 +270,7 @@ func (c *Catalog) reserve(name string, files int) error {
 		c.files += files
 		return nil
 	case files > c.MaxFiles:
-		return failure(wire.CodeFailed, "image %s: too many open files: it has %d, and this server may have %d open", name, files, c.MaxFiles)
+		return failure(wire.CodeFailed, "image %s: its %d files are too many: this server may have %d open; a higher limit of open files would do, or fewer connections", name, files, c.MaxFiles)
 	}
 	return failure(wire.CodeBusy, "image %s: its %d files are too many beside those that clients have open", name, files)
 }
@@ -351,7 +344,7 @@ func (r root) names() []string {
 	}
 	defer f.Close()
 	names, _ := f.Readdirnames(-1) // as far as it comes
-	return slices.DeleteFunc(names, func(name string) bool { return !validName(name) })
+	return slices.DeleteFunc(names, func(name string) bool { return !wire.ValidName(name) })
 }
 
 // summarize looks at one image, or remembers it. It reports whether there is one, and says

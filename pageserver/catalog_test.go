@@ -57,6 +57,7 @@ func TestNamesStayInside(t *testing.T) {
 	replaceBy("linked", "process.bin", func(path string) error {
 		return os.Symlink(filepath.Join(outside, "secret", "process.bin"), path)
 	})
+	writeImage(t, filepath.Join(s.dir, "my image"), map[string][]byte{"process.bin": {}})
 	writeImage(t, filepath.Join(s.dir, "fifo"), map[string][]byte{"process.bin": {}})
 	replaceBy("fifo", "process.bin", func(path string) error { return unix.Mkfifo(path, 0o600) })
 	writeImage(t, filepath.Join(s.dir, "device"), map[string][]byte{"process.bin": {}})
@@ -76,6 +77,7 @@ func TestNamesStayInside(t *testing.T) {
 		{"file", wire.CodeNoImage},
 		{".one.tmp-1", wire.CodeNoImage},
 		{"one/../../secret", wire.CodeNoImage},
+		{"my image", wire.CodeNoImage},
 		{strings.Repeat("x", wire.MaxName), wire.CodeNoImage},
 		{"linked", wire.CodeDamaged},
 		{"fifo", wire.CodeDamaged},
@@ -122,6 +124,10 @@ func TestList(t *testing.T) {
 		want = append(want, name)
 	}
 	want = append(want, "one")
+	// Those that no address can name.
+	for _, name := range []string{"my image", "tab\t", "line\n", "bell\a", "\x1b[31m", "\x7f", ".hidden"} {
+		writeImage(t, filepath.Join(s.dir, name), map[string][]byte{"process.bin": []byte(name)})
+	}
 	if err := os.Mkdir(filepath.Join(s.dir, "no-image"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -70,15 +70,55 @@ func TestFewDescriptors(t *testing.T) {
 	}
 }
 
-// An image for which there are too few descriptors is not said to be damaged.
+// An image for which there are too few descriptors is not said to be damaged. Where fewer
+// connections are asked for they are enough.
 func TestFewDescriptorsForAnImage(t *testing.T) {
 	dir := t.TempDir()
-	staging, err := store.CreateDir(filepath.Join(dir, "one"))
+	writeManyFiles(t, filepath.Join(dir, "one"), 100)
+	for _, tt := range []struct {
+		files  int
+		args   []string
+		refuse bool
+	}{{64, nil, true}, {256, nil, true}, {256, []string{"--max-connections", "64"}, false}} {
+		t.Run(fmt.Sprint(tt.files, tt.args), func(t *testing.T) {
+			s := limited(t, tt.files, append(tt.args, dir)...)
+			if !slices.Equal(s.Images, []string{"one"}) {
+				t.Errorf("images %q are listed: to look at one takes a few descriptors", s.Images)
+			}
+			nc := dial(t, s.Addresses[0])
+			defer nc.Close()
+			hello := wire.ClientHello{Version: wire.Version}.Append(nil)
+			if _, err := nc.Write(wire.Open{Image: 1, Name: "one"}.Append(hello, 1)); err != nil {
+				t.Fatal(err)
+			}
+			d := wire.NewDecoder(nc, wire.Client, 64)
+			m, err := d.Next()
+			if err == nil {
+				m, err = d.Next()
+			}
+			if !tt.refuse && err == nil && m.Type == wire.TypeOpened {
+				return
+			}
+			if err != nil || m.Type != wire.TypeError {
+				t.Fatalf("%v, %v", m, err)
+			}
+			e, err := wire.ParseError(m.Body)
+			if !tt.refuse || err != nil || e.Code != wire.CodeFailed || !strings.Contains(e.Text, "a higher limit of open files") {
+				t.Errorf("%v, %v", e, err)
+			}
+		})
+	}
+}
+
+// writeManyFiles writes an image of n objects and those that every image has.
+func writeManyFiles(t *testing.T, path string, n int) {
+	t.Helper()
+	staging, err := store.CreateDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w, err := image.NewWriter(staging, image.WriterOptions{})
-	for i := 0; err == nil && i < 100; i++ {
+	for i := 0; err == nil && i < n; i++ {
 		var o io.WriteCloser
 		if o, err = w.Object(fmt.Sprintf("core-%d.img", i)); err == nil {
 			err = o.Close()
@@ -92,27 +132,6 @@ func TestFewDescriptorsForAnImage(t *testing.T) {
 	}
 	if err != nil {
 		t.Fatal(err)
-	}
-	s := few(t, dir)
-	if !slices.Equal(s.Images, []string{"one"}) {
-		t.Errorf("images %q are listed: to look at one takes a few descriptors", s.Images)
-	}
-	nc := dial(t, s.Addresses[0])
-	defer nc.Close()
-	hello := wire.ClientHello{Version: wire.Version}.Append(nil)
-	if _, err := nc.Write(wire.Open{Image: 1, Name: "one"}.Append(hello, 1)); err != nil {
-		t.Fatal(err)
-	}
-	d := wire.NewDecoder(nc, wire.Client, 64)
-	m, err := d.Next()
-	if err == nil {
-		m, err = d.Next()
-	}
-	if err != nil || m.Type != wire.TypeError {
-		t.Fatalf("%v, %v", m, err)
-	}
-	if e, err := wire.ParseError(m.Body); err != nil || e.Code != wire.CodeFailed || !strings.Contains(e.Text, "too many open files") {
-		t.Errorf("%v, %v", e, err)
 	}
 }
 
@@ -167,12 +186,18 @@ const fewConnections = (64 - ownDescriptors) / 4 * 3
 // few starts a server with few descriptors.
 func few(t *testing.T, args ...string) *server {
 	t.Helper()
+	return limited(t, 64, args...)
+}
+
+// limited starts a server that may have so many files open.
+func limited(t *testing.T, files int, args ...string) *server {
+	t.Helper()
 	s := prepare(t, append([]string{"--port", "0"}, args...)...)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cmd.Path, s.cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -n 64; exec "$0" "$@"`, self}, s.cmd.Args[1:]...)
+	s.cmd.Path, s.cmd.Args = "/bin/sh", append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files), self}, s.cmd.Args[1:]...)
 	return s.start(t)
 }
 

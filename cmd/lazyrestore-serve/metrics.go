@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli"
 	"github.com/lazyrestore/lazyrestore/pageserver"
 	"github.com/lazyrestore/lazyrestore/pageserver/wire"
 )
@@ -93,6 +95,24 @@ func histogram(d *prometheus.Desc, h *pageserver.Histogram, lane string) prometh
 		}
 	}
 	return prometheus.MustNewConstHistogram(d, all, h.Sum.Seconds(), buckets, lane)
+}
+
+// checkMetrics looks whether address is one to listen on, or empty.
+func checkMetrics(address string) error {
+	if address == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return &cli.UsageError{
+			Problem: fmt.Sprintf("--metrics %s: %v", address, err),
+			Hint:    "it takes HOST:PORT, as 127.0.0.1:9480; without HOST, as :9480, all that reach this machine see the metrics",
+		}
+	}
+	return nil
 }
 
 // An exporter answers Prometheus.

@@ -57,6 +57,10 @@ func serve(c *verb.Command) *cli.Command {
 			refused, unless --insecure says that whoever reaches the port may read the images. An image has all that was in
 			the memory of its process.
 
+			Connections, and the files of images that clients have open, share the limit of open files (ulimit -n). Of one of
+			1024 that is 750 connections and 219 files, and an image of more files is refused; a higher limit lets it in, or a
+			smaller --max-connections. An image whose name has spaces or control characters is not served: no address could name it.
+
 			TERM and INT end the server: clients are told, what is in flight is finished. A second one ends it at
 			once. Sockets of systemd are used in place of --address and --port; readiness is told to systemd, too. Beside a
 			unix socket there is a file PATH.lock for as long as a server listens there.`,
@@ -80,7 +84,7 @@ func (v *serveVerb) flags() []cli.Flag {
 		{Name: "tls-key", Arg: "FILE", Value: cli.String(&v.tls.Key), Operand: cli.OperandFile, Usage: "The private key of --tls-cert (PEM)"},
 		{Name: "insecure", Value: cli.Bool(&v.insecure), Usage: "Serve beyond this machine without TLS: whoever reaches the port may read the images"},
 		{Name: "metrics", Arg: "HOST:PORT", Value: cli.String(&v.metrics), Usage: "Serve metrics for Prometheus by HTTP, at /metrics"},
-		{Name: "max-connections", Arg: "N", Value: noted{cli.Int(&v.opts.MaxConns, 1, 1<<20), &v.most}, Usage: "Serve at most N connections; one that has said nothing yet gives way to a new one"},
+		{Name: "max-connections", Arg: "N", Value: noted{cli.Int(&v.opts.MaxConns, 1, 1<<20), &v.most}, Usage: "Serve at most N connections; one that has said nothing yet gives way to a new one. Fewer leave more of the limit of open files to images"},
 		{Name: "idle-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.IdleTime, time.Second), Usage: "Close connections that are silent for TIME"},
 		{Name: "write-timeout", Arg: "TIME", Value: cli.Duration(&v.opts.WriteTime, 100*time.Millisecond), Usage: "Close connections that do not take a message within TIME"},
 		{Name: "stop-timeout", Arg: "TIME", Value: cli.Duration(&v.stopTime, 0), Usage: "When told to end, cut what is in flight after TIME"},
@@ -162,6 +166,9 @@ func (v *serveVerb) check() error {
 			given++
 		}
 	}
+	if err := checkMetrics(v.metrics); err != nil {
+		return err
+	}
 	switch {
 	case given != 0 && given != 3:
 		return &cli.UsageError{
@@ -190,8 +197,8 @@ func (n noted) Set(text string) error {
 // own files, its directories, those that images are opened by and a connection that is just accepted.
 const ownDescriptors = 24
 
-// fitConnections leaves a quarter of the descriptors to images, but for an eighth of that to
-// connections that are told that they are too many: those beyond would wait for a descriptor,
+// fitConnections leaves a quarter of the descriptors to images, and what connections do not need, but for
+// an eighth of the quarter to connections that are told that they are too many: those beyond would wait for a descriptor,
 // and nobody would tell them that the server is busy. It returns how many the images have.
 func (v *serveVerb) fitConnections() (images int) {
 	var files syscall.Rlimit
@@ -202,18 +209,18 @@ func (v *serveVerb) fitConnections() (images int) {
 	if v.metrics != "" {
 		own += 1 + maxScrapers
 	}
-	quarter := (files.Cur - min(files.Cur, own)) / 4
+	all := files.Cur - min(files.Cur, own)
+	quarter := all / 4
 	most := max(3*quarter, 1)
 	v.opts.MaxTold = int(min(max(quarter/8, 1), 64))
-	images = int(min(max(quarter, 2), math.MaxInt32)) - v.opts.MaxTold
-	if uint64(v.opts.MaxConns) <= most {
-		return images
+	if uint64(v.opts.MaxConns) > most {
+		if v.most {
+			v.log.Warn("the limit of open files allows fewer connections than --max-connections", "connections", most, "open files", files.Cur)
+		}
+		v.opts.MaxConns = int(most)
 	}
-	if v.most {
-		v.log.Warn("the limit of open files allows fewer connections than --max-connections", "connections", most, "open files", files.Cur)
-	}
-	v.opts.MaxConns = int(most)
-	return images
+	taken := uint64(v.opts.MaxConns + v.opts.MaxTold)
+	return int(min(max(all, taken+1)-taken, math.MaxInt32))
 }
 
 // tellReady tells whoever waits that clients can connect.

@@ -87,7 +87,7 @@ func ParseAddress(s string) (Address, error) {
 	if !ok {
 		return Address{}, badAddress(s, "it has no scheme, as in tcp://HOST:PORT/NAME")
 	}
-	if strings.ContainsAny(rest, "\x00\n\r\t ") {
+	if wire.HasBlanks(rest) {
 		return Address{}, badAddress(s, "it has spaces or control characters")
 	}
 	switch scheme {

@@ -128,7 +128,7 @@ func keptBy(calls []advice) (kept, removed page.Set) {
 // was not told in the end, and of what may be told since nothing was seen. Where it cannot be seen in
 // time what all are in, it has what was seen.
 func (r *reader) lookBefore(s *space, need func() bool) (seen seenCalls, ok bool) {
-	l, err := lookAt(r.ctx, s.pid, &r.patience, need)
+	l, err := lookAt(r.ctx, s.pid, &r.elders, &r.patience, need)
 	if noRoom(err) {
 		r.crowd(s, "a look at who raised it", err)
 		return seen, false

@@ -53,16 +53,16 @@ const (
 // errUnsure is of threads of which it could not be seen in time what they are in.
 var errUnsure = errors.New("it is not known what all threads are in")
 
-// lookAt looks at all threads of pid, or, where that is not known (0), of all processes but this one. Without
+// lookAt looks at all threads of pid, or, where that is not known (0), of all processes but this one and e. Without
 // an error it has seen each asleep once, or busy, or nothing was to be told any more, and it is idle. That one is seen
 // in a call is no reason to look no further: a thread has put its event into the queue a moment before it can be seen
 // to sleep, and one that was woken looks for a moment as if it slept still. With an error it has what was seen. Beyond
 // some yields it waits as long as p and ctx let it.
-func lookAt(ctx context.Context, pid int, p *patience, need func() bool) (l lookOut, err error) {
+func lookAt(ctx context.Context, pid int, e *elders, p *patience, need func() bool) (l lookOut, err error) {
 	l = lookOut{ran: map[string]*runTime{}, all: pid == 0}
 	defer l.close()
 	if l.all {
-		err = l.listAll()
+		err = l.listAll(e)
 	} else {
 		err = l.list(strconv.Itoa(pid))
 	}
@@ -91,14 +91,11 @@ func (l *lookOut) list(pid string) error {
 	return err
 }
 
-// listAll lists the threads of all processes, as far as there is room for that.
-func (l *lookOut) listAll() error {
-	all, err := os.ReadDir("/proc")
-	for _, p := range all {
-		if pid, e := strconv.Atoi(p.Name()); e != nil || pid == os.Getpid() {
-			continue
-		}
-		if e := l.list(p.Name()); noRoom(e) {
+// listAll lists the threads of all processes but e, as far as there is room for that.
+func (l *lookOut) listAll(e *elders) error {
+	pids, err := e.others()
+	for _, pid := range pids {
+		if e := l.list(strconv.Itoa(pid)); noRoom(e) {
 			err = e
 		}
 	}
@@ -309,7 +306,7 @@ func (r *reader) lookAround(s *space) error {
 	var calls []leave
 	sure := false
 	if s.pid != 0 && !s.hidden { // of a forked child it is not known
-		l, err := lookAt(r.ctx, s.pid, &r.patience, func() bool { return isChanging(s.u) })
+		l, err := lookAt(r.ctx, s.pid, nil, &r.patience, func() bool { return isChanging(s.u) })
 		if err != nil && r.ctx.Err() != nil {
 			return r.ctx.Err()
 		}

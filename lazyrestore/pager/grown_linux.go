@@ -2,7 +2,6 @@ package pager
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -137,7 +136,7 @@ func (r *reader) stretchAt(f fault) (st *stretch, v verdict) {
 			return st, settled
 		}
 	}
-	vmas, err := proc.ReadMaps(pid)
+	vmas, err := proc.ReadMapsIn(pid, page.RangeOf(f.addr, page.Size))
 	switch {
 	case noRoom(err):
 		return nil, starved
@@ -146,11 +145,10 @@ func (r *reader) stretchAt(f fault) (st *stretch, v verdict) {
 	case isChanging(f.s.u):
 		return nil, retry
 	}
-	i := slices.IndexFunc(vmas, func(v proc.VMA) bool { return v.Contains(f.addr) })
-	if i < 0 {
+	if len(vmas) == 0 {
 		return nil, settled
 	}
-	here := &vmas[i]
+	here := &vmas[0]
 	found := stretch{s: f.s, Range: here.Range, shared: here.Shared}
 	for _, o := range f.s.objects {
 		if isOf(here, o) {
@@ -295,7 +293,7 @@ func (r *reader) removeGrown(s *space, from page.Range) {
 	if unknown.Empty() {
 		return
 	}
-	vmas, err := proc.ReadMaps(s.pid)
+	vmas, err := proc.ReadMapsIn(s.pid, from)
 	if err != nil || hasEnded(s.u) {
 		r.world.noteRemoved(s.model, from) // as of a forked child
 		return

@@ -359,6 +359,7 @@ func (p *Pager) run(ctx context.Context, se *session) error {
 		}
 	})
 	r := &reader{worker: *se.newWorker("reader"), ctx: ctx, world: p.attached.world, journal: p.attached.journal, zeros: make([]byte, maxZero), requeue: -int64(requeuePause)}
+	r.elders.none = r.world.inherited // a child that was taken over may be one
 	r.makeRests()
 	r.openAhead()
 	close(p.serving)

@@ -54,6 +54,7 @@ type reader struct {
 	pace      pace
 	follower  follower
 	patience  patience
+	elders    elders
 	turns     turns
 	zapped    zapped
 	stretches []stretch     // that were looked at since anything has changed

@@ -161,7 +161,7 @@ func TestLooksHaveABudget(t *testing.T) {
 	look := func(fresh patience, seen func(err error) bool) bool {
 		for range 100 {
 			p = fresh
-			if _, err := lookAt(t.Context(), os.Getpid(), &p, need); seen(err) {
+			if _, err := lookAt(t.Context(), os.Getpid(), nil, &p, need); seen(err) {
 				return true
 			}
 		}
@@ -173,7 +173,7 @@ func TestLooksHaveABudget(t *testing.T) {
 	if !look(patience{}, func(err error) bool { return err == nil && p.spent > 0 }) || p.spent > 2*lookTime {
 		t.Errorf("a look has waited for %v", p.spent)
 	}
-	if l, err := lookAt(t.Context(), os.Getpid(), &p, func() bool { return false }); len(l.calls) > 0 || err != nil {
+	if l, err := lookAt(t.Context(), os.Getpid(), nil, &p, func() bool { return false }); len(l.calls) > 0 || err != nil {
 		t.Errorf("a look that is not needed finds %v, %v", l.calls, err)
 	}
 }

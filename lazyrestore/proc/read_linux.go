@@ -1,7 +1,9 @@
 package proc
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -227,6 +229,27 @@ func EachFD(pid int, f func(fd int, link []byte) error) error {
 // ReadProcesses lists all processes that are to be seen, in ascending order.
 func ReadProcesses() ([]int, error) { return readNumbers("/proc") }
 
+// A ProcessEntry is a process in the listing of /proc.
+type ProcessEntry struct {
+	PID   int
+	Inode uint64 // of its directory: another process that gets the id later has another one
+}
+
+// ReadProcessEntries lists all processes that are to be seen, in no order.
+func ReadProcessEntries() (list []ProcessEntry, err error) {
+	fd, err := open("/proc", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, fmt.Errorf("open /proc: %w", err)
+	}
+	defer unix.Close(fd)
+	err = eachDirent(fd, "/proc", func(name string, inode uint64) {
+		if v, err := strconv.Atoi(name); err == nil {
+			list = append(list, ProcessEntry{v, inode})
+		}
+	})
+	return list, err
+}
+
 // ReadTasks lists the threads of a process in ascending order.
 func ReadTasks(pid int) ([]int, error) { return readNumbers(pathOf(pid, "task")) }
 
@@ -266,8 +289,21 @@ func readNumbers(path string) ([]int, error) {
 // listNumbers is readNumbers of an open directory.
 func listNumbers(fd int, path string) ([]int, error) {
 	var nums []int
+	err := eachDirent(fd, path, func(name string, _ uint64) {
+		if v, err := strconv.Atoi(name); err == nil {
+			nums = append(nums, v)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(nums, cmp.Compare[int])
+	return nums, nil
+}
+
+// eachDirent calls f with the names and inodes of an open directory of /proc.
+func eachDirent(fd int, path string, f func(name string, inode uint64)) error {
 	buf := make([]byte, 8192)
-	var names []string
 	for {
 		n, err := unix.ReadDirent(fd, buf)
 		if errors.Is(err, unix.EINTR) {
@@ -277,18 +313,16 @@ func listNumbers(fd int, path string) ([]int, error) {
 			err = ErrNoProcess
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", path, err)
+			return fmt.Errorf("list %s: %w", path, err)
 		}
 		if n == 0 {
-			break
+			return nil
 		}
-		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
-		for _, name := range names {
-			if v, err := strconv.Atoi(name); err == nil {
-				nums = append(nums, v)
-			}
+		for rest := buf[:n]; len(rest) > 0; { // struct linux_dirent64: inode, offset, u16 length, type, name
+			length := binary.NativeEndian.Uint16(rest[16:])
+			name, _, _ := bytes.Cut(rest[19:length], []byte{0})
+			f(string(name), binary.NativeEndian.Uint64(rest))
+			rest = rest[length:]
 		}
 	}
-	slices.SortFunc(nums, cmp.Compare[int])
-	return nums, nil
 }

@@ -45,6 +45,7 @@ type conn struct {
 	in     *intake
 	dec    *wire.Decoder
 	heard  atomic.Int64  // when something came last, or was asked of a connection with nothing in flight
+	came   atomic.Int64  // bytes of payloads
 	ready  chan struct{} // closed when the image is open, or never will be
 	gone   chan struct{} // closed when the reader has ended
 
@@ -65,6 +66,7 @@ type conn struct {
 	leaving  bool
 	filling  *request // whose buffer the reader writes to
 	why      error    // the first reason to close
+	mark     mark
 }
 
 // newConn is a connection on which nothing was said.
@@ -346,6 +348,7 @@ func (k *conn) fill(r *request, room []byte) error {
 			return err
 		}
 		room = room[n:]
+		k.came.Add(int64(n))
 		if came += n; came >= slice || len(room) == 0 {
 			r.n += came // lane.mu is not needed: filling keeps others away
 			came = 0

@@ -21,8 +21,8 @@
 //
 // # When a server is lost
 //
-// A connection that ends, that is silent although it should answer, or that
-// says what makes no sense is closed. Its requests go to the next one as far
+// A connection that ends, that is silent although it should answer, gives next to nothing
+// though there is another server (crawl.go), or says what makes no sense is closed. Its requests go to the next one as far
 // as they are not answered, on the same server or on another (servers.go):
 // all of them can be asked twice. A server that has another image under the
 // name by now is asked for the one that was opened, and has that for as long as

@@ -256,16 +256,22 @@ func (l *lane) watchOne(k *conn) {
 	silent := time.Since(time.Unix(0, k.heard.Load()))
 	var out []byte
 	var listen, lost bool
+	var crawls error
 	switch {
 	case len(k.inflight) > 0:
 		lost = silent > l.client.opts.Timeout
 		listen = silent > l.client.opts.Timeout/2
+		crawls = k.crawls(time.Now())
 	case k.inflight != nil && k.opened && !k.leaving && silent > k.idle/3: // nil: it has ended meanwhile
 		out = k.add(nil, &request{ping: true, done: make(chan struct{})})
 	}
 	l.mu.Unlock()
 	if lost {
 		k.close(fmt.Errorf("%w for %v", ErrSilent, silent.Round(time.Millisecond)))
+		return
+	}
+	if crawls != nil {
+		k.close(crawls)
 		return
 	}
 	if listen {

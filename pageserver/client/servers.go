@@ -34,6 +34,7 @@ type server struct {
 	failures int       // in a row
 	next     time.Time // when it may be asked again
 	err      error     // why it was not available
+	crawled  int       // how often it was left because it gave next to nothing
 	rejects  int       // how often it gave damaged bytes
 	blamed   int       // 0 if it never did; who did so last has the largest number
 }

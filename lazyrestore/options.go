@@ -43,7 +43,7 @@ type Stdio string
 // The zero value of a Stdio means StdioAuto.
 const (
 	StdioAuto    Stdio = "auto"    // files as saved; terminals and outside pipes become the caller's own
-	StdioSaved   Stdio = "saved"   // all as saved
+	StdioSaved   Stdio = "saved"   // all as saved; what cannot be had again, and the terminal under any number, is /dev/null
 	StdioInherit Stdio = "inherit" // all three are the caller's own
 )
 
@@ -97,6 +97,10 @@ type RestoreOptions struct {
 	// it, in which it has its old id, whoever has that here. What it has started
 	// and left behind ends with it.
 	PIDNamespace bool
+
+	// Terminal, if not nil, is what a process gets that had a controlling terminal. Else it has none, and a warning
+	// says so. With PIDNamespace it has none either way.
+	Terminal *Terminal
 
 	Source SourceOptions // how the image is reached
 

@@ -350,6 +350,7 @@ func (r *restorer) run(ctx context.Context) (*Process, error) {
 		ChangedFiles: r.opts.ChangedFiles.native(),
 		Stdio:        r.opts.Stdio.native(),
 		PIDNamespace: r.opts.PIDNamespace,
+		Terminal:     r.opts.Terminal != nil,
 		Logger:       r.opts.Logger,
 		Meanwhile:    r.startKeeper,
 		TimerSlack:   pager.OwnSlack(),

@@ -95,6 +95,9 @@ func (p *Process) let(r *restorer, built *native.Process) error {
 		close(r.running)
 		r.running = nil
 	}
+	if r.opts.Terminal != nil && r.st.Session.Terminal && !r.opts.PIDNamespace {
+		r.opts.Terminal.first(built.PID, r.st.Modes)
+	}
 	detached := r.opts.Trace.Begin(0, "detach")
 	err := built.Run(func() {
 		detached()
@@ -104,6 +107,8 @@ func (p *Process) let(r *restorer, built *native.Process) error {
 	if err == nil {
 		built.Release()
 		r.giveSlackBack()
+	} else {
+		r.opts.Terminal.TakeBack(true)
 	}
 	return err
 }

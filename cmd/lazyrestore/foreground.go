@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
+	"github.com/lazyrestore/lazyrestore/lazyrestore"
 )
 
 // forwarded are the signals that a process is sent through its parent.
@@ -21,7 +23,7 @@ func forwarded() []os.Signal {
 
 // foreground restores the process and is its parent until it ends.
 func (v *restoreVerb) foreground() error {
-	v.opts.Logger = v.Logger(v.Stderr)
+	v.opts.Logger, v.opts.Terminal = v.Logger(v.Stderr), lazyrestore.OpenTerminal()
 	jsonFile, err := v.jsonFile()
 	if err != nil {
 		return err
@@ -49,6 +51,10 @@ func (v *restoreVerb) foreground() error {
 			v.noteError(verb.WriteJSON(jsonFile, verb.DescribeFailure(err)))
 		}
 		return err
+	}
+	if v.opts.Terminal.Group() != 0 {
+		signal.Ignore(unix.SIGTTOU) // or what we write would stop us, if the process has it so (stty tostop)
+		_ = s.Signal(unix.SIGWINCH) // it shows nothing yet, and has a size of its own
 	}
 	started <- s
 	v.warn(s.Result())
@@ -80,6 +86,9 @@ func (s *supervised) supervise() error {
 		status, err := s.Wait()
 		ended <- end{status, err}
 	}()
+	if s.verb.opts.Terminal.Group() != 0 {
+		go s.followStops()
+	}
 	resident := s.Resident()
 	for {
 		select {
@@ -87,6 +96,7 @@ func (s *supervised) supervise() error {
 			resident = nil
 			s.writeStats()
 		case e := <-ended:
+			s.verb.opts.Terminal.TakeBack(e.status.Signaled())
 			s.writeStats()
 			if e.err != nil {
 				return fmt.Errorf("wait for process %d: %w", s.PID(), e.err)
@@ -142,6 +152,10 @@ func pass(signals <-chan os.Signal, started <-chan *supervised, ended <-chan str
 // its foreground group: where the process belongs to it, it has the signal
 // already.
 func (s *supervised) pass(sig unix.Signal) {
+	if sig == unix.SIGCONT && s.verb.opts.Terminal.Group() != 0 {
+		s.resume()
+		return
+	}
 	terminal := sig == unix.SIGINT || sig == unix.SIGQUIT || sig == unix.SIGTSTP || sig == unix.SIGWINCH || sig == unix.SIGHUP
 	if terminal && s.sharesTerminal() {
 		if sig == unix.SIGTSTP {

@@ -52,19 +52,25 @@ func sleeper(t *testing.T) (img string, pid int) {
 
 func sleeperWith(t *testing.T, attr syscall.SysProcAttr) (img string, pid int) {
 	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &attr
+	return imageOf(t, cmd, sleeping)
+}
+
+// imageOf is an image of a program that was taken in a system call that lasts; see within.
+func imageOf(t *testing.T, cmd *exec.Cmd, call string) (img string, pid int) {
+	t.Helper()
 	uffdtest.Need(t, "uffd", "ptrace", "root")
 	// What whoever runs the tests has open is not the business of sleep.
 	if err := unix.CloseRange(3, 1<<20, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &attr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	asleep(t, cmd.Process.Pid)
+	within(t, cmd.Process.Pid, call)
 	img = filepath.Join(t.TempDir(), "img")
 	checkpoint := lazyrestoreCommand(t, "checkpoint", "--json", "-D", img, strconv.Itoa(cmd.Process.Pid))
 	out, err := checkpoint.Output()
@@ -81,16 +87,24 @@ func sleeperWith(t *testing.T, attr syscall.SysProcAttr) (img string, pid int) {
 // asleep waits until a process sleeps: one that has just been exec'ed has no memory yet that would be lazy.
 func asleep(t *testing.T, pid int) {
 	t.Helper()
-	sleeping := strconv.Itoa(unix.SYS_CLOCK_NANOSLEEP) + " "
+	within(t, pid, sleeping)
+}
+
+// sleeping is how the call of one that sleeps begins; see within.
+var sleeping = strconv.Itoa(unix.SYS_CLOCK_NANOSLEEP) + " "
+
+// within waits until a process is in a system call whose line in /proc/PID/syscall begins so.
+func within(t *testing.T, pid int, want string) {
+	t.Helper()
 	for limit := time.Now().Add(uffdtest.Timeout); ; time.Sleep(time.Millisecond) {
 		call, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/syscall")
 		switch {
 		case err != nil:
 			t.Fatal(err)
-		case strings.HasPrefix(string(call), sleeping):
+		case strings.HasPrefix(string(call), want):
 			return
 		case time.Now().After(limit):
-			t.Fatalf("process %d does not sleep: %s", pid, call)
+			t.Fatalf("process %d is not in call %s but: %s", pid, want, call)
 		}
 	}
 }

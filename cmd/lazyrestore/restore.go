@@ -44,7 +44,9 @@ func (c *command) restore() *cli.Command {
 
 			The command stays the parent of the process: it passes on the signals HUP, INT, QUIT, USR1, USR2, TERM, CONT, TSTP,
 			WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed;
-			the message then has the exit code that other verbs have for it (lazyrestore --help lists them).
+			the message then has the exit code that other verbs have for it (lazyrestore --help lists them). In the foreground of a
+			terminal it gives that to a process that had one, as a shell does with a job: keys go to the process, and where that is
+			stopped (Ctrl-Z) the command stops. Otherwise such a process has no terminal, and a warning says so.
 
 			With --detach it prints the pid and returns as soon as the process runs, with those exit codes. The pager, which is
 			the parent of the process then, leaves when all memory is there; where the process asks for a signal when its parent
@@ -99,7 +101,7 @@ func (v *restoreVerb) flags() []cli.Flag {
 		{
 			Name: "stdio", Arg: "auto|saved|inherit", Choices: []string{"auto", "saved", "inherit"},
 			Value: cli.Word(&o.Stdio, lazyrestore.StdioAuto, lazyrestore.StdioSaved, lazyrestore.StdioInherit),
-			Usage: "Standard input, output and error of the process: files as saved and terminals and pipes from this command, all as saved, or all from this command",
+			Usage: "Standard input, output and error of the process: files as saved and terminals and pipes from this command, all as saved (a terminal, under any number, is /dev/null then), or all from this command",
 		},
 		{
 			Name: "pid-ns", Value: cli.Bool(&o.PIDNamespace),
@@ -161,7 +163,7 @@ func (v *restoreVerb) check() error {
 
 // dryRun says whether the image could be restored here.
 func (v *restoreVerb) dryRun() error {
-	v.opts.Logger = v.Logger(v.Stderr)
+	v.opts.Logger, v.opts.Terminal = v.Logger(v.Stderr), lazyrestore.OpenTerminal()
 	p, err := restoreImage(context.Background(), v.image, v.opts)
 	if err != nil {
 		return verb.AboutImage(v.image, err)

@@ -46,6 +46,8 @@ type capture struct {
 	objects map[objectID]*object
 	order   []*object // of st.Shared
 
+	terminal foreground // its controlling terminal
+
 	held []page.Addr // robust futexes that threads hold
 }
 
@@ -86,6 +88,7 @@ func (c *capture) identity() error {
 	st.Arch, st.PID = runtime.GOARCH, c.pid
 	st.Comm = c.status.Name
 	st.Session = sessionOf(&stat, &c.status)
+	c.terminal = foregroundOf(&stat)
 	st.Umask = c.status.Umask
 	st.NoNewPrivs = c.status.NoNewPrivs
 	st.THPDisable = !c.status.THPEnabled

@@ -128,7 +128,7 @@ func (c *capture) descriptors() error {
 	}
 	c.noteDisplaced()
 	c.notePairs()
-	return nil
+	return c.terminalModes()
 }
 
 // describe appends the Open of d, or the reason why there is none.
@@ -249,6 +249,10 @@ var statelessDevices = map[uint64]bool{
 func (c *capture) describeDevice(d *descriptor, o *Open) {
 	if statelessDevices[d.stat.Rdev] {
 		o.Kind = OpenDevice
+		return
+	}
+	if c.onTerminal(d) && d.num > 2 {
+		o.Kind = OpenTerminal
 		return
 	}
 	c.describeStdio(d, o, "the state of this device is not preserved")

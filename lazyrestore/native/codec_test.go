@@ -18,13 +18,14 @@ import (
 func sampleSections() *State {
 	st := sample()
 	st.Session = Session{ID: 12, Group: 34, Terminal: true, Stopped: true}
+	st.Modes = append(make(TerminalModes, termiosSize-1), 3)
 	st.MemoryMerge, st.THPFlags = 1, 2
 	th := &st.Threads[0]
 	th.Sched = Sched{Flags: 1, Runtime: 2, Deadline: 3, Period: 4, UtilMin: 5, UtilMax: 6}
 	th.IOPriority, th.TimerSlack, th.MemPolicy = 7, 8, MemPolicy{Mode: 3, Nodes: []uint64{1}}
 	th.Sleep = Sleep{Call: 8, Left: 1000}
 	th.Switches = Switches{NoTSC: 1, NoCPUID: 1, MCEKill: 2, IOFlusher: 1, DeathSig: 9}
-	st.Opens = append(st.Opens, Open{Kind: OpenTimerFD, Count: 3, Owner: 1<<32 | 4711, Signal: 10}, Open{Kind: OpenInotify}, Open{Kind: OpenSocket})
+	st.Opens = append(st.Opens, Open{Kind: OpenTimerFD, Count: 3, Owner: 1<<32 | 4711, Signal: 10}, Open{Kind: OpenInotify}, Open{Kind: OpenSocket}, Open{Kind: OpenTerminal})
 	st.Locks = []Lock{{Open: 1, Kind: LockOFD, Write: true, Start: 5, Len: 7}}
 	st.TimerFDs = []Timer{{Open: 2, Clock: 1, Flags: 1, Interval: 2, Value: 3, Wall: 4}}
 	st.FileWatches = []FileWatch{{Open: 3, WD: 2, Mask: 0x100, Path: "/tmp"}}

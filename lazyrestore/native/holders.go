@@ -153,7 +153,7 @@ func (c *capture) sharing(d *descriptor) (how sameness, stdio, matters bool) {
 		return 0, false, false // it knows a file by name only
 	}
 	switch o.Kind {
-	case OpenDevice, OpenStdio, OpenNull:
+	case OpenDevice, OpenStdio, OpenNull, OpenTerminal:
 		return 0, false, false // nothing that is shared is kept
 	case OpenPipe, OpenSocket:
 		return sameName, false, true

@@ -170,6 +170,8 @@ func applyStdio(st *State, how Stdio) {
 		f := &st.FDs[i]
 		o := &st.Opens[f.Open]
 		switch {
+		case how == StdioSaved && o.Kind == OpenTerminal:
+			o.Kind = OpenNull
 		case f.Num > 2:
 		case how == StdioInherit:
 			st.Opens = append(slices.Clip(st.Opens), Open{Kind: OpenStdio, Stdio: uint32(f.Num)})

@@ -37,7 +37,7 @@ type Stdio uint8
 // What to do with descriptors 0 to 2.
 const (
 	StdioAuto    Stdio = iota // files as saved; terminals and outside pipes become the caller's own
-	StdioSaved                // as saved; what cannot be had again is /dev/null
+	StdioSaved                // as saved; what cannot be had again is /dev/null, and so is the terminal, under any number
 	StdioInherit              // the caller's own
 )
 
@@ -48,6 +48,7 @@ type RebuildOptions struct {
 	ChangedFiles ChangedFiles
 	Stdio        Stdio
 	PIDNamespace bool // the process gets a pid namespace of its own, in which it has its old id
+	Terminal     bool // this program's controlling terminal becomes that of a process that had one, in our session
 	Logger       *slog.Logger
 
 	// Meanwhile, if set, is called while the process builds itself, once all of that

@@ -62,6 +62,7 @@ func (r *reopener) close() {
 }
 
 func (r *reopener) all(ctx context.Context) error {
+	r.lostTerminal()
 	r.mapCount()
 	r.fitsSpace()
 	r.places.reserve(len(r.st.Opens) + len(r.st.Shared) + 8) // a few are the restore's own
@@ -134,6 +135,8 @@ func (r *reopener) open(o *Open, index int) (int, error) {
 		return r.inotify(o, index)
 	case OpenSocket:
 		return r.socket(o, index)
+	case OpenTerminal:
+		return r.openTerminal(o)
 	}
 	return -1, fmt.Errorf("%w: descriptor of kind %d", errState, o.Kind)
 }

@@ -38,6 +38,7 @@ var sections = [...]section{
 	{68, (*coder).clocks},
 	{69, (*coder).process},
 	{70, (*coder).sleeps},
+	{71, (*coder).modes},
 }
 
 // appendSections encodes the sections that say something.

@@ -62,13 +62,18 @@ func removeStops(list *[][]byte) (found bool) {
 // session says how the new process comes to its session and process group,
 // which only its parent can give it: in the session of the restoring command if
 // that is its own (of several that have no number here it cannot be told which),
-// else in a new one. So is one that had a terminal: as a group
-// in the background of our terminal it could not read from it.
+// else in a new one. One that had a terminal has ours, as a job of a shell has its: in
+// our session, in a group that is made the terminal's foreground one before it runs.
+// Without that it is in a new session: as a group in the background of our terminal it
+// could not read from it.
 func (b *builder) session() (newSession bool, calls []proc.Call) {
 	if b.re.opts.PIDNamespace {
 		return true, nil // no other session has a number there
 	}
 	s := b.st.Session
+	if s.Terminal && b.re.opts.Terminal {
+		return false, []proc.Call{{NR: unix.SYS_SETPGID}}
+	}
 	own, err := unix.Getsid(0)
 	if err != nil || s.ID != own || s.ID == b.st.PID || s.Terminal {
 		return true, nil

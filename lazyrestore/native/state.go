@@ -47,6 +47,7 @@ type State struct {
 
 	// In sections of process.bin.
 	Session     Session
+	Modes       TerminalModes
 	MemoryMerge uint64 // PR_SET_MEMORY_MERGE
 	THPFlags    uint64 // of PR_SET_THP_DISABLE, beside THPDisable
 	CoreFilter  uint64 // 1 + coredump_filter of /proc; 0: not known
@@ -168,6 +169,7 @@ const (
 	OpenSignalFD                 // signalfd(2)
 	OpenInotify                  // inotify(7), see State.FileWatches
 	OpenSocket                   // see State.Sockets
+	OpenTerminal                 // the controlling terminal, by whatever name; becomes that of the restore
 )
 
 // Open is one open file description; several descriptors may share it.

@@ -190,7 +190,7 @@ func (st *State) validFiles() error {
 	for i := range st.Opens {
 		o := &st.Opens[i]
 		switch {
-		case o.Kind > OpenSocket, o.Kind == OpenStdio && o.Stdio > 2,
+		case o.Kind > OpenTerminal, o.Kind == OpenStdio && o.Stdio > 2,
 			o.Kind == OpenDeleted && (o.Shared == 0 || uint64(o.Shared) > uint64(len(st.Shared))),
 			(o.Kind == OpenPipe || o.Kind == OpenFIFO) && (o.Size > maxPipe || uint64(len(o.Data)) > maxPipe):
 			return fmt.Errorf("open file description %d cannot be", i)

@@ -163,10 +163,8 @@ func (r *restorer) open(ctx context.Context) error {
 		return objectError(image.ProcessObject, err)
 	}
 	r.state = state
-	if r.st, err = native.DecodeState(state); errors.Is(err, image.ErrVersion) {
+	if r.st, err = native.DecodeState(state); err != nil {
 		return err
-	} else if err != nil {
-		return &image.DamagedError{Object: image.ProcessObject, Frame: image.NoFrame, Err: err}
 	}
 	if r.st.EagerBytes > 0 {
 		if r.eager, err = objectFile(ctx, r.src, image.EagerObject); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -60,13 +59,7 @@ func (c *command) inspectImage(path string, r *remote) error {
 	}
 	found := inspection{Image: path, Digest: img.Digest(), Manifest: img.Manifest()}
 	if _, ours := found.Manifest.Objects[image.ProcessObject]; ours {
-		text, err := img.ReadObject(ctx, image.ProcessObject)
-		if err == nil {
-			if found.State, err = native.DecodeState(text); err != nil && !errors.Is(err, image.ErrVersion) {
-				err = &image.DamagedError{Object: image.ProcessObject, Frame: image.NoFrame, Err: err}
-			}
-		}
-		if err != nil {
+		if found.State, err = readState(ctx, img); err != nil {
 			return verb.AboutImage(path, err)
 		}
 	}
@@ -76,6 +69,15 @@ func (c *command) inspectImage(path string, r *remote) error {
 	}
 	c.Print(found.text())
 	return nil
+}
+
+// readState is what process.bin of an image holds.
+func readState(ctx context.Context, img *image.Image) (*native.State, error) {
+	text, err := img.ReadObject(ctx, image.ProcessObject)
+	if err != nil {
+		return nil, err
+	}
+	return native.DecodeState(text)
 }
 
 // text is the inspection for people.

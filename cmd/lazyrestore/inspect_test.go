@@ -34,7 +34,7 @@ func TestInspectionOfProcess(t *testing.T) {
 }
 
 // A state that makes no sense is damage, also where the sums say that it was written so.
-func TestInspectOfMadeUpState(t *testing.T) {
+func TestMadeUpState(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "img")
 	staging, err := store.CreateDir(dir)
 	if err != nil {
@@ -60,8 +60,10 @@ func TestInspectOfMadeUpState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stdout, stderr strings.Builder
-	if code := run([]string{"inspect", dir}, &stdout, &stderr); code != verb.Damaged || !strings.Contains(stderr.String(), image.ProcessObject) {
-		t.Errorf("exit code %d, want %d: %s", code, verb.Damaged, &stderr)
+	for _, does := range []string{"inspect", "verify"} {
+		var stdout, stderr strings.Builder
+		if code := run([]string{does, dir}, &stdout, &stderr); code != verb.Damaged || !strings.Contains(stderr.String(), image.ProcessObject+" at offset 9: ") {
+			t.Errorf("%s: exit code %d, want %d: %s", does, code, verb.Damaged, &stderr)
+		}
 	}
 }

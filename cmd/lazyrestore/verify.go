@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -30,8 +32,8 @@ func (c *command) verify() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Args: "IMAGE", MinArgs: 1, MaxArgs: 1, Operand: cli.OperandDirectory,
 		Short: "read all of an image and say what is wrong with it",
-		Long: `Reads all of an image, decodes it, and lists every damaged part: the object, the place in it, and the memory that
-			is lost by it. The exit code is 4 if there is one. IMAGE is a directory, or an image of page servers as in restore.`,
+		Long: `Reads all of an image, decodes it, the state of the process too, and lists every damaged part: the object, the place
+			in it, and the memory that is lost by it. The exit code is 4 if there is one. IMAGE is a directory, or an image of page servers as in restore.`,
 		Flags: append(flags, c.flagsWithProgress()...),
 		Run:   func(args []string) error { return v.run(args[0]) },
 	}
@@ -54,10 +56,35 @@ func (v *verifyVerb) run(path string) error {
 	}
 	report, err := image.Verify(ctx, src, opts)
 	meter.clear()
+	if err == nil {
+		err = verifyState(ctx, src, &report)
+	}
 	if err != nil {
 		return verb.AboutImage(path, err)
 	}
 	return v.report(path, report)
+}
+
+// verifyState looks whether process.bin, of an image that is whole otherwise, can be decoded:
+// its sums say no more than that it is what was written.
+func verifyState(ctx context.Context, src image.Source, r *image.Report) error {
+	if !r.OK() {
+		return nil
+	}
+	if _, ours := r.Manifest.Objects[image.ProcessObject]; !ours {
+		return nil
+	}
+	img, err := image.Open(ctx, src, image.OpenOptions{Digest: r.Digest})
+	if err != nil {
+		return err
+	}
+	_, err = readState(ctx, img)
+	var damage *image.DamagedError
+	if errors.As(err, &damage) {
+		r.Problems = append(r.Problems, damage)
+		return nil
+	}
+	return err
 }
 
 // report tells what was found; a damaged image is an error.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/page"
 )
 
@@ -24,6 +25,8 @@ type coder struct {
 	buf     []byte
 	decodes bool
 	err     error
+	end     int // of buf, in process.bin
+	at      int // where in process.bin what err is about is
 }
 
 // Encode is st as the bytes of process.bin.
@@ -37,12 +40,21 @@ func (st *State) Encode() []byte {
 
 // DecodeState reads a process.bin. It never allocates more than a small
 // multiple of len(b), whatever b says. The error wraps image.ErrVersion where a
-// newer program has written it.
+// newer program has written it, else it is an *image.DamagedError.
 func DecodeState(b []byte) (*State, error) {
-	if len(b) < len(stateMagic) || string(b[:len(stateMagic)]) != stateMagic {
-		return nil, fmt.Errorf("%w: it does not begin with %q", errState, stateMagic)
+	st, at, err := decodeState(b)
+	if err != nil && !errors.Is(err, image.ErrVersion) {
+		err = &image.DamagedError{Object: image.ProcessObject, Offset: int64(at), Frame: image.NoFrame, Err: err}
 	}
-	c := &coder{buf: b[len(stateMagic):], decodes: true}
+	return st, err
+}
+
+// decodeState says where what it cannot decode is, too; 0: it is about all of b.
+func decodeState(b []byte) (_ *State, at int, err error) {
+	if len(b) < len(stateMagic) || string(b[:len(stateMagic)]) != stateMagic {
+		return nil, 0, fmt.Errorf("%w: it does not begin with %q", errState, stateMagic)
+	}
+	c := &coder{buf: b[len(stateMagic):], end: len(b), decodes: true}
 	st := new(State)
 	c.state(st)
 	c.takeSections(st)
@@ -50,10 +62,10 @@ func DecodeState(b []byte) (*State, error) {
 		c.err = st.validate()
 	}
 	if c.err != nil {
-		return nil, c.err
+		return nil, c.at, c.err
 	}
 	st.clipLazy()
-	return st, nil
+	return st, 0, nil
 }
 
 // clipLazy has nothing registered beyond the end of a shared object, as early builds wrote it down: what the image has there is
@@ -71,7 +83,7 @@ func (st *State) clipLazy() {
 
 func (c *coder) fail(format string, args ...any) {
 	if c.err == nil {
-		c.err = fmt.Errorf("%w: %s", errState, fmt.Sprintf(format, args...))
+		c.err, c.at = fmt.Errorf("%w: %s", errState, fmt.Sprintf(format, args...)), c.end-len(c.buf)
 		c.buf = nil
 	}
 }

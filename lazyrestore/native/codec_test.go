@@ -146,13 +146,20 @@ func TestStateSections(t *testing.T) {
 		name string
 		more []byte
 		want error
+		at   int
 	}{
-		{"unknown", []byte{127, 1, 7}, image.ErrVersion},
-		{"cut off", []byte{127, 2, 7}, errState},
-		{"number zero", []byte{0, 0}, errState},
+		{"unknown", []byte{127, 1, 7}, image.ErrVersion, 0},
+		{"cut off", []byte{127, 2, 7}, errState, 2},
+		{"number zero", []byte{0, 0}, errState, 2},
+		{"in it", []byte{64, 4, 1, 1, 7, 0}, errState, 5},
 	} {
-		if _, err := DecodeState(append(slices.Clip(plain), tt.more...)); !errors.Is(err, tt.want) {
+		_, err := DecodeState(append(slices.Clip(plain), tt.more...))
+		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+		var damage *image.DamagedError
+		if errors.As(err, &damage) != (tt.at != 0) || tt.at != 0 && damage.Offset != int64(len(plain)+tt.at) {
+			t.Errorf("%s: %v, want the damage %d bytes behind %d", tt.name, err, tt.at, len(plain))
 		}
 	}
 }

@@ -79,26 +79,28 @@ func (c *coder) takeSections(st *State) {
 			return
 		}
 		last = id
-		if err := takeSection(st, id, b); err != nil {
-			c.err, c.buf = err, nil
+		end := c.end - len(c.buf)
+		if at, err := takeSection(st, id, b, end); err != nil {
+			c.err, c.at, c.buf = err, at, nil
 		}
 	}
 }
 
-func takeSection(st *State, id uint64, b []byte) error {
+// takeSection decodes a section that ends at end, and says where what it cannot decode is.
+func takeSection(st *State, id uint64, b []byte, end int) (at int, err error) {
 	for i := range sections {
 		if sections[i].id != id {
 			continue
 		}
-		part := &coder{buf: b, decodes: true}
+		part := &coder{buf: b, end: end, decodes: true}
 		sections[i].code(part, st)
 		if part.err == nil && len(part.buf) != 0 {
 			part.fail("%d bytes too many", len(part.buf))
 		}
 		if part.err != nil {
-			return fmt.Errorf("section %d: %w", id, part.err)
+			return part.at, fmt.Errorf("section %d: %w", id, part.err)
 		}
-		return nil
+		return 0, nil
 	}
-	return fmt.Errorf("%s has section %d, which this version does not know: %w", image.ProcessObject, id, image.ErrVersion)
+	return end - len(b), fmt.Errorf("%s has section %d, which this version does not know: %w", image.ProcessObject, id, image.ErrVersion)
 }

@@ -66,7 +66,11 @@ func (f *Frozen) arrived() (err error) {
 		th := &st.Threads[i]
 		th.Pending = st.come(f.pending[i+1], th.Pending)
 	}
-	st.stopped(f.tracer.GroupStopped(f.pid))
+	byGroup, err := f.tracer.GroupStopped(f.pid)
+	if err != nil {
+		return err
+	}
+	st.stopped(byGroup)
 	return nil
 }
 

@@ -140,6 +140,9 @@ func (f *Frozen) Capture(ctx context.Context, owed Owed) error {
 	if err := f.c.toInner(); err != nil {
 		return err
 	}
+	if err := f.c.refuseSize(f.c.st.queued()); err != nil { // before anything is written
+		return err
+	}
 	// What a restore would not take must not cost the process its life: an
 	// address beyond four-level page tables, say.
 	return f.c.st.validate()
@@ -279,10 +282,8 @@ func (f *Frozen) Dump(ctx context.Context, w *image.Writer, opts DumpOptions) er
 		}
 	}
 	state := st.Encode()
-	if len(state) > image.MaxProcess {
-		f.c.refused.add("what is queued in pipes and sockets", "there is more of it than an image takes: "+image.ProcessObject+" would have "+strconv.Itoa(len(state))+" bytes",
-			"have it read before the checkpoint")
-		return f.c.refused.err()
+	if err := f.c.refuseSize(len(state)); err != nil {
+		return err
 	}
 	out, err := w.Object(image.ProcessObject)
 	if err != nil {
@@ -327,7 +328,11 @@ func (f *Frozen) threads(ctx context.Context) error {
 	if err := f.ask(); err != nil {
 		return err
 	}
-	st.stopped(f.tracer.GroupStopped(f.pid)) // no thread is made to run any more
+	byGroup, err := f.tracer.GroupStopped(f.pid) // no thread is made to run any more
+	if err != nil {
+		return err
+	}
+	st.stopped(byGroup)
 	return nil
 }
 
@@ -396,4 +401,27 @@ func (f *Frozen) thread(th *Thread) error {
 		f.c.refused.add(threadName(tid), "its system calls are dispatched to user space", helpCRIU)
 	}
 	return f.scheduling(th)
+}
+
+// refuseSize refuses a process whose state has size bytes or more, if that is beyond what an image takes.
+func (c *capture) refuseSize(size int) error {
+	if size <= image.MaxProcess {
+		return nil
+	}
+	c.refused.add("what is queued in pipes and sockets", "there is more of it than an image takes: "+image.ProcessObject+" would have "+strconv.Itoa(size)+" bytes",
+		"have it read before the checkpoint")
+	return c.refused.err()
+}
+
+// queued is how many bytes of the state are queued in pipes and sockets: of all that there is, nothing else makes it large.
+func (st *State) queued() (n int) {
+	for i := range st.Opens {
+		n += len(st.Opens[i].Data)
+	}
+	for i := range st.Sockets {
+		for _, message := range st.Sockets[i].Queue {
+			n += len(message)
+		}
+	}
+	return n
 }

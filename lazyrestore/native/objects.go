@@ -280,12 +280,15 @@ func (r *reopener) newObject(s *SharedObject) (int, error) {
 	if s.More.Seals != 0 {
 		flags = unix.MFD_ALLOW_SEALING
 	}
-	fd, err := proc.MemFDExec(s.Name, flags)
+	fd, err := proc.MemFDExec(s.Name[:min(len(s.Name), maxMemFDName)], flags)
 	if err != nil {
 		return -1, err
 	}
 	return r.raise(fd)
 }
+
+// maxMemFDName is the most that memfd_create(2) takes. A file that had a name may have had a longer one, of which nobody is left to ask.
+const maxMemFDName = 249
 
 // giveAway sets owner and mode. Who may not give files away, or is in a user namespace that
 // does not have the owner's id, keeps them; then they do not run as their owner.

@@ -1,10 +1,14 @@
 package native
 
 import (
+	"errors"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 )
 
 // A file that was made to be written once, and may not be opened so again, is all the same by
@@ -36,6 +40,41 @@ func TestFileThatIsWrittenOnce(t *testing.T) {
 	}
 	if _, err := unix.Write(r.opens[0], []byte("news")); err != nil {
 		t.Errorf("it is not written: %v", err)
+	}
+}
+
+// A file without a name is made again in memory also where its name was longer than that of a memory file can be.
+func TestLongNameOfAFile(t *testing.T) {
+	r := &reopener{st: new(State), opts: new(RebuildOptions), places: placesBeside(new(State))}
+	defer r.close()
+	for _, n := range []int{249, 250, 255} {
+		fd, err := r.newObject(&SharedObject{Name: strings.Repeat("n", n)})
+		if err != nil {
+			t.Errorf("a name of %d bytes: %v", n, err)
+			continue
+		}
+		_ = unix.Close(fd)
+	}
+}
+
+// What no image takes is refused by what is queued, before anything is written.
+func TestRefusesTooMuchQueued(t *testing.T) {
+	much := make([]byte, 1<<20)
+	var pipes, sockets State
+	for range image.MaxProcess >> 20 {
+		pipes.Opens = append(pipes.Opens, Open{Data: much})
+		sockets.Sockets = append(sockets.Sockets, Socket{Queue: [][]byte{much[:1<<19], much[:1<<19]}})
+	}
+	for name, st := range map[string]*State{"pipes": &pipes, "sockets": &sockets} {
+		c := &capture{st: st}
+		if err := c.refuseSize(st.queued()); err != nil {
+			t.Errorf("%s, as much as there may be: %v", name, err)
+		}
+		st.Opens = append(st.Opens, Open{Data: much[:1]})
+		var refused *RefusedError
+		if err := c.refuseSize(st.queued()); !errors.As(err, &refused) {
+			t.Errorf("%s, a byte more: %v", name, err)
+		}
 	}
 }
 

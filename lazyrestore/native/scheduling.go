@@ -56,7 +56,10 @@ func (f *Frozen) scheduling(th *Thread) error {
 	if err != nil {
 		return fmt.Errorf("get its scheduling: %w", err)
 	}
-	th.Policy, th.Priority, th.Nice = uint64(a.Policy), uint64(a.Priority), int64(a.Nice)
+	th.Policy, th.Priority = uint64(a.Policy), uint64(a.Priority)
+	if th.Nice, err = niceOf(th.TID, a); err != nil {
+		return fmt.Errorf("get its nice value: %w", err)
+	}
 	own, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
 		return fmt.Errorf("get our scheduling: %w", err)
@@ -107,11 +110,12 @@ type ownScheduling struct {
 // inherits looks at the calling thread.
 func (o *ownScheduling) inherits() {
 	if a, err := unix.SchedGetAttr(0, 0); err == nil {
-		o.policy, o.priority, o.nice = uint64(a.Policy), uint64(a.Priority), int64(a.Nice)
+		o.policy, o.priority = uint64(a.Policy), uint64(a.Priority)
+		o.nice, _ = niceOf(0, a)
 		// See sched_fork in the kernel's kernel/sched/core.c.
-		switch realTime := a.Policy == unix.SCHED_FIFO || a.Policy == unix.SCHED_RR || a.Policy == unix.SCHED_DEADLINE; {
+		switch {
 		case a.Flags&unix.SCHED_FLAG_RESET_ON_FORK == 0:
-		case realTime:
+		case isRealTime(o.policy):
 			o.policy, o.priority, o.nice = unix.SCHED_NORMAL, 0, 0
 		default:
 			o.nice = max(o.nice, 0)
@@ -126,6 +130,23 @@ func (o *ownScheduling) inherits() {
 	if mode, err := memoryMode(); err == nil {
 		o.mode = mode
 	}
+}
+
+// niceOf is the nice value of the thread that a is of, 0: the calling one. A real-time thread has one too, for when it is one no
+// more, but sched_getattr does not tell it.
+func niceOf(tid int, a *unix.SchedAttr) (int64, error) {
+	if !isRealTime(uint64(a.Policy)) {
+		return int64(a.Nice), nil
+	}
+	rank, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
+	if err != nil {
+		return 0, os.NewSyscallError("getpriority", err)
+	}
+	return 20 - int64(rank), nil // the system call's own value, see getpriority(2)
+}
+
+func isRealTime(policy uint64) bool {
+	return policy == unix.SCHED_FIFO || policy == unix.SCHED_RR || policy == unix.SCHED_DEADLINE
 }
 
 // take has the calling thread, and with it the new process, take a timer slack.
@@ -162,9 +183,10 @@ func (b *builder) schedulingSteps(t *table, th *Thread) {
 	}
 	if th.Sched != (Sched{}) {
 		t.call("set the scheduling", unix.SYS_SCHED_SETATTR, 0, b.schedAttr(th), 0)
-		return
-	}
-	if th.Policy != own.policy || th.Priority != own.priority {
+		if !isRealTime(th.Policy) {
+			return // with its nice value
+		}
+	} else if th.Policy != own.policy || th.Priority != own.priority {
 		addr, param := b.prog.alloc(8)
 		binary.NativeEndian.PutUint32(param, uint32(th.Priority))
 		t.call("set the scheduling policy", unix.SYS_SCHED_SETSCHEDULER, 0, th.Policy, addr)

@@ -9,9 +9,9 @@ import (
 // GroupStopped reports whether a signal has stopped a whole process all of
 // whose threads are traced and stopped: SIGSTOP, or one of a terminal's, before
 // they were seized or while they were made to run something. It is not if SIGCONT
-// has come since.
-func (t *Tracer) GroupStopped(pid int) (stopped bool) {
-	_ = t.Do(func() error {
+// has come since. On an error, as where the first thread does not stop again, nobody knows, and that thread may run.
+func (t *Tracer) GroupStopped(pid int) (stopped bool, err error) {
+	err = t.Do(func() error {
 		k := t.tasks[pid]
 		if k == nil || !k.stopped || !t.halted(pid) {
 			return nil
@@ -28,7 +28,7 @@ func (t *Tracer) GroupStopped(pid int) (stopped bool) {
 		stopped = err == nil && k.stop.Kind == StopGroup
 		return err
 	})
-	return stopped
+	return stopped, err
 }
 
 // halted reports whether a thread of a process has been seen in a stop of the whole process.

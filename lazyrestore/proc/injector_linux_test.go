@@ -225,8 +225,8 @@ func TestInjectorStopped(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if !tr.GroupStopped(p.pid()) {
-			t.Error("it is not known that the process was stopped meanwhile")
+		if stopped, err := tr.GroupStopped(p.pid()); !stopped || err != nil {
+			t.Errorf("it is not known that the process was stopped meanwhile: %v", err)
 		}
 		if err := in.Close(); err != nil {
 			t.Fatal(err)

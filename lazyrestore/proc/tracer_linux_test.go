@@ -452,8 +452,8 @@ func TestContinuedWhileSeized(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !tr.GroupStopped(p.pid()) {
-			t.Error("it is not known that the process is stopped")
+		if stopped, err := tr.GroupStopped(p.pid()); !stopped || err != nil {
+			t.Errorf("it is not known that the process is stopped: %v", err)
 		}
 		if err := unix.Kill(p.pid(), unix.SIGCONT); err != nil {
 			t.Fatal(err)
@@ -465,8 +465,8 @@ func TestContinuedWhileSeized(t *testing.T) {
 		if err != nil || got == (len(pending) > 0) {
 			t.Errorf("%d signals are pending, %v", len(pending), err)
 		}
-		if tr.GroupStopped(p.pid()) {
-			t.Errorf("the process counts as stopped after SIGCONT, a thread having got it: %v", got)
+		if stopped, err := tr.GroupStopped(p.pid()); stopped || err != nil {
+			t.Errorf("the process counts as stopped after SIGCONT: %v, %v; a thread having got it: %v", stopped, err, got)
 		}
 		if err := tr.DetachAll(); err != nil {
 			t.Fatal(err)

@@ -47,19 +47,24 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 	}
 	defer frozen.Release()
 	frozen.Ends = !opts.LeaveRunning
+	opts.Logger.Info("the process stands still", "pid", pid, "took", time.Since(frozenAt))
 	if err := owed.refresh(ctx); err != nil {
 		return nil, err
 	}
+	opts.Logger.Debug("memory that a restore still owes", "mappings", len(owed.mappings), "shared", len(owed.parts))
+	captureAt := time.Now()
 	if err := frozen.Capture(ctx, native.Owed{Missing: owed.mappings, Parts: owed.parts, Unknown: owed.unknown, Killed: owed.killed}); err != nil {
 		return nil, explainCapture(err)
 	}
 	res := &CheckpointResult{Image: opts.Dir, Threads: frozen.Threads(), Mappings: frozen.Mappings(), Warnings: frozen.Warnings()}
+	lazy, eager := frozen.Bytes()
+	opts.Logger.Info("its state is known", "threads", res.Threads, "mappings", res.Mappings, "descriptors", frozen.Descriptors(),
+		"lazy_bytes", lazy, "eager_bytes", eager, "took", time.Since(captureAt))
 	if opts.DryRun {
-		res.LazyBytes, res.EagerBytes = frozen.Bytes()
+		res.LazyBytes, res.EagerBytes = lazy, eager
 		res.MemoryBytes = res.LazyBytes + res.EagerBytes
 		return res, nil
 	}
-	lazy, eager := frozen.Bytes()
 	if err := checkSpace(opts.Dir, eager, lazy, spec.Codec != chunk.None); err != nil {
 		return nil, err
 	}
@@ -68,6 +73,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 		if opts.LeaveRunning {
 			frozen.Thaw()
 			res.FrozenMS = milliseconds(time.Since(frozenAt))
+			opts.Logger.Info("the process runs on", "stood_still", time.Since(frozenAt))
 		}
 	}
 	if err := writeImage(ctx, frozen, owed, spec, &opts, read, res); err != nil {
@@ -81,6 +87,7 @@ func Checkpoint(ctx context.Context, pid int, opts CheckpointOptions) (*Checkpoi
 			return nil, fmt.Errorf("end process %d: %w", pid, err)
 		}
 		res.FrozenMS = milliseconds(time.Since(frozenAt))
+		opts.Logger.Info("the process has been ended", "stood_still", time.Since(frozenAt))
 	}
 	res.TotalMS = milliseconds(time.Since(begin))
 	return res, nil
@@ -113,11 +120,15 @@ func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chu
 	}()
 	thread.MakeRoom(w.Workers())
 	report := newReporter(opts.Progress, "write")
+	opts.Logger.Debug("writing", "image", opts.Dir, "codec", spec.String(), "chunk_size", w.ChunkSize(), "workers", w.Workers())
+	dumpAt := time.Now()
 	err = frozen.Dump(ctx, w, native.DumpOptions{Missing: owed.reader(), Progress: report.at, Last: !opts.LeaveRunning})
 	if err != nil {
 		return err
 	}
+	opts.Logger.Info("its memory has been read", "took", time.Since(dumpAt))
 	read()
+	finishAt := time.Now()
 	done, err := w.Finish(ctx, frozen.Manifest())
 	finished = true
 	if err != nil {
@@ -132,5 +143,7 @@ func writeImage(ctx context.Context, frozen *native.Frozen, owed *owed, spec chu
 	res.Digest = done.Digest
 	res.MemoryBytes, res.ZeroBytes, res.StoredBytes = m.MemoryBytes, m.ZeroBytes, m.StoredBytes
 	res.LazyBytes, res.EagerBytes = m.LazyBytes, m.EagerBytes
+	opts.Logger.Info("the image is on the disk", "image", opts.Dir, "digest", res.Digest, "zero_bytes", m.ZeroBytes, "stored_bytes", m.StoredBytes,
+		"took", time.Since(finishAt))
 	return nil
 }

@@ -2,6 +2,7 @@ package lazyrestore
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +34,7 @@ func TestReadBeforeCommitted(t *testing.T) {
 	if err := frozen.Capture(t.Context(), native.Owed{}); err != nil {
 		t.Fatal(err)
 	}
-	opts := CheckpointOptions{Dir: filepath.Join(t.TempDir(), "img")}
+	opts := CheckpointOptions{Dir: filepath.Join(t.TempDir(), "img"), Logger: slog.New(slog.DiscardHandler)}
 	read := false
 	err = writeImage(t.Context(), frozen, &owed{}, chunk.Spec{}, &opts, func() {
 		read = true

@@ -107,6 +107,8 @@ func (p *Process) let(r *restorer, built *native.Process) error {
 	if err == nil {
 		built.Release()
 		r.giveSlackBack()
+		r.opts.Logger.Info("the process runs", "pid", built.PID, "threads", p.result.Threads, "mappings", p.result.Mappings,
+			"lazy_bytes", p.result.LazyBytes, "eager_bytes", p.result.EagerBytes, "took", time.Since(p.begin))
 	} else {
 		r.opts.Terminal.TakeBack(true)
 	}
@@ -131,6 +133,8 @@ func (p *Process) serve(opts *RestoreOptions, pid int, serve func() error) {
 		}
 		return
 	}
+	stats := p.pager.Stats()
+	opts.Logger.Info("the pager leaves", "pid", pid, "faults", stats.Faults, "installed_bytes", stats.InstalledBytes, "missing_bytes", stats.MissingBytes)
 	close(p.resident)
 }
 

@@ -243,11 +243,14 @@ func (c *capture) refuseAbandoned(killed bool) {
 		"wait until all of its memory is there; if criu restored it and its daemon was killed: lazyrestore lazy-pages --resume")
 }
 
-// Threads, Mappings and Bytes say how large a captured process is.
+// Threads, Mappings, Descriptors and Bytes say how large a captured process is.
 func (f *Frozen) Threads() int { return len(f.c.st.Threads) }
 
 // Mappings is the number of mappings that the process has.
 func (f *Frozen) Mappings() int { return len(f.c.st.VMAs) }
+
+// Descriptors is the number of descriptors that the process has open.
+func (f *Frozen) Descriptors() int { return len(f.c.st.FDs) }
 
 // Bytes are those of the pages that a restore brings lazily and eagerly.
 func (f *Frozen) Bytes() (lazy, eager uint64) { return f.c.st.LazyBytes, f.c.st.EagerBytes }

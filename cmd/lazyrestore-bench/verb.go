@@ -53,7 +53,8 @@ func bench(c *verb.Command, program []string) *cli.Command {
 
 			What cannot be measured here is a row that says why, and the rest goes on; the exit code is 1 then. It needs root, as
 			restores do.`,
-		Flags: append(v.flags(), c.Flags()...),
+		Objects: objects(),
+		Flags:   append(v.flags(), c.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore bench ttfi sweep", Does: "Take two figures."},
 			{Line: "lazyrestore bench --report /tmp/report", Does: "Take all, and write a page with plots."},
@@ -223,17 +224,21 @@ func (v *benchVerb) measure(ctx context.Context, env *harness.Env, figures []*ha
 	return nil
 }
 
+// A figureList is what --list --json prints.
+type figureList struct {
+	Figures []listedFigure `json:"figures"`
+}
+
+type listedFigure struct {
+	Name  string `json:"name"`
+	Title string `json:"title"`
+}
+
 // printList prints what figures there are.
 func (v *benchVerb) printList() {
-	type figure struct {
-		Name  string `json:"name"`
-		Title string `json:"title"`
-	}
-	var list struct {
-		Figures []figure `json:"figures"`
-	}
+	var list figureList
 	for _, f := range harness.Figures() {
-		list.Figures = append(list.Figures, figure{f.Name, f.Title})
+		list.Figures = append(list.Figures, listedFigure{f.Name, f.Title})
 		v.Print(fmt.Sprintf("%-17s %s\n", f.Name, f.Title))
 	}
 	if v.JSON {

@@ -26,6 +26,18 @@ type exporter struct {
 	digest string
 }
 
+// A result is what --json prints.
+type result struct {
+	Set    string `json:"set"`
+	Digest string `json:"digest"`
+}
+
+func object() cli.Object {
+	return cli.Object{Of: "--json", Rows: `
+		set     the image set, as it was named
+		digest  of the image that it was made of`}
+}
+
 func exportVerb(c *verb.Command) *cli.Command {
 	v := &exporter{Command: c}
 	flags := []cli.Flag{{
@@ -42,7 +54,8 @@ func exportVerb(c *verb.Command) *cli.Command {
 			files were copied into its directory: that is said, and they are to be copied into SET too.
 
 			Every byte is checked on the way; on an error nothing is left in SET.`,
-		Flags: append(flags, c.Flags()...),
+		Objects: []cli.Object{object()},
+		Flags:   append(flags, c.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore export image/ dump/", Does: "make a directory that criu restore -D dump/ takes"},
 		},
@@ -77,7 +90,7 @@ func (v *exporter) run(args []string) error {
 	}
 	v.Acted = true
 	if v.JSON {
-		v.PrintJSON(map[string]any{"set": args[1], "digest": im.Digest()})
+		v.PrintJSON(result{args[1], im.Digest()})
 	}
 	return nil
 }

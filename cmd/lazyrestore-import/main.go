@@ -59,7 +59,8 @@ func importVerb(c *verb.Command) *cli.Command {
 			set has left there, so that criu restore --lazy-pages starts directly from it, while lazyrestore lazy-pages, on the same directory, gives the pages from compressed chunks. Only with
 			--lazy-pages: without it, CRIU finds no bytes for the lazy pages, and does not end. lazyrestore export makes
 			the set again, to the byte.`,
-		Flags: append(flags, c.Flags()...),
+		Objects: []cli.Object{object()},
+		Flags:   append(flags, c.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore import dump/ image/", Does: "make a compressed image of what criu dump -D dump/ left"},
 			{Line: "lazyrestore lazy-pages -D image/ --daemon && criu restore -D image/ --lazy-pages", Does: "restore from it"},
@@ -75,6 +76,15 @@ type result struct {
 	Memory uint64 `json:"memory_bytes"` // lazy pages
 	Zero   uint64 `json:"zero_bytes"`   // of them zero
 	Stored uint64 `json:"stored_bytes"` // what the rest takes
+}
+
+func object() cli.Object {
+	return cli.Object{Of: "--json", Rows: `
+		image         the image, as it was named
+		digest        "sha256:" and 64 hex digits, as lazy-pages takes it as --image-digest
+		memory_bytes  all pages of the set
+		zero_bytes    of them zero pages, which are not stored
+		stored_bytes  what the rest takes in the image, compressed`}
 }
 
 func (v *importer) run(args []string) error {

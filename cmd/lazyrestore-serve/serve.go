@@ -64,7 +64,8 @@ func serve(c *verb.Command) *cli.Command {
 			TERM and INT end the server: clients are told, what is in flight is finished. A second one ends it at
 			once. Sockets of systemd are used in place of --address and --port; readiness is told to systemd, too. Beside a
 			unix socket there is a file PATH.lock for as long as a server listens there.`,
-		Flags: append(v.flags(), c.Flags()...),
+		Objects: []cli.Object{object()},
+		Flags:   append(v.flags(), c.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore serve /var/lib/images", Does: "Serve all images of a directory on port 7480 of this machine alone."},
 			{Line: "lazyrestore serve --address 0.0.0.0 --tls-cacert ca.pem --tls-cert node.pem --tls-key node.key ckpt-4711", Does: "Serve one image to machines with a certificate."},
@@ -98,6 +99,14 @@ type ready struct {
 	TLS       bool     `json:"tls"`
 	Images    []string `json:"images"`
 	Metrics   string   `json:"metrics,omitempty"`
+}
+
+func object() cli.Object {
+	return cli.Object{Of: "--json, once it serves", Rows: `
+		addresses[]  where it listens: HOST:PORT, or unix:SOCKET
+		tls          whether clients have to use TLS
+		images[]     the names of the images
+		metrics      the address of the metrics; left out without --metrics`}
 }
 
 func (v *serveVerb) run(dirs []string) error {

@@ -58,6 +58,22 @@ func (c *command) check() *cli.Command {
 			and what for. The exit code is 5 if a checkpoint or a restore cannot work here.
 
 			The oldest kernel with all that is required is Linux %d.%d.`, oldestMajor, oldestMinor),
+		Objects: []cli.Object{{Of: "--json", Rows: `
+			ok                       whether both can work here; if not, the exit code is 5
+			checkpoint               whether a checkpoint can
+			restore                  whether a restore can
+			kernel                   the release of the kernel
+			oldest_kernel            the oldest with all that is required
+			facilities[].name        of each facility: its name
+			facilities[].ok          whether it is there
+			facilities[].checkpoint  whether a checkpoint cannot do without it
+			facilities[].restore     whether a restore cannot do without it
+			facilities[].for         what it is needed for, or what is lost without it
+			facilities[].found       what was found; left out if nothing was
+			facilities[].help        what to do about it; left out if it is there
+			limits[].name            of each limit: its name
+			limits[].value           what it is here
+			limits[].for             what it limits`}},
 		Flags: c.Command.Flags(),
 		Run:   func([]string) error { return c.checkMachine() },
 	}

@@ -63,12 +63,9 @@ func (c *command) checkpoint() *cli.Command {
 			is committed. With --leave-running it runs on as soon as its memory has been read.
 
 			If anything fails the process runs on unharmed and no image is left behind. What an image cannot hold is refused
-			(exit code 3), all of it in one message.
-
-			The object of --json has image, digest, frozen_ms (for how long the process stood still), total_ms, memory_bytes,
-			zero_bytes, stored_bytes, lazy_bytes, eager_bytes, threads, mappings, and warnings if there are any. That of any verb
-			that failed has error, code, status, and where there are some hint and reasons.`,
-		Flags: slices.Concat(flags, v.remote.tlsFlags(), c.flagsWithProgress()),
+			(exit code 3), all of it in one message.`,
+		Objects: []cli.Object{checkpointObject()},
+		Flags:   slices.Concat(flags, v.remote.tlsFlags(), c.flagsWithProgress()),
 		Hints: map[string]string{
 			"-t": "the pid is an argument: lazyrestore checkpoint PID", "--tree": "the pid is an argument: lazyrestore checkpoint PID",
 			"-p": "the pid is an argument: lazyrestore checkpoint PID", "--pid": "the pid is an argument: lazyrestore checkpoint PID",
@@ -83,6 +80,22 @@ func (c *command) checkpoint() *cli.Command {
 		},
 		Run: v.run,
 	}
+}
+
+func checkpointObject() cli.Object {
+	return cli.Object{Of: "--json", Rows: `
+		image         the image, as it was named (a dry run writes none)
+		digest        "sha256:" and 64 hex digits, as --image-digest takes it; empty after a dry run
+		frozen_ms     for how long the process stood still
+		total_ms      for how long all of it took
+		memory_bytes  all memory that was looked at, zero pages too
+		zero_bytes    of that zero pages, which are not stored
+		stored_bytes  what lazy_bytes take in the image, compressed
+		lazy_bytes    what a restore brings when it is touched; after a dry run with the zero pages
+		eager_bytes   what a restore brings before the process runs
+		threads       how many threads the process has
+		mappings      how many mappings it has
+		warnings[]    what is not kept, in words; left out if there are none`}
 }
 
 func (v *checkpointVerb) run(args []string) error {

@@ -14,6 +14,12 @@ import (
 // kernelThread is PF_KTHREAD of linux/sched.h, in the flags of /proc/PID/stat.
 const kernelThread = 0x00200000
 
+// A completionScript is what completion --json prints.
+type completionScript struct {
+	Shell  string `json:"shell"`
+	Script string `json:"script"`
+}
+
 func (c *command) completion() *cli.Command {
 	shells := cli.Shells()
 	return &cli.Command{
@@ -21,6 +27,9 @@ func (c *command) completion() *cli.Command {
 		Short: "print a completion script for a shell",
 		Long: `Prints a script that makes a shell complete verbs, flags, their values, pids and paths. make install puts the
 			scripts where the shells look for them.`,
+		Objects: []cli.Object{{Of: "--json", Rows: `
+			shell   the shell
+			script  the script`}},
 		Flags:    c.Command.Flags(),
 		Examples: []cli.Example{{Line: "source <(lazyrestore completion bash)", Does: "Complete in this shell."}},
 		Run: func(args []string) error {
@@ -29,7 +38,7 @@ func (c *command) completion() *cli.Command {
 				return &cli.UsageError{Problem: "there is no completion for " + args[0], Hint: "for " + strings.Join(shells, ", ") + " there is"}
 			}
 			if c.JSON {
-				c.PrintJSON(map[string]string{"shell": args[0], "script": script})
+				c.PrintJSON(completionScript{args[0], script})
 				return nil
 			}
 			c.Print(script)

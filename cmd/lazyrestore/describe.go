@@ -12,6 +12,7 @@ func (c *command) describe() int {
 		Short:   "checkpoint a process and restore it lazily",
 		Version: currentVersion().Version,
 		Exit:    verb.ExitTable(),
+		Failure: verb.FailureObject(),
 	}
 	for _, v := range verbs() {
 		if v.build == nil {

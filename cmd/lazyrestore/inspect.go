@@ -32,7 +32,8 @@ func (c *command) inspect() *cli.Command {
 
 			IMAGE is a directory, or an image of page servers as in restore. The address of a server without a name lists
 			the images that it has.`,
-		Flags: append(r.tlsFlags(), c.Command.Flags()...),
+		Objects: inspectObjects(),
+		Flags:   append(r.tlsFlags(), c.Command.Flags()...),
 		Examples: []cli.Example{
 			{Line: "lazyrestore inspect lazyrestore-4711", Does: "Say what the image holds."},
 			{Line: "lazyrestore inspect tcp://node1", Does: "List the images of the page server on node1."},
@@ -44,6 +45,40 @@ func (c *command) inspect() *cli.Command {
 			return c.inspectImage(args[0], r)
 		},
 	}
+}
+
+func inspectObjects() []cli.Object {
+	return []cli.Object{{Of: "--json", Rows: `
+		image                           the image, as it was named
+		digest                          of the image
+		manifest.format                 "lazyrestore-image"
+		manifest.version                of the format
+		manifest.writer                 the program that wrote it
+		manifest.created                when
+		manifest.codec                  how chunks are compressed
+		manifest.chunk_size             bytes of plain data in a full one
+		manifest.machine.arch           the processor that it needs
+		manifest.machine.xfeatures      state components of xsave that it needs, as a number
+		manifest.machine.page_size      bytes
+		manifest.machine.vdso           SHA-256 of the vDSO of the kernel that it needs
+		manifest.layers[].digest        images that it builds on: none in version 1
+		manifest.objects.NAME.size      of each object: bytes
+		manifest.objects.NAME.sha256    of its content; that of the pages is in the index, by frames
+		manifest.index_root             SHA-256 of the end of the index
+		manifest.process.pid            the pid that it had; 0: the image was made of CRIU's
+		manifest.process.comm           its name
+		manifest.process.threads        how many threads it has
+		manifest.process.mappings       how many mappings
+		manifest.process.memory_bytes   all memory, zero pages too
+		manifest.process.zero_bytes     of that zero pages, which are not stored
+		manifest.process.stored_bytes   what the rest takes, compressed
+		manifest.process.lazy_bytes     what a restore brings when it is touched
+		manifest.process.eager_bytes    what it brings before the process runs
+		state                           all that is known of the process, by the engine's own names, which may change; null for an image made of CRIU's`}, {Of: "--json with the address of a server", Rows: `
+		servers[].server           the server
+		servers[].images[].name    of each image: its name
+		servers[].images[].bytes   the size of all its objects
+		servers[].images[].digest  its digest`}}
 }
 
 func (c *command) inspectImage(path string, r *remote) error {

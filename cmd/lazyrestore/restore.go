@@ -55,13 +55,9 @@ func (c *command) restore() *cli.Command {
 			that is $XDG_RUNTIME_DIR/lazyrestore/PID.log, or without that variable lazyrestore-UID/PID.log below $TMPDIR or
 			/tmp. A log that the process does not write to goes with the pager, if it is empty; the others are removed by later
 			detached restores, once the process has ended, nobody has them open for writing, and a week has passed since the
-			last write.
-
-			The JSON object has pid, inner_pid (with --pid-ns), ttfi_us (until the first thread ran), mappings, threads,
-			lazy_bytes, eager_bytes, and warnings if there are any. That of --stats has faults, what they waited (fault_p50_us,
-			fault_p99_us, fault_max_us; stages has its parts), fetched_bytes, received_bytes (from servers), cached_bytes,
-			installed_bytes, missing_bytes, resident_ms and outage_ms.`,
-		Flags: slices.Concat(v.flags(), v.remote.cacheFlags(), v.remote.tlsFlags(), c.flagsWithProgress()),
+			last write.`,
+		Objects: restoreObjects(),
+		Flags:   slices.Concat(v.flags(), v.remote.cacheFlags(), v.remote.tlsFlags(), c.flagsWithProgress()),
 		Hints: map[string]string{
 			"-D": "the image is an argument: lazyrestore restore IMAGE", "--images-dir": "the image is an argument: lazyrestore restore IMAGE",
 			"--lazy-pages": "a restore is lazy unless --eager says otherwise", "--lazy": "a restore is lazy unless --eager says otherwise",
@@ -75,6 +71,41 @@ func (c *command) restore() *cli.Command {
 		},
 		Run: v.run,
 	}
+}
+
+func restoreObjects() []cli.Object {
+	return []cli.Object{{Of: "--json and --json-fd", Rows: `
+		pid          the process, as it is seen here
+		inner_pid    with --pid-ns: the same in its own pid namespace
+		ttfi_us      microseconds until the first thread ran; 0 after a dry run
+		mappings     how many mappings it has
+		threads      how many threads it has
+		lazy_bytes   what comes when it is touched, zero pages too
+		eager_bytes  what was there before it ran
+		warnings[]   what is not as it was, in words; left out if there are none`}, {Of: "--stats", Rows: `
+		faults           how many touches waited for a page
+		fault_p50_us     for how long, from when the pager had read of it: the median
+		fault_p99_us     the 99th percentile
+		fault_max_us     the longest
+		fetched_bytes    plain bytes of the chunks that were read, some more than once
+		received_bytes   bytes of the image that came from servers
+		cached_bytes     bytes of the image that came from the cache
+		installed_bytes  bytes of pages that were put into the process
+		missing_bytes    bytes of pages that it still misses
+		resident_ms      from the first instruction until all was there; 0: that was not reached
+		outage_ms        for how long nothing could be had by now; 0: all is well
+		stages.queue.mean_us   the part of the waiting before a page was looked for: on average
+		stages.queue.p50_us    the median
+		stages.queue.p99_us    the 99th percentile
+		stages.fetch.mean_us   the part until its chunk was read
+		stages.fetch.p50_us    the median
+		stages.fetch.p99_us    the 99th percentile
+		stages.decode.mean_us  the part until it was decoded
+		stages.decode.p50_us   the median
+		stages.decode.p99_us   the 99th percentile
+		stages.copy.mean_us    the part until it was in place
+		stages.copy.p50_us     the median
+		stages.copy.p99_us     the 99th percentile`}}
 }
 
 func (v *restoreVerb) flags() []cli.Flag {

@@ -34,6 +34,18 @@ func (c *command) verify() *cli.Command {
 		Short: "read all of an image and say what is wrong with it",
 		Long: `Reads all of an image, decodes it, the state of the process too, and lists every damaged part: the object, the place
 			in it, and the memory that is lost by it. The exit code is 4 if there is one. IMAGE is a directory, or an image of page servers as in restore.`,
+		Objects: []cli.Object{{Of: "--json", Rows: `
+			image              the image, as it was named
+			digest             of the image; left out if its manifest cannot be read
+			ok                 whether it is whole; if not, the exit code is 4
+			frames             how many frames were checked
+			bytes              how many bytes were read
+			problems[].object  of each damaged part: the object that it is in
+			problems[].offset  where it is in that
+			problems[].frame   the frame, if it is one
+			problems[].start   where the memory begins that is lost by it, if that is known
+			problems[].end     where that ends
+			problems[].error   what is wrong, in words`}},
 		Flags: append(flags, c.flagsWithProgress()...),
 		Run:   func(args []string) error { return v.run(args[0]) },
 	}

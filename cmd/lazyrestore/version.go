@@ -29,6 +29,13 @@ func (c *command) version() *cli.Command {
 		Name:  "version",
 		Short: "print the version",
 		Long:  "Prints the version of lazyrestore, of the Go that built it, and of the image format that it writes.",
+		Objects: []cli.Object{{Of: "--json", Rows: `
+			version       of lazyrestore
+			commit        that it was built from, if that is known
+			go            the Go that built it
+			os            the system that it is for
+			arch          the processor that it is for
+			image_format  the newest image format that it writes and reads`}},
 		Flags: c.Command.Flags(),
 		Run: func([]string) error {
 			v := currentVersion()

@@ -12,6 +12,8 @@
 // Nothing here prints, exits or reads the environment.
 package cli
 
+import "strings"
+
 // A Command is one verb.
 type Command struct {
 	Name    string  // the word on the command line
@@ -23,6 +25,7 @@ type Command struct {
 	Flags   []Flag  // in the order in which help shows them
 	Operand Operand // what completion offers for the arguments
 
+	Objects  []Object // that it prints as JSON
 	Examples []Example
 	Hints    map[string]string // a flag that others have ("-t", "--tree") to what to say instead
 	External bool              // it is a program of its own, lazyrestore-NAME
@@ -32,6 +35,29 @@ type Command struct {
 // An Example is a command line and what it does.
 type Example struct {
 	Line, Does string
+}
+
+// An Object is a JSON object that a command prints.
+type Object struct {
+	Of   string // what asks for it: "--json"
+	Rows string // a line for each field: its name, as Field has it, and what it is
+}
+
+// A Field is one value in an object. Its name is the way there: "problems[].object" is in
+// each element of a list, and NAME stands for whatever name there is.
+type Field struct {
+	Name, Means string
+}
+
+// Fields are the rows of o.
+func (o *Object) Fields() []Field {
+	var list []Field
+	for line := range strings.Lines(o.Rows) {
+		if name, means, _ := strings.Cut(strings.TrimSpace(line), " "); name != "" {
+			list = append(list, Field{name, strings.TrimSpace(means)})
+		}
+	}
+	return list
 }
 
 // Operand is the kind of thing that an argument or a flag's value names; a

@@ -32,6 +32,12 @@ func (c *Command) Help() string {
 		}
 	}
 	b.WriteString("  -h, --help\n" + wrap("Print this text.", 10))
+	for i := range c.Objects {
+		b.WriteString("\nThe object of " + c.Objects[i].Of + ":\n")
+		for _, f := range c.Objects[i].Fields() {
+			b.WriteString("  " + f.Name + "\n" + wrap(f.Means, 10))
+		}
+	}
 	if len(c.Examples) > 0 {
 		b.WriteString("\nExamples:\n")
 	}

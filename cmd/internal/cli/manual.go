@@ -9,6 +9,7 @@ type Manual struct {
 	Pages                   []Page
 	Others                  []Page // verbs with executables and manuals of their own
 	Exit                    []ExitCode
+	Failure                 Object // what any verb prints that failed
 }
 
 // A Page is one verb.
@@ -16,6 +17,7 @@ type Page struct {
 	Name, Args, Short string
 	Paragraphs        []string
 	Flags             []FlagText
+	Objects           []Object
 	Examples          []Example
 }
 
@@ -33,7 +35,7 @@ type ExitCode struct {
 
 // Page describes the command for the manual.
 func (c *Command) Page() Page {
-	p := Page{Name: c.Name, Args: c.Args, Short: c.Short, Paragraphs: c.paragraphs(), Examples: c.Examples}
+	p := Page{Name: c.Name, Args: c.Args, Short: c.Short, Paragraphs: c.paragraphs(), Examples: c.Examples, Objects: c.Objects}
 	for i := range c.Flags {
 		f := &c.Flags[i]
 		if f.Hidden {

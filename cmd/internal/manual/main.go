@@ -138,6 +138,7 @@ func overview(m *cli.Manual) string {
 		}
 	}
 	d.macro("El")
+	d.object(&m.Failure)
 	d.exit(m.Exit)
 	d.macro("Sh SEE ALSO")
 	var names []string
@@ -175,6 +176,9 @@ func verb(m *cli.Manual, p *cli.Page) string {
 	d.macro("It Fl h , Fl \\-help")
 	d.text("Print a help text.")
 	d.macro("El")
+	for i := range p.Objects {
+		d.object(&p.Objects[i])
+	}
 	d.exit(m.Exit)
 	if len(p.Examples) > 0 {
 		d.macro("Sh EXAMPLES")
@@ -206,6 +210,17 @@ func (d *document) flag(f *cli.FlagText) {
 		text += " (default " + f.Default + ")"
 	}
 	d.text(text + ".")
+}
+
+// object is the table of a JSON object.
+func (d *document) object(o *cli.Object) {
+	d.macro("Ss The JSON object of " + strings.ReplaceAll(o.Of, "-", `\-`))
+	d.macro("Bl -tag -width Ds")
+	for _, f := range o.Fields() {
+		d.macro("It Va " + word(f.Name))
+		d.text(capital(f.Means) + ".")
+	}
+	d.macro("El")
 }
 
 func (d *document) exit(codes []cli.ExitCode) {

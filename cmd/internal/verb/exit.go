@@ -104,6 +104,18 @@ type Failure struct {
 	Reasons []lazyrestore.Reason `json:"reasons,omitempty"` // all that was refused
 }
 
+// FailureObject tells of a Failure.
+func FailureObject() cli.Object {
+	return cli.Object{Of: "a verb that failed", Rows: `
+		error           what went wrong
+		code            the exit code that stands for it, also where a restore in the foreground ends with 125
+		status          the code in words
+		hint            what can be done about it, if that is known
+		reasons[].what  of what was refused: the thing by its name
+		reasons[].why   what is wrong with it
+		reasons[].help  what can be done about it, if that is known`}
+}
+
 // DescribeFailure puts an error into the words that users get.
 func DescribeFailure(err error) Failure {
 	var ours *ForegroundError

@@ -1,0 +1,14 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/lazyrestore/lazyrestore/bench/harness"
+	"github.com/lazyrestore/lazyrestore/cmd/internal/cli/clitest"
+)
+
+// Each field of what is printed as JSON has a row in help and manual, and each row is of a field.
+func TestObjectsAreDocumented(t *testing.T) {
+	clitest.Documented(t, objects()[0], harness.Run{}, "figures[].plots[]")
+	clitest.Documented(t, objects()[1], figureList{})
+}

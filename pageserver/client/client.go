@@ -106,6 +106,7 @@ func Open(ctx context.Context, addr Address, opts Options) (*Client, error) {
 		}
 	}
 	c := &Client{addr: addr, opts: opts, servers: newServers(addr.Servers)}
+	c.ctx, c.stop = context.WithCancel(context.Background())
 	_, _ = rand.Read(c.id[:])
 	c.lanes[image.Demand] = newLane(c, image.Demand)
 	c.lanes[image.Background] = newLane(c, image.Background)
@@ -113,10 +114,11 @@ func Open(ctx context.Context, addr Address, opts Options) (*Client, error) {
 		c.early.ask(c.lanes[image.Demand])
 	}
 	if err := c.lanes[image.Demand].round(ctx); err != nil {
+		c.stop()
 		c.lanes[image.Demand].close()
+		c.running.Wait()
 		return nil, err
 	}
-	c.ctx, c.stop = context.WithCancel(context.Background())
 	for _, l := range c.lanes {
 		c.running.Go(func() { l.run(c.ctx) })
 	}

@@ -128,6 +128,19 @@ func (k *conn) add(dst []byte, r *request) []byte {
 	return r.append(dst, imageID, k.lane.background)
 }
 
+// takeBack is what is in flight on the connection, in the order in which it was sent, and not any more. The caller
+// holds lane.mu.
+func (k *conn) takeBack() []*request {
+	back := make([]*request, 0, len(k.inflight))
+	for _, r := range k.inflight {
+		r.on = nil
+		back = append(back, r)
+	}
+	clear(k.inflight)
+	slices.SortFunc(back, func(a, b *request) int { return int(a.id) - int(b.id) })
+	return back
+}
+
 // close has the reader end; the first reason counts.
 func (k *conn) close(why error) {
 	k.lane.mu.Lock()
@@ -255,9 +268,9 @@ func (k *conn) open(m *wire.Message) error {
 	if err := k.lane.client.accept(o); err != nil {
 		return err
 	}
-	k.lane.mu.Lock()
-	k.opened = true
-	k.lane.mu.Unlock()
+	if !k.lane.adopt(k) {
+		return errNotNeeded
+	}
 	close(k.ready)
 	k.lane.pump()
 	return nil

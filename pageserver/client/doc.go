@@ -23,8 +23,8 @@
 //
 // A connection that ends, that is silent although it should answer, gives next to nothing
 // though there is another server (crawl.go), or says what makes no sense is closed. Its requests go to the next one as far
-// as they are not answered, on the same server or on another (servers.go):
-// all of them can be asked twice. A server that has another image under the
+// as they are not answered, on the same server or on another (servers.go, connect.go):
+// all of them can be asked twice. A server that does not answer is not waited for where another one does. A server that has another image under the
 // name by now is asked for the one that was opened, and has that for as long as
 // some connection does; else it is left alone. Only when no server can be had does
 // a read fail, with an *UnavailableError that names each server and what is wrong

@@ -18,6 +18,8 @@ type lane struct {
 	kind       image.Lane
 	background bool
 	need       chan struct{} // has a token when there are requests and no connection
+	trying     []*server     // of whoever calls round: those of which a result is to come
+	results    chan result   // has room for one of each server
 
 	mu      sync.Mutex
 	conn    *conn      // guarded by mu: nil while there is none
@@ -27,7 +29,10 @@ type lane struct {
 }
 
 func newLane(c *Client, kind image.Lane) *lane {
-	return &lane{client: c, kind: kind, background: kind == image.Background, need: make(chan struct{}, 1)}
+	return &lane{
+		client: c, kind: kind, background: kind == image.Background, need: make(chan struct{}, 1),
+		results: make(chan result, len(c.servers.list)),
+	}
 }
 
 // send has requests sent, now or once there is a connection.
@@ -170,13 +175,13 @@ func (l *lane) lost(k *conn, err error) {
 	}
 	l.leaving = slices.DeleteFunc(l.leaving, func(o *conn) bool { return o == k })
 	k.filling = nil
-	failed := !errors.Is(err, errGivenUp)
+	failed := !errors.Is(err, errGivenUp) && !errors.Is(err, errNotNeeded) && !errors.Is(err, errDamaging)
 	if failed && k.opened && !l.closed {
 		l.client.servers.failed(k.server, err)
 	}
-	back := make([]*request, 0, len(k.inflight))
-	for _, r := range k.inflight {
-		r.on = nil
+	all := k.takeBack()
+	back := make([]*request, 0, len(all))
+	for _, r := range all {
 		if failed {
 			r.lost++
 		}
@@ -196,7 +201,6 @@ func (l *lane) lost(k *conn, err error) {
 		}
 	}
 	k.inflight = nil
-	slices.SortFunc(back, func(a, b *request) int { return int(a.id) - int(b.id) })
 	l.waiting = append(back, l.waiting...)
 	k.why = err
 	if !k.opened {
@@ -229,6 +233,8 @@ func (l *lane) run(ctx context.Context) {
 			return
 		case <-tick.C:
 			l.watch()
+		case res := <-l.results:
+			l.settle(res)
 		case <-l.need:
 			if err := l.round(ctx); err != nil {
 				l.fail(err)
@@ -290,73 +296,6 @@ func (l *lane) fail(err error) {
 		r.err = err
 		close(r.done)
 	}
-}
-
-// round tries each server once, the best first, until one has the image open.
-func (l *lane) round(ctx context.Context) error {
-	l.mu.Lock()
-	idle := l.conn != nil || l.closed
-	l.mu.Unlock()
-	if idle {
-		return nil
-	}
-	for _, s := range l.client.servers.order() {
-		if !l.client.servers.turn(ctx, s) {
-			continue
-		}
-		err := l.connect(ctx, s)
-		if err == nil {
-			l.client.servers.opened(s)
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		l.client.servers.failed(s, err)
-		l.client.opts.Logger.Info("page server not available", "server", s.String(), "lane", l.kind.String(), "error", err)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return l.client.servers.unavailable(l.client.addr)
-}
-
-// connect opens a connection to s and the image on it, and sends along what is
-// waiting.
-func (l *lane) connect(ctx context.Context, s *server) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, l.client.opts.Timeout, ErrSilent)
-	defer cancel()
-	c, err := l.client.opts.Dial(ctx, s.Server)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return err
-	}
-	k := newConn(l, s, c)
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		_ = c.Close()
-		return ErrClosed
-	}
-	out := k.take(k.greeting(nil))
-	l.conn = k
-	l.mu.Unlock()
-	l.client.running.Go(k.read)
-	k.write(out)
-	select {
-	case <-k.ready:
-	case <-ctx.Done():
-		k.close(context.Cause(ctx))
-		<-k.gone
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if k.opened {
-		return nil
-	}
-	return k.why
 }
 
 // close ends the lane and all that is asked of it.

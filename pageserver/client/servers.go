@@ -47,9 +47,9 @@ func newServers(list []Server) *servers {
 	return ss
 }
 
-// order is the servers in the order in which to try them: those that gave
-// damaged bytes after others, who did so last at the end, those that just
-// failed after those that did not, the one that answered last first.
+// order is the servers in the order in which to try them: those that just
+// failed after those that did not, those that gave
+// damaged bytes after others, who did so last at the end, the one that answered last first.
 func (ss *servers) order() []*server {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -64,12 +64,19 @@ func (ss *servers) order() []*server {
 	slices.SortStableFunc(list, func(a, b *server) int {
 		n := len(ss.list)
 		return cmp.Or(
-			cmp.Compare(a.blamed, b.blamed),
 			cmp.Compare(failing(a), failing(b)),
+			cmp.Compare(a.blamed, b.blamed),
 			cmp.Compare((a.index-ss.latest+n)%n, (b.index-ss.latest+n)%n),
 		)
 	})
 	return list
+}
+
+// better reports whether a is to be preferred to b, of which both have the image open.
+func (ss *servers) better(a, b *server) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return a.blamed < b.blamed
 }
 
 // turn waits until s may be asked, and reports false where that is too long.

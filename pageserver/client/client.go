@@ -319,11 +319,15 @@ func (e *UnavailableError) Error() string {
 	return b.String()
 }
 
-// Unwrap gives the errors of the servers.
+// Unwrap gives the errors of the servers, but for those that would say something of the image: that
+// a connection ends does not mean that an object does, which image.Source says by the same error, nor a socket that
+// is not there an object that is not.
 func (e *UnavailableError) Unwrap() []error {
 	errs := make([]error, 0, len(e.Servers))
 	for _, s := range e.Servers {
-		errs = append(errs, s.Err)
+		if !errors.Is(s.Err, io.EOF) && !errors.Is(s.Err, io.ErrUnexpectedEOF) && !errors.Is(s.Err, fs.ErrNotExist) {
+			errs = append(errs, s.Err)
+		}
 	}
 	return errs
 }

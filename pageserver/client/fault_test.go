@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -355,8 +356,12 @@ func TestImpostors(t *testing.T) {
 				}
 			}
 			t.Log(err)
-			if err == nil || tt.want != nil && !errors.Is(err, tt.want) {
-				t.Errorf("error %v, want %v", err, tt.want)
+			var gone *client.UnavailableError
+			if !errors.As(err, &gone) || tt.want != nil && !errors.Is(gone.Servers[0].Err, tt.want) {
+				t.Fatalf("error %v, want %v", err, tt.want)
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("error %v says that the image is damaged", err)
 			}
 			if !strings.Contains(err.Error(), bad) {
 				t.Error("the error does not name the server")

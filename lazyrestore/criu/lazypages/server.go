@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -62,17 +63,26 @@ func (s *Server) read(ctx context.Context, asks []ask, lane image.Lane) error {
 	}
 	l, err := s.linked(ctx)
 	if err != nil {
-		return fmt.Errorf("page server: %w", err)
+		return fmt.Errorf("page server: %w", noEnd(err))
 	}
 	for len(asks) > 0 {
 		if asks, err = l.round(ctx, asks); err != nil {
 			if ctx.Err() == nil {
 				s.drop(l)
 			}
-			return fmt.Errorf("page server: %w", err)
+			return fmt.Errorf("page server: %w", noEnd(err))
 		}
 	}
 	return nil
+}
+
+// noEnd is err, but for the end of a stream: of an image.Source it would mean that an object ends,
+// and so damage, of which there are no other bytes.
+func noEnd(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New(err.Error())
+	}
+	return err
 }
 
 // linked is the connection, made if there is none.

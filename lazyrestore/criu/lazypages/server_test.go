@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"testing"
@@ -19,7 +20,12 @@ import (
 // connection is given up, and the next one asked.
 func TestServerThatDoesNotAnswer(t *testing.T) {
 	for name, misbehave := range map[string]func(net.Conn){
-		"silence": func(net.Conn) {},
+		"silence":     func(net.Conn) {},
+		"it hangs up": func(c net.Conn) { _ = c.Close() },
+		"half a reply": func(c net.Conn) {
+			_, _ = c.Write(make([]byte, 3))
+			_ = c.Close()
+		},
 		"a flood of replies to nobody": func(c net.Conn) {
 			b, err := pagexfer.V41.Append(nil, pagexfer.Header{Command: pagexfer.AddF, Flags: pagexfer.Present, Pages: 1, Addr: 0x7000, ID: 9})
 			if err != nil {
@@ -48,6 +54,9 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 			err := s.read(t.Context(), []ask{{7, 0x1000, b}}, image.Demand)
 			if err == nil || name == "silence" && !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Fatalf("read: %v, want that the connection is lost", err)
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("read: %v, which means that the pages end, and are damaged", err)
 			}
 			s.Patience = 0 // as ever
 			if err := s.read(t.Context(), []ask{{7, 0x1000, b}}, image.Demand); err != nil {

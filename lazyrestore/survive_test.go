@@ -3,6 +3,7 @@ package lazyrestore_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -269,6 +270,38 @@ func TestWorkingDirectorySurvives(t *testing.T) {
 	after := lookAt(t, s.pid)
 	if before["cwd"] != s.dir || after["cwd"] != s.dir {
 		t.Errorf("working directory %q and %q, want %q", before["cwd"], after["cwd"], s.dir)
+	}
+	s.release()
+	s.well()
+}
+
+// A name may end with the word that the kernel has for what was removed.
+func TestNamesThatSoundRemoved(t *testing.T) {
+	t.Parallel()
+	needAll(t)
+	const deleted = " (deleted)"
+	dir := filepath.Join(t.TempDir(), "dir"+deleted)
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	exe := filepath.Join(dir, "program"+deleted)
+	// By a process of its own: what is open for writing here a child of another test may have, too.
+	if out, err := exec.Command("cp", must(subjectProgram())(t), exe).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	file := must(os.OpenFile(filepath.Join(dir, "file"+deleted), os.O_RDWR|os.O_CREATE, 0o666))(t)
+	defer file.Close()
+	s := launch(t, startWith{scene: "look", args: []string{"1"}, exe: exe, cwd: dir, files: []*os.File{file}})
+	s.ready(1)
+	file.Close() // or it would be shared
+	s.cycle(lazyrestore.CheckpointOptions{}, lazyrestore.RestoreOptions{})
+	for link, want := range map[string]string{"exe": exe, "cwd": dir, "fd/3": file.Name()} {
+		if got := must(os.Readlink(filepath.Join("/proc", strconv.Itoa(s.pid), link)))(t); got != want {
+			t.Errorf("%s is %q, want %q", link, got, want)
+		}
+	}
+	if _, err := os.Stat(file.Name()); err != nil {
+		t.Error(err)
 	}
 	s.release()
 	s.well()

@@ -146,12 +146,18 @@ func (c *capture) mappedFile(path, link, what string) (Mapped, error) {
 	if err := unix.Stat(link, &have); err != nil {
 		return Mapped{}, fmt.Errorf("stat %s: %w", link, err)
 	}
-	if have.Nlink == 0 || strings.HasSuffix(path, deletedSuffix) {
+	if removed(path, &have) {
 		c.refused.add(what+" "+path, "the file was removed or replaced while in use", "start the program again with the file that is there now")
 	} else if why := astray(path, &have); why != "" {
 		c.refused.add(what+" "+path, why, "put the old file back")
 	}
 	return Mapped{Path: path, Size: have.Size, MTime: have.Mtim.Nano()}, nil
+}
+
+// removed reports whether a file has no name any more, or not the one by which the process has it:
+// the kernel ends its path with a word that a name may really end with.
+func removed(path string, have *unix.Stat_t) bool {
+	return have.Nlink == 0 || strings.HasSuffix(path, deletedSuffix) && astray(path, have) != ""
 }
 
 // astray says why a path, which is all that a restore has, does not lead to the file
@@ -170,15 +176,13 @@ func astray(path string, have *unix.Stat_t) string {
 // workingDirectory refuses one that the restored process would not find again.
 func (c *capture) workingDirectory() error {
 	what, help := "the working directory "+c.st.Cwd, "change the directory before the checkpoint"
-	if strings.HasSuffix(c.st.Cwd, deletedSuffix) {
-		c.refused.add(what, "it was removed", help)
-		return nil
-	}
 	var have unix.Stat_t
 	if err := unix.Stat("/proc/"+strconv.Itoa(c.pid)+"/cwd", &have); err != nil {
 		return fmt.Errorf("stat the working directory: %w", err)
 	}
-	if why := astray(c.st.Cwd, &have); why != "" {
+	if removed(c.st.Cwd, &have) {
+		c.refused.add(what, "it was removed", help)
+	} else if why := astray(c.st.Cwd, &have); why != "" {
 		c.refused.add(what, why, help)
 	} else if slices.ContainsFunc(procTasks(c.st.Cwd), func(id int) bool { return id != c.pid }) {
 		c.refused.add(what, "it is about another process or thread", help)

@@ -152,7 +152,7 @@ func (c *capture) describe(d *descriptor) error {
 	case strings.HasPrefix(d.link, "/proc/") && (mode == unix.S_IFREG || mode == unix.S_IFDIR):
 		c.refuseWrites(d)
 		c.describeProc(d, &o)
-	case mode == unix.S_IFREG && (d.stat.Nlink == 0 || strings.HasSuffix(d.link, deletedSuffix)):
+	case mode == unix.S_IFREG && removed(d.link, &d.stat):
 		err = c.describeDeleted(d, &o)
 	case mode == unix.S_IFREG || mode == unix.S_IFDIR || d.flags()&unix.O_PATH != 0:
 		err = c.describeFile(d, &o) // of whatever type: with O_PATH it is no more than its path

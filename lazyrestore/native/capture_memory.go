@@ -135,6 +135,9 @@ func (c *capture) fileMapping(v *proc.VMA, out *VMA) error {
 	if err != nil {
 		return hidden(err)
 	}
+	if name := v.Path + deletedSuffix; v.Deleted && !removed(name, &st) {
+		v.Path, v.Deleted = name, false // that is its name
+	}
 	gone := st.Nlink == 0 || v.Deleted
 	switch {
 	case strings.HasPrefix(v.Path, "/SYSV"):

@@ -135,6 +135,16 @@ func TestRefusesHeldMutex(t *testing.T) {
 	s.well()
 }
 
+// A priority-inheriting mutex in a mapped file is held when the process comes back, and who waits for it gets it: threads that stand
+// still wait no more in the kernel, which would hand it on when the process ends.
+func TestAwaitedMutex(t *testing.T) {
+	t.Parallel()
+	s := start(t, "awaited-mutex")
+	s.cycle(plainest, filling)
+	s.release()
+	s.well()
+}
+
 // A pipe to the outside is refused beyond the standard streams.
 func TestRefusesOutsidePipe(t *testing.T) {
 	t.Parallel()

@@ -429,6 +429,40 @@ static void held_mutex(int argc, char **argv)
 	CHECK(pthread_mutex_trylock(mutex) == 0);
 }
 
+static void *awaits(void *mutex)
+{
+	CHECK(pthread_mutex_lock(mutex) == 0);
+	CHECK(pthread_mutex_unlock(mutex) == 0);
+	return NULL;
+}
+
+/* A priority-inheriting mutex in a file, which is held, and which threads wait for. */
+static void awaited_mutex(int argc, char **argv)
+{
+	pthread_mutexattr_t attributes;
+	pthread_t threads[2];
+	int fd = open("mutex", O_RDWR | O_CREAT | O_EXCL, 0600);
+	MUST(fd >= 0 && ftruncate(fd, PAGE) == 0);
+	pthread_mutex_t *mutex = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	MUST(mutex != MAP_FAILED && close(fd) == 0);
+	MUST(pthread_mutexattr_init(&attributes) == 0);
+	MUST(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT) == 0);
+	MUST(pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0);
+	MUST(pthread_mutex_init(mutex, &attributes) == 0);
+	MUST(pthread_mutex_lock(mutex) == 0);
+	for (int i = 0; i < 2; i++)
+		MUST(pthread_create(&threads[i], NULL, awaits, mutex) == 0);
+	volatile unsigned *word = (unsigned *)mutex;
+	while (!(*word & 0x80000000u)) /* FUTEX_WAITERS */
+		usleep(1000);
+	stop();
+	CHECK(*word == (0x80000000u | (unsigned)getpid()));
+	CHECK(pthread_mutex_unlock(mutex) == 0);
+	for (int i = 0; i < 2; i++)
+		MUST(pthread_join(threads[i], NULL) == 0);
+	CHECK(pthread_mutex_trylock(mutex) == 0);
+}
+
 static void secret(int argc, char **argv)
 {
 	int fd = syscall(447 /* memfd_secret */, 0);
@@ -456,5 +490,5 @@ const struct scene refused_scenes[] = {
 	{"thread-namespace", thread_namespace}, {"thread-itself", thread_itself}, {"deny-write-execute", deny_write_execute},
 	{"descriptor-table", descriptor_table}, {"many-things", many_things},
 	{"packet-pipe", packet_pipe}, {"inotify-unread", inotify_unread},
-	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"hugetlb-file", hugetlb_file}, {"nameless", nameless}, {"secret", secret}, {"message-queue", message_queue}, {"held-mutex", held_mutex}, {"two", two}, {NULL, NULL},
+	{"owned-by-other", owned_by_other}, {"dnotify", dnotify}, {"hugetlb-shared", hugetlb_shared}, {"hugetlb-file", hugetlb_file}, {"nameless", nameless}, {"secret", secret}, {"message-queue", message_queue}, {"held-mutex", held_mutex}, {"awaited-mutex", awaited_mutex}, {"two", two}, {NULL, NULL},
 };

@@ -48,6 +48,7 @@ func (b *builder) memory(t *table) {
 	// A huge page made by an eager write would fill its neighbours with zeros
 	// that hide their real content: none until the ranges are registered.
 	t.call("disable huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, 1)
+	b.raiseLimits(t)
 
 	// The kernel looks through all mappings for both of these: while there are none.
 	b.mmFields(t)

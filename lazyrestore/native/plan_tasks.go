@@ -44,12 +44,7 @@ func (b *builder) process(t *table) {
 // at which it is given its registers.
 func (b *builder) last(t *table) {
 	st := b.st
-	for i, l := range st.Limits {
-		if i < len(b.limits) && b.limits[i] == l {
-			continue
-		}
-		t.call("set the resource limit", unix.SYS_PRLIMIT64, 0, uint64(i), b.prog.words(l.Cur, l.Max), 0).on(strconv.Itoa(i))
-	}
+	b.setLimits(t)
 	t.call("set huge pages", unix.SYS_PRCTL, unix.PR_SET_THP_DISABLE, boolWord(st.THPDisable || st.THPFlags != 0), st.THPFlags)
 	if st.MemoryMerge != 0 {
 		t.call("let equal pages be merged", unix.SYS_PRCTL, unix.PR_SET_MEMORY_MERGE, 1).mayFail().warns("equal pages are not merged (PR_SET_MEMORY_MERGE)")

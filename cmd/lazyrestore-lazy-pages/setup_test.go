@@ -265,6 +265,27 @@ func (tr *tree) awaitState(t *testing.T, want string) {
 	}
 }
 
+// A disk that is full when the tree is built costs its tasks nothing.
+func TestBuiltOnAFullDisk(t *testing.T) {
+	tr := plant(t, 2)
+	d := start(t, tr.images)
+	tr.connect(t)
+	tr.send(t, 0)
+	tr.say(t, -zombie)
+	tr.send(t, 1)
+	tr.awaitState(t, `"tasks":[`+strconv.Itoa(tr.tasks[0].Pid)+","+strconv.Itoa(tr.tasks[1].Pid)+"]")
+	if err := os.Mkdir(filepath.Join(tr.images, lazypages.StateName+".new"), 0o700); err != nil { // no file can be written
+		t.Fatal(err)
+	}
+	tr.say(t, 0x52535446)
+	tr.check(t, 0, 0, 200)
+	tr.check(t, 1, 0, 200)
+	d.wait(t)
+	if log, err := os.ReadFile(d.log); err != nil || !strings.Contains(string(log), "not written down that the tree is built") {
+		t.Errorf("the log does not tell of it: %v\n%s", err, log)
+	}
+}
+
 // Who is not criu restore, or not for these images, harms nobody: the daemon
 // ends with an error, but not before the tasks that it has.
 func TestPeersThatAreNotCRIU(t *testing.T) {

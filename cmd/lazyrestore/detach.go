@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,9 @@ type detachedReport struct {
 // launch starts this command again in a session of its own and returns when
 // that one says that the process runs.
 func (v *restoreVerb) launch() error {
+	// Until it reports, what ends this command ends the restore. Nothing is made before.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, verb.NotIgnored(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)...)
 	dir, err := runtimeDir()
 	if err != nil {
 		return err
@@ -56,19 +60,18 @@ func (v *restoreVerb) launch() error {
 	}
 	cmd.ExtraFiles = []*os.File{write, log}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	// Until it reports, what ends this command ends the restore.
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, verb.NotIgnored(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)...)
 	err = pager.WithOwnSlack(cmd.Start)
 	write.Close()
 	if err != nil {
 		return err
 	}
 	reported := make(chan struct{})
+	var interrupted atomic.Value // the last of them
 	go func() {
 		for {
 			select {
-			case <-signals:
+			case sig := <-signals:
+				interrupted.Store(sig)
 				cmd.Process.Signal(unix.SIGTERM)
 			case <-reported:
 				return
@@ -80,7 +83,8 @@ func (v *restoreVerb) launch() error {
 	if err != nil {
 		return fmt.Errorf("wait for the detached restore: %w", err)
 	}
-	return v.reported(text, log.Name())
+	by, _ := interrupted.Load().(unix.Signal)
+	return v.reported(text, log.Name(), by)
 }
 
 // detachedStdio is what a detached process writes to: ours, unless that is a
@@ -93,10 +97,15 @@ func (v *restoreVerb) detachedStdio(f, log *os.File) *os.File {
 	return log
 }
 
-// reported acts on the message of the detached restore.
-func (v *restoreVerb) reported(text []byte, log string) error {
+// reported acts on the message of the detached restore. There is none where that has ended
+// before it could tell, as a signal has it that is passed on before anybody listens there.
+func (v *restoreVerb) reported(text []byte, log string, interrupted unix.Signal) error {
 	var r detachedReport
 	if err := json.Unmarshal(text, &r); err != nil {
+		if info, err := os.Stat(log); interrupted != 0 && err == nil && info.Size() == 0 {
+			os.Remove(log)
+			return fmt.Errorf("interrupted by %s", unix.SignalName(interrupted))
+		}
 		return fmt.Errorf("the detached restore ended before the process ran; its log is %s", log)
 	}
 	if r.Failure != nil {

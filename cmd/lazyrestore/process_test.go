@@ -1,17 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -85,81 +82,6 @@ func imageOf(t *testing.T, cmd *exec.Cmd, call string) (img string, pid int) {
 		t.Fatalf("checkpoint printed %s: %v", out, err)
 	}
 	return img, cmd.Process.Pid
-}
-
-// Who asks for it is told of the phases, with counts and times; nobody else is.
-func TestVerbsSayWhatTheyDo(t *testing.T) {
-	uffdtest.Need(t, "uffd", "ptrace", "root")
-	if err := unix.CloseRange(3, 1<<20, unix.CLOSE_RANGE_CLOEXEC); err != nil { // as in imageOf
-		t.Fatal(err)
-	}
-	program := exec.Command("sleep", "1000")
-	program.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := program.Start(); err != nil {
-		t.Fatal(err)
-	}
-	pid := program.Process.Pid
-	defer program.Wait()
-	defer program.Process.Kill()
-	asleep(t, pid)
-	says := func(verbose bool, messages []string, args ...string) {
-		t.Helper()
-		cmd := lazyrestoreCommand(t, args...)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		if err := cmd.Run(); err != nil {
-			t.Fatalf("%v: %s", err, &stderr)
-		}
-		rest := stderr.String()
-		for _, m := range messages {
-			_, after, found := strings.Cut(rest, `level=INFO msg="`+m+`"`)
-			line, _, _ := strings.Cut(after, "\n")
-			if found != verbose || verbose && !strings.Contains(line, "took=") && !strings.Contains(line, "stood_still=") {
-				t.Errorf("%v: %q is there: %v, want %v:\n%s", args, m, found, verbose, &stderr)
-			}
-			if found {
-				rest = after
-			}
-		}
-	}
-	begins := []string{"the process stands still", "its state is known"}
-	dir := t.TempDir()
-	says(true, begins, "checkpoint", "-v", "-n", itoa(pid))
-	says(true, slices.Concat(begins, []string{"its memory has been read", "the process runs on", "the image is on the disk"}), "checkpoint", "-v", "-R", "-D", dir+"/a", itoa(pid))
-	says(false, begins, "checkpoint", "-R", "-D", dir+"/b", itoa(pid))
-	says(true, slices.Concat(begins, []string{"its memory has been read", "the image is on the disk", "the process has been ended"}), "checkpoint", "-v", "-D", dir+"/c", itoa(pid))
-	program.Wait()
-
-	restore := lazyrestoreCommand(t, "restore", "-v", dir+"/c")
-	restore.Stderr = nil
-	stderr, err := restore.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := restore.Start(); err != nil {
-		t.Fatal(err)
-	}
-	late := time.AfterFunc(uffdtest.Timeout, func() { _ = restore.Process.Signal(unix.SIGTERM) })
-	defer late.Stop()
-	lines := bufio.NewScanner(stderr)
-	for said := false; !said; {
-		if !lines.Scan() {
-			t.Fatalf("nothing says that the process runs: %v", restore.Wait())
-		}
-		said = strings.Contains(lines.Text(), `level=INFO msg="the process runs" pid=`+itoa(pid)+" ")
-	}
-	end(t, pid)
-	rest, _ := io.ReadAll(stderr)
-	if !strings.Contains(string(rest), `msg="the pager leaves"`) {
-		t.Errorf("nothing says that the pager leaves: %s", rest)
-	}
-	_ = restore.Wait()
-}
-
-// asleep waits until a process sleeps: one that has just been exec'ed has no memory yet that would be lazy.
-func asleep(t *testing.T, pid int) {
-	t.Helper()
-	within(t, pid, sleeping)
 }
 
 // sleeping is how the call of one that sleeps begins; see within.

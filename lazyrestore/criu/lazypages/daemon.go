@@ -309,7 +309,8 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 	defer w.close()
 	conn, err := connect(w)
 	if err == nil {
-		built, err = d.gather(w, conn)
+		err = d.gather(w, conn)
+		built = err == nil
 	}
 	switch {
 	case err != nil && ctx.Err() != nil: // the connection stays open, for a successor to go on
@@ -323,7 +324,7 @@ func (d *daemon) setUp(ctx context.Context, connect func(w *waker) (int, error))
 		if conn >= 0 {
 			d.holdQueued(conn)
 		}
-		if d.queue >= 0 { // else the tree was built, and the state is the pager's
+		if d.queue >= 0 { // else nobody has connected
 			d.speaks(-1)
 		}
 		d.pager.Abandon()
@@ -365,28 +366,32 @@ func (d *daemon) finished(err error) (pager.Stats, error) {
 	return st, err
 }
 
-// gather takes the tasks of the tree until it is built, and writes down that it is. built reports whether it is, whatever the error.
-func (d *daemon) gather(w *waker, conn int) (built bool, err error) {
+// gather takes the tasks of the tree until it is built, and writes down that it is.
+func (d *daemon) gather(w *waker, conn int) error {
 	for len(d.state.Tasks)+len(d.state.Zombies) < len(d.set.tasks) {
 		if err := d.gatherOne(w, conn); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
-				return false, fmt.Errorf("criu restore closed the connection with %d of %d tasks there", len(d.state.Tasks)+len(d.state.Zombies), len(d.set.tasks))
+				return fmt.Errorf("criu restore closed the connection with %d of %d tasks there", len(d.state.Tasks)+len(d.state.Zombies), len(d.set.tasks))
 			}
-			return false, err
+			return err
 		}
 	}
 	word, err := w.peekPid(conn)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
-		return false, errors.New("criu restore closed the connection before the tree was built")
+		return errors.New("criu restore closed the connection before the tree was built")
 	case err != nil:
-		return false, err
+		return err
 	case word != finished:
-		return false, fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
+		return fmt.Errorf("%w: %#x, and not that the tree is built", ErrProtocol, uint32(word))
 	}
 	d.log.Info("the tree is built", "tasks", len(d.state.Tasks))
 	d.speaks(-1)
-	return true, d.state.complete()
+	if err := d.state.complete(); err != nil {
+		// As in done: the tasks run, and lack nothing but a way back should this daemon be killed.
+		d.log.Warn("it is not written down that the tree is built", "error", err)
+	}
+	return nil
 }
 
 // done notes that nothing is missing any more.

@@ -84,6 +84,12 @@ func imageOf(t *testing.T, cmd *exec.Cmd, call string) (img string, pid int) {
 	return img, cmd.Process.Pid
 }
 
+// asleep waits until a process sleeps: one that has just been exec'ed has no memory yet that would be lazy.
+func asleep(t *testing.T, pid int) {
+	t.Helper()
+	within(t, pid, sleeping)
+}
+
 // sleeping is how the call of one that sleeps begins; see within.
 var sleeping = strconv.Itoa(unix.SYS_CLOCK_NANOSLEEP) + " "
 

@@ -110,9 +110,3 @@ func TestDetachedRestoreInterruptedAtOnce(t *testing.T) {
 		}
 	}
 }
-
-// asleep waits until a process sleeps: one that has just been exec'ed has no memory yet that would be lazy.
-func asleep(t *testing.T, pid int) {
-	t.Helper()
-	within(t, pid, sleeping)
-}

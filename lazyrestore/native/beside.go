@@ -12,12 +12,16 @@ import (
 
 // A program with many libraries has changed pages in each, relocations for the
 // most part, and all of them are eager. To write them takes as long as all else
-// that the process does to build itself. So half of them are written from here,
+// that the process does to build itself. So some half of them are written from here,
 // on another processor, while the process writes the others: once all mappings
 // are made, for whoever makes one keeps off whoever writes.
 
 // besideWorth is from how many bytes on that is worth waiting for each other.
 const besideWorth = 512 << 10
+
+// ownShare is how many sixteenths of them the process writes itself. It begins later, and
+// has work to do behind that; who waits for it has none.
+const ownShare = 7
 
 // An eagerRun is adjacent eager pages of the process, and where eager.raw has
 // them.
@@ -40,17 +44,17 @@ func (st *State) partEager() (own, beside []eagerRun) {
 	if all < besideWorth {
 		return own, nil
 	}
-	half, i := (page.Addr(all) / 2).Down(), 0
-	for half >= page.Addr(own[i].Len()) {
-		half -= page.Addr(own[i].Len())
+	share, i := (page.Addr(all) / 16 * ownShare).Down(), 0
+	for share >= page.Addr(own[i].Len()) {
+		share -= page.Addr(own[i].Len())
 		i++
 	}
 	beside = append(beside, own[i:]...)
 	own = own[:i]
-	if half > 0 {
+	if share > 0 {
 		r := &beside[0]
-		own = append(own, eagerRun{page.Range{Start: r.Start, End: r.Start + half}, r.off})
-		r.Start, r.off = r.Start+half, r.off+uint64(half)
+		own = append(own, eagerRun{page.Range{Start: r.Start, End: r.Start + share}, r.off})
+		r.Start, r.off = r.Start+share, r.off+uint64(share)
 	}
 	return own, beside
 }

@@ -11,6 +11,7 @@ import (
 func TestPartEager(t *testing.T) {
 	const worth = besideWorth / page.Size
 	pages := func(at, n uint64) page.Range { return page.RangeOf(page.Addr(at*page.Size), n*page.Size) }
+	fromHere := func(n uint64) uint64 { return n - n*ownShare/16 }
 	for _, tt := range []struct {
 		name   string
 		eager  []Eager
@@ -19,12 +20,12 @@ func TestPartEager(t *testing.T) {
 		{"none", nil, 0},
 		{"few", []Eager{{pages(1, worth-1), 0}}, 0},
 		{"few of the process", []Eager{{pages(1, 1), 0}, {pages(0, 2*worth), 1}}, 0},
-		{"one run", []Eager{{pages(1, worth), 0}}, worth / 2},
-		{"an odd number", []Eager{{pages(1, worth+1), 0}}, worth/2 + 1},
-		{"behind an object's", []Eager{{pages(0, 3), 1}, {pages(7, worth), 0}}, worth / 2},
-		{"around an object's", []Eager{{pages(1, worth/2), 0}, {pages(0, 3), 1}, {pages(worth, worth/2), 0}}, worth / 2},
-		{"a long one last", []Eager{{pages(1, 1), 0}, {pages(3, 1), 0}, {pages(5, 3*worth), 0}}, (3*worth + 2) / 2},
-		{"a long one first", []Eager{{pages(1, 3*worth), 0}, {pages(4*worth, 2), 0}}, (3*worth + 2) / 2},
+		{"one run", []Eager{{pages(1, worth), 0}}, fromHere(worth)},
+		{"an odd number", []Eager{{pages(1, worth+1), 0}}, fromHere(worth + 1)},
+		{"behind an object's", []Eager{{pages(0, 3), 1}, {pages(7, worth), 0}}, fromHere(worth)},
+		{"around an object's", []Eager{{pages(1, worth/2), 0}, {pages(0, 3), 1}, {pages(worth, worth/2), 0}}, fromHere(worth)},
+		{"a long one last", []Eager{{pages(1, 1), 0}, {pages(3, 1), 0}, {pages(5, 3*worth), 0}}, fromHere(3*worth + 2)},
+		{"a long one first", []Eager{{pages(1, 3*worth), 0}, {pages(4*worth, 2), 0}}, fromHere(3*worth + 2)},
 	} {
 		st := &State{Eager: tt.eager}
 		own, beside := st.partEager()

@@ -107,8 +107,14 @@ func (c *coder) u64(v *uint64) {
 
 // num codes any integer; what does not come back unchanged from 64 bits is an
 // error, not a truncation.
+//
+// None of these reads what it decodes into: a page of fresh memory takes two exceptions
+// where it is read before it is written, and a restore waits for each.
 func num[T ~int | ~int64 | ~uint64 | ~uint32 | ~uint8](c *coder, v *T) {
-	x := uint64(*v)
+	var x uint64
+	if !c.decodes {
+		x = uint64(*v)
+	}
 	c.u64(&x)
 	if c.decodes {
 		*v = T(x)
@@ -120,7 +126,7 @@ func num[T ~int | ~int64 | ~uint64 | ~uint32 | ~uint8](c *coder, v *T) {
 
 func (c *coder) flag(v *bool) {
 	var x uint64
-	if *v {
+	if !c.decodes && *v {
 		x = 1
 	}
 	c.u64(&x)
@@ -130,10 +136,13 @@ func (c *coder) flag(v *bool) {
 	*v = x == 1
 }
 
-// size codes the length of what follows, of which each element takes at least
-// one byte.
-func (c *coder) size(n int) int {
-	x := uint64(n)
+// size codes the length of *v, which follows, and of which each element takes at
+// least one byte.
+func size[T any](c *coder, v *[]T) int {
+	var x uint64
+	if !c.decodes {
+		x = uint64(len(*v))
+	}
 	c.u64(&x)
 	if c.decodes && x > uint64(len(c.buf)) {
 		c.fail("a list of %d in %d bytes", x, len(c.buf))
@@ -143,7 +152,7 @@ func (c *coder) size(n int) int {
 }
 
 func (c *coder) bytes(v *[]byte) {
-	n := c.size(len(*v))
+	n := size(c, v)
 	if !c.decodes {
 		c.buf = append(c.buf, *v...)
 		return
@@ -168,7 +177,7 @@ func (c *coder) str(v *string) {
 
 // list codes each element of v by each.
 func list[T any](c *coder, v *[]T, each func(*T)) {
-	n := c.size(len(*v))
+	n := size(c, v)
 	if c.decodes {
 		*v = nil
 		if n > 0 && c.err == nil {
@@ -189,7 +198,10 @@ func nums[T ~int | ~int64 | ~uint64 | ~uint32 | ~uint8](c *coder, v *[]T) {
 
 // span codes a range of whole pages.
 func (c *coder) span(r *page.Range) {
-	start, pages := uint64(r.Start)>>page.Shift, r.Pages()
+	var start, pages uint64
+	if !c.decodes {
+		start, pages = uint64(r.Start)>>page.Shift, r.Pages()
+	}
 	c.u64(&start)
 	c.u64(&pages)
 	if c.decodes {

@@ -19,7 +19,9 @@ import (
 // registers than its own.
 //
 // Threads whose registers the kernel might not take, or that have to be led into
-// a sleep, are not among them: all of those are set before the first runs.
+// a sleep, are not among them: all of those are set before the first runs. Nor is
+// anyone where they are few: then none waits behind the pager, which has the first
+// thread's first fault to serve by then.
 
 // later are the threads of a process that are given their registers once its
 // first thread runs.
@@ -33,6 +35,9 @@ type later struct {
 // processors from those that run.
 const together = 16
 
+// fewThreads is how many do not hold up the first thread for long.
+const fewThreads = 4
+
 // partThreads parts the threads other than the first into those that are given
 // their registers before that runs, and those for which it does not wait; own is
 // the extended state that this machine gives a process.
@@ -44,6 +49,9 @@ func (b *builder) partThreads(own []byte) (first, rest []int) {
 		} else {
 			first = append(first, i)
 		}
+	}
+	if len(rest) <= fewThreads {
+		return append(first, rest...), nil
 	}
 	return first, rest
 }

@@ -170,8 +170,7 @@ func (b *builder) setThread(tr *proc.Tracer, tid int, th *Thread, regs *proc.Reg
 	return nil
 }
 
-// leaveProgram has a thread unmap the program, and all that lies behind it, from
-// outside of it.
+// leaveProgram has a thread unmap the program, from outside of it.
 func (b *builder) leaveProgram(tr *proc.Tracer, tid int) error {
 	insn, err := b.syscallInsn()
 	if err != nil {

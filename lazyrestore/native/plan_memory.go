@@ -34,7 +34,7 @@ const (
 	adviceWipeOnFork = 7
 )
 
-// iovMax is how many buffers one process_vm_writev takes.
+// iovMax is how many buffers one preadv(2) takes.
 const iovMax = 1024
 
 // memory plans the address space: everything of the loop's own process image
@@ -312,26 +312,17 @@ func (b *builder) advise(t *table, v *VMA) {
 	}
 }
 
-// eagerPages copies runs of eager.raw into the mappings, as many at a time as one
-// system call takes. The process maps the file behind its program and writes
-// into itself: process_vm_writev finds the pages without an exception for each,
-// as a read into memory that is not there would take.
+// eagerPages reads runs of eager.raw into the mappings, as many at a time as one
+// system call takes. Each page is an exception of the kernel's meanwhile. Without
+// any, by process_vm_writev(2), the file would have to be mapped, which costs more.
 func (b *builder) eagerPages(t *table, runs []eagerRun) {
-	if len(runs) == 0 {
-		return
-	}
-	last := runs[len(runs)-1]
-	from, size := b.prog.base+uint64(len(b.prog.buf)), last.off+last.Len()
-	t.call("map the eager pages", unix.SYS_MMAP, from, size, unix.PROT_READ,
-		unix.MAP_SHARED|unix.MAP_POPULATE|unix.MAP_FIXED_NOREPLACE, uint64(b.eagerFD), 0).returns(from)
 	var off, n uint64
 	var iov []uint64
 	flush := func() {
 		if len(iov) == 0 {
 			return
 		}
-		t.call("copy the eager pages", unix.SYS_PROCESS_VM_WRITEV, uint64(b.st.PID),
-			b.prog.words(from+off, n), 1, b.prog.words(iov...), uint64(len(iov)/2), 0).returns(n)
+		t.call("read the eager pages", unix.SYS_PREADV, uint64(b.eagerFD), b.prog.words(iov...), uint64(len(iov)/2), off).returns(n)
 		n, iov = 0, iov[:0]
 	}
 	for _, r := range runs {
@@ -349,7 +340,6 @@ func (b *builder) eagerPages(t *table, runs []eagerRun) {
 		}
 	}
 	flush()
-	b.prog.behind = uint64(page.Addr(size).Up()) // until the program is left: unmapping it takes its time
 }
 
 // lazy reports whether any memory is to be registered.

@@ -22,13 +22,11 @@ type program struct {
 	timed bool        // the process reads the clock before each step
 	given uint32      // how many portions of the first table it may run
 	err   error       // the first that did not fit
-
-	behind uint64 // how much the process has mapped behind it: the eager pages
 }
 
 // mapped is all that the process has of the restore until it leaves the program.
 func (p *program) mapped() page.Range {
-	return page.RangeOf(page.Addr(p.base), uint64(len(p.buf))+p.behind)
+	return page.RangeOf(page.Addr(p.base), uint64(len(p.buf)))
 }
 
 // A step is a system call of a table with what is known of it: how it is

@@ -324,7 +324,7 @@ static void restartable(int argc, char **argv)
 /* The first thread of many does something grave with its first instructions,
    while the restore is still about the others: forks, execs, ends, signals them
    all, or has the process stopped again and again. */
-enum { IDLERS = 500 };
+enum { IDLERS = 500 }; /* at most */
 
 static atomic_int nudged;
 
@@ -359,9 +359,11 @@ static void haste(int argc, char **argv)
 	pthread_attr_t small;
 	int status;
 	pid_t child;
+	int idlers;
 	MUST(signal(SIGUSR1, on_nudge) != SIG_ERR);
-	MUST(argc > 0 && pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, 64 << 10) == 0);
-	for (int i = 0; i < IDLERS; i++)
+	MUST(argc > 1 && (idlers = atoi(argv[1])) <= IDLERS);
+	MUST(pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, 64 << 10) == 0);
+	for (int i = 0; i < idlers; i++)
 		MUST(pthread_create(&thread[i], &small, idler, NULL) == 0);
 	say("set");
 	while (access("go1", F_OK) != 0)
@@ -373,9 +375,9 @@ static void haste(int argc, char **argv)
 	if (strcmp(argv[0], "end") == 0)
 		_exit(0);
 	if (strcmp(argv[0], "signal") == 0) {
-		for (int i = 0; i < IDLERS; i++)
+		for (int i = 0; i < idlers; i++)
 			CHECK(pthread_kill(thread[i], SIGUSR1) == 0);
-		while (nudged < IDLERS)
+		while (nudged < idlers)
 			sched_yield();
 	}
 	if (strcmp(argv[0], "stop") == 0) {
@@ -396,7 +398,7 @@ static void haste(int argc, char **argv)
 			_exit(maps_show("lazyrestore-table"));
 		CHECK(waitpid(child, &status, 0) == child && status == 0);
 	}
-	for (int i = 0; i < IDLERS; i++)
+	for (int i = 0; i < idlers; i++)
 		CHECK(pthread_cancel(thread[i]) == 0 && pthread_join(thread[i], NULL) == 0);
 	CHECK(!maps_show("lazyrestore-table"));
 }

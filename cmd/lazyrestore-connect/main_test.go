@@ -14,6 +14,7 @@ import (
 	"github.com/lazyrestore/lazyrestore/lazyrestore/chunk"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image"
 	"github.com/lazyrestore/lazyrestore/lazyrestore/image/imagetest"
+	"github.com/lazyrestore/lazyrestore/lazyrestore/native"
 	"github.com/lazyrestore/lazyrestore/pageserver"
 	"github.com/lazyrestore/lazyrestore/pageserver/tlsfiles"
 	"github.com/lazyrestore/lazyrestore/pageserver/tlsfiles/tlstest"
@@ -35,7 +36,8 @@ func build(t *testing.T) string {
 func serve(t *testing.T, ln net.Listener) {
 	t.Helper()
 	root := t.TempDir()
-	m, _ := imagetest.Write(t, image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}}, imagetest.Run{At: 1 << 20, P: make([]byte, 1<<20)},
+	state := native.State{PID: 4711, Threads: []native.Thread{{TID: 4711}}}
+	m, _ := imagetest.WriteProcess(t, state.Encode(), image.WriterOptions{Spec: chunk.Spec{Codec: chunk.LZ4}}, imagetest.Run{At: 1 << 20, P: make([]byte, 1<<20)},
 		imagetest.Run{At: 1 << 30, P: []byte(strings.Repeat("all of it ", 40960))})
 	if err := os.Mkdir(filepath.Join(root, "img"), 0o700); err != nil {
 		t.Fatal(err)

@@ -156,6 +156,12 @@ type Run struct {
 // Write is an image of runs in memory, with an empty process.bin.
 func Write(t testing.TB, opts image.WriterOptions, runs ...Run) (*Mem, image.Result) {
 	t.Helper()
+	return WriteProcess(t, nil, opts, runs...)
+}
+
+// WriteProcess is Write with this process.bin.
+func WriteProcess(t testing.TB, process []byte, opts image.WriterOptions, runs ...Run) (*Mem, image.Result) {
+	t.Helper()
 	m := new(Mem)
 	w, err := image.NewWriter(m, opts)
 	if err != nil {
@@ -169,6 +175,9 @@ func Write(t testing.TB, opts image.WriterOptions, runs ...Run) (*Mem, image.Res
 	}
 	o, err := w.Object(image.ProcessObject)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Write(process); err != nil {
 		t.Fatal(err)
 	}
 	if err := o.Close(); err != nil {

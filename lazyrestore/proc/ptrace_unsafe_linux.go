@@ -56,6 +56,26 @@ func wait4(tid int, st *unix.WaitStatus, flags int) (int, error) {
 	return int(n), nil
 }
 
+// syscall6 is one of those of package unix: with RawSyscall6 Go's scheduler knows nothing of
+// the wait, as of wait4's.
+type syscall6 func(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2 uintptr, err unix.Errno)
+
+// nextChild waits until a child of the calling thread, or a task that it traces, has
+// something to tell, which is left for a wait for it, and gives its id; 0: it does not know.
+func nextChild(syscall syscall6) int {
+	var info struct { // a siginfo_t of SIGCHLD, and room for the others
+		signo, errno, code, _ int32
+		pid                   int32
+		_                     [27]int32
+	}
+	const options = unix.WEXITED | unix.WSTOPPED | unix.WNOWAIT | unix.WALL | unix.WNOTHREAD
+	_, _, errno := syscall(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)), options, 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(info.pid)
+}
+
 func getRegs(tid int, r *Regs) error {
 	_, err := ptraceData(unix.PTRACE_GETREGS, tid, 0, unsafe.Pointer(r))
 	return err

@@ -385,7 +385,7 @@ func (t *Tracer) SeizeThreads(pid int, tids []int) error {
 		}
 		for _, k := range tasks {
 			err := t.settleBy(k, func() (Stop, error) {
-				stop, _, err := t.wait4(k.tid, 0)
+				stop, _, err := t.wait4(k.tid)
 				return stop, err
 			})
 			if gone(err) != nil {
@@ -429,7 +429,7 @@ func (t *Tracer) HaltHeld(tids []int) error {
 		}
 		for _, tid := range tids {
 			for {
-				stop, _, err := t.wait4(tid, 0)
+				stop, _, err := t.wait4(tid)
 				if err != nil {
 					return err
 				}

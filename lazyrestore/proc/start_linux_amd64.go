@@ -265,6 +265,11 @@ func (t *Tracer) Kill(pid int) error {
 // by a signal, by the end of their process, or by an execve of another thread.
 func (t *Tracer) BuryAll() error {
 	return t.Do(func() error {
+		for tid, k := range t.tasks {
+			if tid != k.pid {
+				t.bury(tid)
+			}
+		}
 		for tid := range t.tasks {
 			t.bury(tid)
 		}
@@ -275,7 +280,7 @@ func (t *Tracer) BuryAll() error {
 // bury waits for the end of a task that has been killed.
 func (t *Tracer) bury(tid int) {
 	for t.tasks[tid] != nil {
-		if _, _, err := t.wait4(tid, 0); err != nil {
+		if _, _, err := t.wait4(tid); err != nil {
 			delete(t.tasks, tid)
 		}
 	}

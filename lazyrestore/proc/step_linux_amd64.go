@@ -172,7 +172,7 @@ func (t *Tracer) toSyscall(tid int) error {
 		}
 		// Sleeping leaves the processor to the task, which looking again and
 		// again would not.
-		stop, _, err := t.waitFor(tid, 0, wait4)
+		stop, _, err := t.waitSoon(tid)
 		if err != nil {
 			return err
 		}

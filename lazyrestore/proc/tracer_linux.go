@@ -198,7 +198,7 @@ func (t *Tracer) Wait(tid int, patience time.Duration) (stop Stop, err error) {
 			stop, err = t.wait(tid, time.Now().Add(patience))
 			return err
 		}
-		stop, _, err = t.wait4(tid, 0)
+		stop, _, err = t.wait4(tid)
 		return err
 	})
 	return stop, err
@@ -208,12 +208,12 @@ func (t *Tracer) Wait(tid int, patience time.Duration) (stop Stop, err error) {
 // task has not got it, and does not unless Cont says so. Other stops are
 // passed over.
 func (t *Tracer) WaitStop(tid int) (sig unix.Signal, err error) {
-	return t.signalStop(tid, func() (Stop, bool, error) { return t.wait4(tid, 0) })
+	return t.signalStop(tid, func() (Stop, bool, error) { return t.wait4(tid) })
 }
 
 // StopSoon is WaitStop for a task that is about to stop, whatever happens.
 func (t *Tracer) StopSoon(tid int) (sig unix.Signal, err error) {
-	return t.signalStop(tid, func() (Stop, bool, error) { return t.waitFor(tid, 0, wait4) })
+	return t.signalStop(tid, func() (Stop, bool, error) { return t.waitSoon(tid) })
 }
 
 // Withhold keeps from a task for good the signal for which it has stopped.

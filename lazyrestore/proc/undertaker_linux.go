@@ -76,6 +76,34 @@ func reaped(tid int) bool {
 	return errors.Is(err, unix.ECHILD)
 }
 
+// awaitLeader waits until the first thread of a process has something to tell, where
+// others of it are traced. If it has died it has not before they are buried, and whoever
+// waits for it alone waits for ever.
+func (t *Tracer) awaitLeader(tid int, syscall syscall6) {
+	for t.leadsTraced(tid) && nextChild(syscall) != tid && !tells(tid) {
+		t.reapOthers(tid)
+		time.Sleep(napMin) // what else tells something may go on to
+	}
+}
+
+// leadsTraced reports whether a task is the first thread of a process of which others
+// are traced.
+func (t *Tracer) leadsTraced(tid int) bool {
+	for other, o := range t.tasks {
+		if o.pid == tid && other != tid {
+			return true
+		}
+	}
+	return false
+}
+
+// tells reports whether a wait for a task would return at once.
+func tells(tid int) bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, tid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOHANG|unix.WALL|unix.WNOWAIT, nil)
+	return err != nil || info.Signo != 0
+}
+
 // reapOthers buries the traced threads of the process of k that are dead, but for
 // its first one and k itself.
 func (t *Tracer) reapOthers(tid int) {

@@ -1,0 +1,37 @@
+package proc
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
+)
+
+// Whoever waits for the first thread of a process that is killed learns of that, though
+// others of it are traced, which have to be buried before it.
+func TestWaitForKilledLeader(t *testing.T) {
+	uffdtest.Need(t, "ptrace")
+	for _, wait := range []func(tr *Tracer, pid int) error{
+		func(tr *Tracer, pid int) error { _, err := tr.Wait(pid, 0); return err },
+		func(tr *Tracer, pid int) error { _, err := tr.WaitStop(pid); return err },
+		func(tr *Tracer, pid int) error { _, err := tr.StopSoon(pid); return err },
+	} {
+		p := startTarget(t, compile(t, "target.c"), "sleep", "futex", "pipe")
+		tr := newTracer(t)
+		if _, err := tr.SeizeAll(t.Context(), p.pid()); err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.Cont(p.pid(), 0); err != nil {
+			t.Fatal(err)
+		}
+		kill := time.AfterFunc(20*time.Millisecond, func() { _ = unix.Kill(p.pid(), unix.SIGKILL) })
+		defer kill.Stop()
+		var exit *ExitError
+		if err := wait(tr, p.pid()); !errors.As(err, &exit) {
+			t.Errorf("%v, want an ExitError", err)
+		}
+	}
+}

@@ -55,7 +55,9 @@ func (t *Terminal) first(pid int, modes native.TerminalModes) {
 	if t.ours() {
 		now := modes.On(t.was)
 		_ = unix.IoctlSetTermios(t.fd, unix.TCSETS, &now) // a terminal that is gone says so to the process itself
-		t.give()
+		if t.give(); !t.given {
+			_ = unix.IoctlSetTermios(t.fd, unix.TCSETS, &t.was)
+		}
 	}
 }
 

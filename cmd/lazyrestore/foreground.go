@@ -8,6 +8,7 @@ import (
 	"os/signal"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/lazyrestore/lazyrestore/cmd/internal/verb"
 	"github.com/lazyrestore/lazyrestore/lazyrestore"
@@ -23,11 +24,12 @@ func forwarded() []os.Signal {
 
 // foreground restores the process and is its parent until it ends.
 func (v *restoreVerb) foreground() error {
-	v.opts.Logger, v.opts.Terminal = v.Logger(v.Stderr), lazyrestore.OpenTerminal()
+	v.opts.Logger = v.Logger(v.Stderr)
 	jsonFile, err := v.jsonFile()
 	if err != nil {
 		return err
 	}
+	v.opts.Terminal = ownTerminal() // behind that: it may get a number that the user has named
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	started, ended := make(chan *supervised, 1), make(chan struct{})
@@ -65,6 +67,15 @@ func (v *restoreVerb) foreground() error {
 		}
 	}
 	return s.supervise()
+}
+
+// ownTerminal is the one that a process is given which had one, or nil. Who reads what that
+// writes, or writes what it reads, is of our job as well, and may want the keys, as a pager does.
+func ownTerminal() *lazyrestore.Terminal {
+	if !term.IsTerminal(0) || !term.IsTerminal(1) {
+		return nil
+	}
+	return lazyrestore.OpenTerminal()
 }
 
 // foregroundProgress is quiet unless asked: standard error is the process's too.

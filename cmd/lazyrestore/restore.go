@@ -46,7 +46,7 @@ func (c *command) restore() *cli.Command {
 			WINCH and XCPU and ends with the exit code of the process, 128+N if signal N ended it, or 125 if the restore failed;
 			the message then has the exit code that other verbs have for it (lazyrestore --help lists them). In the foreground of a
 			terminal it gives that to a process that had one, as a shell does with a job: keys go to the process, and where that is
-			stopped (Ctrl-Z) the command stops. Otherwise such a process has no terminal, and a warning says so.
+			stopped (Ctrl-Z) the command stops. Otherwise, as in a pipe with a pager, such a process has no terminal, and a warning says so.
 
 			With --detach it prints the pid and returns as soon as the process runs, with those exit codes. The pager, which is
 			the parent of the process then, leaves when all memory is there; where the process asks for a signal when its parent

@@ -107,12 +107,12 @@ func (p *pseudoterminal) await(what string, done func() bool) {
 	}
 }
 
-// awaitForeground waits until a process has the terminal, and its group is the foreground one.
+// awaitForeground waits until a process runs and has the terminal, and its group is the foreground one.
 func (p *pseudoterminal) awaitForeground(pid int) {
 	p.t.Helper()
 	p.await("process "+itoa(pid)+" in the foreground", func() bool {
 		s, err := proc.ReadStat(pid)
-		return err == nil && s.State != 'T' && s.TTY != 0 && s.PGRP == pid && s.ForegroundPGRP == pid
+		return err == nil && s.State != 'T' && s.State != 't' && s.TTY != 0 && s.PGRP == pid && s.ForegroundPGRP == pid
 	})
 }
 
@@ -303,6 +303,21 @@ func TestNoTerminalToHandOver(t *testing.T) {
 	if to, err := os.Readlink("/proc/" + itoa(pid) + "/fd/3"); err != nil || to != os.DevNull {
 		t.Errorf("descriptor 3 is %q: %v", to, err)
 	}
+}
+
+// A pager that shows what the process writes keeps the terminal.
+func TestTerminalOfAPager(t *testing.T) {
+	img, _ := imageOf(t, newTerminal(t).program("sleep", "1000"), sleeping)
+	p := newTerminal(t)
+	cmd := lazyrestoreCommand(t, "restore", img)
+	p.leads(cmd)
+	cmd.Stdout = new(strings.Builder)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.await("word of the terminal", func() bool { return strings.Contains(p.shows(), "controlling terminal") })
+	p.types("\x03")
+	endsWith(t, cmd, 128+int(unix.SIGINT))
 }
 
 // What has opened its terminal has it open again.

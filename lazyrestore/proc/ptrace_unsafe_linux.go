@@ -56,20 +56,22 @@ func wait4(tid int, st *unix.WaitStatus, flags int) (int, error) {
 	return int(n), nil
 }
 
-// syscall6 is one of those of package unix: with RawSyscall6 Go's scheduler knows nothing of
-// the wait, as of wait4's.
-type syscall6 func(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2 uintptr, err unix.Errno)
-
 // nextChild waits until a child of the calling thread, or a task that it traces, has
 // something to tell, which is left for a wait for it, and gives its id; 0: it does not know.
-func nextChild(syscall syscall6) int {
+// If that is soon Go's scheduler knows nothing of it, as of wait4.
+func nextChild(soon bool) int {
 	var info struct { // a siginfo_t of SIGCHLD, and room for the others
 		signo, errno, code, _ int32
 		pid                   int32
 		_                     [27]int32
 	}
 	const options = unix.WEXITED | unix.WSTOPPED | unix.WNOWAIT | unix.WALL | unix.WNOTHREAD
-	_, _, errno := syscall(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)), options, 0, 0)
+	var errno unix.Errno
+	if soon {
+		_, _, errno = unix.RawSyscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)), options, 0, 0)
+	} else {
+		_, _, errno = unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)), options, 0, 0)
+	}
 	if errno != 0 {
 		return 0
 	}

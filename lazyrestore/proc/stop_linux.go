@@ -118,13 +118,13 @@ func (t *Tracer) poll(tid int) (stop Stop, ok bool, err error) {
 
 // waitSoon waits for a task that is about to stop, see wait4.
 func (t *Tracer) waitSoon(tid int) (stop Stop, ok bool, err error) {
-	t.awaitLeader(tid, unix.RawSyscall6)
+	t.awaitLeader(tid, true)
 	return t.waitFor(tid, 0, wait4)
 }
 
 // wait4 waits for a task, for as long as it takes.
 func (t *Tracer) wait4(tid int) (stop Stop, ok bool, err error) {
-	t.awaitLeader(tid, unix.Syscall6)
+	t.awaitLeader(tid, false)
 	return t.waitFor(tid, 0, func(tid int, st *unix.WaitStatus, flags int) (int, error) {
 		return unix.Wait4(tid, st, flags, nil)
 	})

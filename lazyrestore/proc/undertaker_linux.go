@@ -79,8 +79,8 @@ func reaped(tid int) bool {
 // awaitLeader waits until the first thread of a process has something to tell, where
 // others of it are traced. If it has died it has not before they are buried, and whoever
 // waits for it alone waits for ever.
-func (t *Tracer) awaitLeader(tid int, syscall syscall6) {
-	for t.leadsTraced(tid) && nextChild(syscall) != tid && !tells(tid) {
+func (t *Tracer) awaitLeader(tid int, soon bool) {
+	for t.leadsTraced(tid) && nextChild(soon) != tid && !tells(tid) {
 		t.reapOthers(tid)
 		time.Sleep(napMin) // what else tells something may go on to
 	}
@@ -89,6 +89,9 @@ func (t *Tracer) awaitLeader(tid int, syscall syscall6) {
 // leadsTraced reports whether a task is the first thread of a process of which others
 // are traced.
 func (t *Tracer) leadsTraced(tid int) bool {
+	if k := t.tasks[tid]; k == nil || k.pid != tid {
+		return false
+	}
 	for other, o := range t.tasks {
 		if o.pid == tid && other != tid {
 			return true

@@ -41,7 +41,8 @@ func (l *lane) round(ctx context.Context) error {
 		case <-next.C:
 		case res := <-l.results:
 			l.settle(res)
-			if res.err == nil || l.isConnected() { // or it was, and is lost again
+			if res.err == nil || l.isConnected() {
+				l.pump() // it may be lost again, and who lost it have had us look for another before
 				return nil
 			}
 		case <-ctx.Done():

@@ -53,7 +53,7 @@ func TestServerThatDrips(t *testing.T) {
 	for _, lane := range []image.Lane{image.Demand, image.Background} {
 		t.Run(lane.String(), func(t *testing.T) {
 			t.Parallel()
-			c := open(t, address("img", bad, good.addr), client.Options{Timeout: time.Second, Logger: testLog(t)})
+			c := open(t, address("img", bad, good.addr), client.Options{Timeout: 2 * time.Second, Logger: testLog(t)})
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			p := make([]byte, 1000)

@@ -2,10 +2,9 @@ package proc
 
 import (
 	"errors"
+	"os/exec"
+	"strconv"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lazyrestore/lazyrestore/uffd/uffdtest"
 )
@@ -27,11 +26,17 @@ func TestWaitForKilledLeader(t *testing.T) {
 		if err := tr.Cont(p.pid(), 0); err != nil {
 			t.Fatal(err)
 		}
-		kill := time.AfterFunc(20*time.Millisecond, func() { _ = unix.Kill(p.pid(), unix.SIGKILL) })
-		defer kill.Stop()
+		// By another process: waits of which Go's scheduler knows nothing keep it from running anything.
+		kill := exec.Command("sh", "-c", "sleep 0.02; kill -9 "+strconv.Itoa(p.pid()))
+		if err := kill.Start(); err != nil {
+			t.Fatal(err)
+		}
 		var exit *ExitError
 		if err := wait(tr, p.pid()); !errors.As(err, &exit) {
 			t.Errorf("%v, want an ExitError", err)
+		}
+		if err := kill.Wait(); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -222,6 +222,7 @@ func (d *daemon) accept(w *waker) (int, error) {
 		return -1, err
 	}
 	d.speaks(conn) // the file says so with the first task
+	d.log.Debug("criu restore has connected")
 	if !d.counter.lasts() {
 		d.counter = startCounter(d.keeper.Pid())
 	}

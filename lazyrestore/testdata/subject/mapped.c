@@ -1,6 +1,8 @@
 /* Mappings of less usual kinds. */
 #include <dlfcn.h>
 #include <linux/mempolicy.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <sys/ioctl.h>
 
 #include "subject.h"
@@ -54,8 +56,11 @@ static char *apart(size_t bytes)
 	return at + PAGE;
 }
 
+static atomic_int napping;
+
 static void *naps(void *unused)
 {
+	napping = 1;
 	pause();
 	return NULL;
 }
@@ -106,6 +111,8 @@ static void locked_all(int argc, char **argv)
 	pthread_t thread;
 	int fd = open("short", O_RDWR | O_CREAT, 0600);
 	MUST(pthread_create(&thread, NULL, naps, NULL) == 0);
+	while (!napping) /* until then it blocks all signals */
+		sched_yield();
 	char *none = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *guarded = apart(SIZE), *full = apart(SIZE);
 	MUST(fd >= 0 && ftruncate(fd, 100) == 0);
 	char *beyond = mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE, fd, 0), *written = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

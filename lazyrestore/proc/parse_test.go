@@ -174,7 +174,7 @@ func TestStatusCapture(t *testing.T) {
 	want := Status{
 		Name: "a) b (\n\\c)", Umask: 0o027, HasUmask: true, State: 'S', Tgid: 7115, Pid: 7115, PPid: 1,
 		NStgid: []int{7115}, NSpid: []int{7115}, NSpgid: []int{7054}, NSsid: []int{4716},
-		HasMM: true, Threads: 1, CapPrm: 0x1fffeffffff, CapEff: 0x1fffeffffff, CapBnd: 0x1fffeffffff,
+		TellsKthread: true, HasMM: true, Threads: 1, CapPrm: 0x1fffeffffff, CapEff: 0x1fffeffffff, CapBnd: 0x1fffeffffff,
 		NoNewPrivs: true, THPEnabled: true, UntagMask: ^uint64(0), SigIgn: 0x806,
 		VmRSS: 3616 << 10, VmLck: 64 << 10, VmPTE: 52 << 10, CPUsAllowed: "0-1", MemsAllowed: "0",
 		Speculation: [2]string{"vulnerable", "always enabled"},

@@ -181,8 +181,10 @@ func traceable(pid, ours int) error {
 		return &TracedError{pid, processOf(s.TracerPid)}
 	case s.State == 'Z' || s.State == 'X':
 		return ErrZombie
+	case !s.HasMM && s.TellsKthread:
+		return ErrLeaderExited // or is about to
 	case !s.HasMM:
-		return ErrKernelThread // before Linux 6.4, which says Kthread
+		return ErrKernelThread // before Linux 6.4
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ type Status struct {
 	NSpgid         []int
 	NSsid          []int
 	Kthread        bool // a thread of the kernel (Linux 6.4)
+	TellsKthread   bool // the kernel says Kthread
 	HasMM          bool // it has memory: neither a zombie nor a thread of the kernel
 	Threads        int
 	CapInh, CapPrm uint64
@@ -120,7 +121,7 @@ func (p *statusParser) identity(key string, v []byte) bool {
 	case "NSsid":
 		p.NSsid = p.ints(key, v)
 	case "Kthread":
-		p.Kthread = p.flag(key, v)
+		p.Kthread, p.TellsKthread = p.flag(key, v), true
 	case "Threads":
 		p.Threads = p.int(key, v)
 	case "Ngid", "FDSize", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches":

@@ -383,7 +383,7 @@ func TestSharedMemoryGrowsWithoutDescriptors(t *testing.T) {
 
 // A successor knows what a mapping had grown by, and so what was removed of that.
 func TestGrownSharedMemoryAfterTakeOver(t *testing.T) {
-	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}}, false)
+	v := startVictim(t, setting{child: uffdtest.Options{Pages: 64, Kind: uffdtest.Shmem}, more: true}, false)
 	child, pid := v.Fork(t)
 	pid.Wait(t)
 	v.Munmap(v.Addr(32), 32*page.Size).Wait(t)

@@ -55,7 +55,8 @@ func (t *Terminal) first(pid int, modes native.TerminalModes) {
 	if t.ours() {
 		now := modes.On(t.was)
 		_ = unix.IoctlSetTermios(t.fd, unix.TCSETS, &now) // a terminal that is gone says so to the process itself
-		if t.give(); !t.given {
+		t.give()
+		if !t.given && t.ours() { // in the background that would stop us
 			_ = unix.IoctlSetTermios(t.fd, unix.TCSETS, &t.was)
 		}
 	}
